@@ -1,0 +1,165 @@
+"""The refusals: what is wrong with a run's settings, said in one line each before anything heavy starts.
+
+Each message holds what was asked, what was found, and what to do.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from conf.schema import Offload, Settings
+
+
+class ConfigError(Exception):
+    """The settings cannot make a run. The message is one line for the person at the terminal; exit code 2."""
+
+
+def divisors(number: int) -> str:
+    """The divisors of `number` as words: what to write where a number must divide it."""
+    values = [str(value) for value in range(1, number + 1) if number % value == 0]
+    return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
+
+
+def check(settings: Settings, world_size: int | None = None) -> None:
+    """Raise `ConfigError` with the first thing that is wrong.
+
+    `world_size`: number of processes, where it is known; else the checks that need it are left out.
+    """
+    for problems in (_model(settings), _stages(settings), _layout(settings, world_size), _numbers(settings)):
+        for problem in problems:
+            raise ConfigError(problem)
+
+
+def data_parallel_size(settings: Settings, world_size: int) -> int:
+    """Number of model replicas among `world_size` processes."""
+    return world_size // (settings.layout.tensor_parallel_size * settings.layout.pipeline_parallel_size)
+
+
+def gradient_accumulation_steps(settings: Settings, global_batch_size: int, world_size: int) -> int:
+    """Micro-batches that each replica runs in one optimizer step of `global_batch_size` sequences."""
+    return global_batch_size // (settings.layout.micro_batch_size * data_parallel_size(settings, world_size))
+
+
+def _model(settings: Settings) -> Iterator[str]:
+    model = settings.model
+    for name in ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "context_length"):
+        if getattr(model, name) < 1:
+            yield f"model.{name}={getattr(model, name)} must be at least 1"
+    if model.n_embd % model.n_head:
+        yield f"model.n_head={model.n_head} does not divide model.n_embd={model.n_embd}; use {divisors(model.n_embd)}"
+    if model.rotary_dim % 2 or model.rotary_dim > model.head_dim:
+        yield (
+            f"model.rotary_dim={model.rotary_dim} must be even and at most head_dim={model.head_dim} "
+            f"(n_embd={model.n_embd} / n_head={model.n_head})"
+        )
+    if not 0 <= model.dropout < 1:
+        yield f"model.dropout={model.dropout} must be at least 0 and below 1"
+    if settings.evaluation.sample_tokens >= model.context_length:
+        yield (
+            f"evaluation.sample_tokens={settings.evaluation.sample_tokens} leaves no room for a prompt in "
+            f"model.context_length={model.context_length}; use fewer"
+        )
+
+
+def _stages(settings: Settings) -> Iterator[str]:
+    if not settings.stages:
+        yield "no stage is selected; say for example stage=[nl,multi,mono]"
+    for name, stage in settings.stages.items():
+        if stage.corpus not in settings.data.corpora:
+            known = ", ".join(settings.data.corpora) or "none"
+            yield f"stages.{name}.corpus={stage.corpus} is not among data.corpora ({known})"
+        if stage.steps < 1:
+            yield f"stages.{name}.steps={stage.steps} must be at least 1"
+        if stage.warmup_steps < 0 or stage.anneal_steps < 0:
+            yield f"stages.{name}: warmup_steps and anneal_steps must not be negative"
+        if stage.warmup_steps > stage.steps:
+            yield f"stages.{name}.warmup_steps={stage.warmup_steps} is more than its steps={stage.steps}"
+        if stage.peak_learning_rate <= 0 or stage.end_learning_rate < 0:
+            yield f"stages.{name}: peak_learning_rate must be positive and end_learning_rate not negative"
+        if stage.end_learning_rate > stage.peak_learning_rate:
+            yield (
+                f"stages.{name}.end_learning_rate={stage.end_learning_rate} is above its "
+                f"peak_learning_rate={stage.peak_learning_rate}"
+            )
+        if stage.init_from and not (Path(stage.init_from) / "config.yaml").is_file():
+            yield f"stages.{name}.init_from={stage.init_from} is not a run folder: it holds no config.yaml"
+
+
+def _layout(settings: Settings, world_size: int | None) -> Iterator[str]:
+    layout, model = settings.layout, settings.model
+    for name in ("tensor_parallel_size", "pipeline_parallel_size", "micro_batch_size", "loss_chunk_tokens"):
+        if getattr(layout, name) < 1:
+            yield f"layout.{name}={getattr(layout, name)} must be at least 1"
+    tensor, pipeline = layout.tensor_parallel_size, layout.pipeline_parallel_size
+    for name in ("n_head", "vocab_size"):
+        if getattr(model, name) % tensor:
+            yield (
+                f"layout.tensor_parallel_size={tensor} does not divide model.{name}={getattr(model, name)}; "
+                f"use {divisors(model.n_head)}"
+            )
+    if layout.sequence_parallel and model.context_length % tensor:
+        yield (
+            f"layout.sequence_parallel needs tensor_parallel_size={tensor} to divide "
+            f"model.context_length={model.context_length}"
+        )
+    if pipeline > model.n_layer:
+        yield f"layout.pipeline_parallel_size={pipeline} is more than model.n_layer={model.n_layer}; use fewer stages"
+    if layout.zero_stage not in (0, 1, 2, 3):
+        yield f"layout.zero_stage={layout.zero_stage} does not exist; use 0, 1, 2 or 3"
+    if pipeline > 1 and layout.zero_stage > 1:
+        yield (
+            f"layout.zero_stage={layout.zero_stage} does not work with pipeline_parallel_size={pipeline} "
+            "(DeepSpeed keeps gradients whole between micro-batches); use zero_stage 0 or 1, or one pipeline stage"
+        )
+    if layout.offload is Offload.parameters and layout.zero_stage != 3:
+        yield f"layout.offload=parameters needs zero_stage=3, not {layout.zero_stage}"
+    if layout.offload is Offload.optimizer and layout.zero_stage == 0:
+        yield "layout.offload=optimizer needs zero_stage 1, 2 or 3, not 0"
+    if world_size is not None:
+        yield from _batches(settings, world_size)
+
+
+def _batches(settings: Settings, world_size: int) -> Iterator[str]:
+    layout = settings.layout
+    ranks = layout.tensor_parallel_size * layout.pipeline_parallel_size
+    if world_size % ranks:
+        yield (
+            f"{world_size} processes cannot be cut into tensor_parallel_size={layout.tensor_parallel_size} x "
+            f"pipeline_parallel_size={layout.pipeline_parallel_size}; use a multiple of {ranks} processes"
+        )
+        return
+    unit = layout.micro_batch_size * data_parallel_size(settings, world_size)
+    for name, stage in settings.stages.items():
+        batch = stage.global_batch_size
+        if batch < 1 or batch % unit:
+            nearest = max(unit, round(batch / unit) * unit)
+            yield (
+                f"stages.{name}.global_batch_size={batch} is not a multiple of micro_batch_size="
+                f"{layout.micro_batch_size} x {data_parallel_size(settings, world_size)} replicas; "
+                f"use {nearest}, or another micro_batch_size or number of processes"
+            )
+
+
+def _numbers(settings: Settings) -> Iterator[str]:
+    optimizer, run = settings.optimizer, settings.run
+    for name in ("beta1", "beta2"):
+        if not 0 <= getattr(optimizer, name) < 1:
+            yield f"optimizer.{name}={getattr(optimizer, name)} must be at least 0 and below 1"
+    for name in ("weight_decay", "gradient_clipping", "z_loss"):
+        if getattr(optimizer, name) < 0:
+            yield f"optimizer.{name}={getattr(optimizer, name)} must not be negative"
+    if optimizer.epsilon <= 0:
+        yield f"optimizer.epsilon={optimizer.epsilon} must be positive"
+    if not 0 < settings.data.validation_fraction < 1:
+        yield f"data.validation_fraction={settings.data.validation_fraction} must be between 0 and 1"
+    for name in ("save_every", "keep_checkpoints"):
+        if getattr(run, name) < 1:
+            yield f"run.{name}={getattr(run, name)} must be at least 1"
+    if run.resume not in ("auto", "never"):
+        yield f"run.resume={run.resume} is not known; use auto or never"
+    for group, name in (
+        (settings.evaluation, "every"),
+        (settings.evaluation, "batch_size"),
+        (settings.tracking, "log_every"),
+    ):
+        if getattr(group, name) < 1:
+            yield f"{type(group).__name__.lower()}.{name}={getattr(group, name)} must be at least 1"

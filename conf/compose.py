@@ -1,0 +1,120 @@
+"""From the words on a command line to checked, typed settings."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.check import ConfigError, check
+from conf.schema import Settings
+
+FOLDER = Path(__file__).parent
+
+
+def compose_config(overrides: list[str]) -> DictConfig:
+    """Compose the groups in this folder with `overrides`, types checked.
+
+    Errors: `ConfigError`, one line, for an unknown key or group, a wrong type, or words Hydra cannot read.
+    """
+    ConfigStore.instance().store(name="schema", node=Settings)
+    overrides = [_stage_list(word) for word in overrides]
+    for word in overrides:
+        if "=" not in word:
+            raise ConfigError(f"'{word}' is not a setting; settings are written key=value")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(FOLDER), version_base="1.3"):
+        try:
+            config = compose("config", overrides)
+            _only_known(config)
+            OmegaConf.resolve(config)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explain(error, overrides)) from None
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value; write {missing[0]}=...")
+    return config
+
+
+def compose_settings(overrides: list[str], world_size: int | None = None) -> Settings:
+    """Compose `overrides` into `Settings` and check them, against `world_size` processes where that is known.
+
+    Errors: `ConfigError`, one line.
+    """
+    settings = typed(compose_config(overrides))
+    check(settings, world_size)
+    return settings
+
+
+def typed(config: DictConfig) -> Settings:
+    """The dataclasses that `config` stands for."""
+    return cast(Settings, OmegaConf.to_object(config))
+
+
+def load_settings(path: Path) -> Settings:
+    """Read the settings a run was saved with. Errors: `ConfigError` where the file does not fit the types."""
+    try:
+        return typed(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.load(path))))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path} does not hold the settings of a run: {_first_line(error)}") from None
+
+
+def _stage_list(word: str) -> str:
+    """`stage=nl,multi,mono` selects three files of one group, which Hydra writes as a list."""
+    key, _, value = word.partition("=")
+    return f"stage=[{value}]" if key == "stage" and not value.startswith("[") else word
+
+
+def _only_known(config: DictConfig) -> None:
+    """Refuse keys that a `+` added and no type knows; merging onto the bare types finds them."""
+    OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.create(OmegaConf.to_container(config)))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _explain(error: Exception, overrides: list[str]) -> str:
+    """One line for what Hydra or OmegaConf said in several."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0]
+        if f"'{key}'" in str(error) and "Could not override" in str(error):
+            return _unknown(key)
+    full_key = getattr(cause, "full_key", None)
+    line = _first_line(cast(Exception, cause))
+    absent = re.search(r"Could not (?:find|load) '(\w+)/([^']*)'", str(cause))
+    if absent:
+        choices = sorted(path.stem for path in (FOLDER / absent[1]).glob("*.yaml"))
+        return f"{absent[1]}={absent[2]} does not exist; there are {', '.join(choices)}"
+    if isinstance(cause, OmegaConfBaseException) and "not in" in line and full_key:
+        return _unknown(full_key)
+    if full_key and full_key not in line:
+        return f"{full_key}: {line}"
+    return line
+
+
+def _unknown(key: str) -> str:
+    """Name the closest setting that exists."""
+    with_defaults = compose("config", [])
+    known = list(_keys(with_defaults, ""))
+    groups = [folder.name for folder in FOLDER.iterdir() if folder.is_dir() and not folder.name.startswith("_")]
+    close = difflib.get_close_matches(key, known + groups, n=1, cutoff=0.6)
+    return f"unknown setting '{key}'" + (
+        f"; did you mean '{close[0]}'?" if close else "; see conf/ for those there are"
+    )
+
+
+def _keys(config: Any, prefix: str) -> Any:
+    for name, value in config.items_ex(resolve=False):
+        yield f"{prefix}{name}"
+        if isinstance(value, DictConfig):
+            yield from _keys(value, f"{prefix}{name}.")

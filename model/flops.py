@@ -1,0 +1,34 @@
+"""Floating-point operations of training, for TFLOP/s and MFU.
+
+Counted as the PaLM paper does (arXiv 2204.02311, appendix B): a multiply-add is 2 operations, the backward pass costs
+twice the forward pass, recomputation does not count. Matrix parameters cost 6 operations a token; attention costs
+12 * n_layer * n_embd * context_length a token. The causal mask is not taken off, as in PaLM and in LLM Foundry.
+"""
+
+from conf.schema import Model
+
+
+def parameters(model: Model) -> int:
+    """All parameters, to the last one."""
+    d, vocab = model.n_embd, model.vocab_size
+    block = 12 * d * d + 4 * d + d + 2 * d  # q k v out fc_in fc_out, their two biases, one norm
+    return vocab * d + model.n_layer * block + 2 * d + vocab * d + vocab
+
+
+def matrix_parameters(model: Model) -> int:
+    """Parameters that are multiplied with every token: the blocks' matrices and the head, not the embedding table."""
+    return 12 * model.n_layer * model.n_embd**2 + model.vocab_size * model.n_embd
+
+
+def layer_costs(model: Model) -> list[int]:
+    """Operations a token in the forward pass of each layer of `model.codegen.layers`, for cutting a pipeline.
+
+    The embedding only looks up; it counts as one row.
+    """
+    block = 2 * 12 * model.n_embd**2 + 4 * model.n_embd * model.context_length
+    return [model.n_embd, *[block] * model.n_layer, 2 * model.vocab_size * model.n_embd]
+
+
+def flops_per_token(model: Model) -> int:
+    """Operations to train on one token of a full-length sequence."""
+    return 6 * matrix_parameters(model) + 12 * model.n_layer * model.n_embd * model.context_length

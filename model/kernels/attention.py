@@ -1,0 +1,16 @@
+"""Causal attention: q, k, v `[batch, heads, seq, head_dim]` -> the same. Scores are divided by sqrt(head_dim)."""
+
+import torch
+from torch import Tensor
+
+
+def reference_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As Hugging Face's CodeGen computes it: q, k and the softmax in fp32."""
+    scores = q.float() @ k.float().transpose(-1, -2) / q.shape[-1] ** 0.5  # [batch, heads, seq, seq]
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1 + k.shape[-2] - q.shape[-2])
+    return scores.masked_fill(future, float("-inf")).softmax(dim=-1).to(v.dtype) @ v
+
+
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """torch's fused attention (FlashAttention on GPUs); never stores the scores."""
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)

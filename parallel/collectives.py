@@ -1,0 +1,114 @@
+"""The collectives between tensor-parallel processes, each named by what it does forward and backward.
+
+Each takes `hidden_states` as `[batch, seq, hidden]`. The idea and the pairs are Megatron-LM's (arXiv 1909.08053 for
+f and g, arXiv 2205.05198 for the sequence-parallel pair).
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from parallel.layout import TensorGroup
+
+SEQUENCE = 1  # dimension of [batch, seq, hidden] that sequence parallelism shares
+
+
+def all_reduce(x: Tensor, tensor: TensorGroup) -> Tensor:
+    """Sum over the group, out of place, any shape."""
+    x = x.contiguous().clone()
+    dist.all_reduce(x, group=tensor.group)
+    return x
+
+
+def gather_sequence(x: Tensor, tensor: TensorGroup) -> Tensor:
+    """`[batch, seq / size, hidden]` of each process -> `[batch, seq, hidden]`, no gradient."""
+    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(tensor.size)]
+    dist.all_gather(parts, x.contiguous(), group=tensor.group)
+    return torch.cat(parts, dim=SEQUENCE)
+
+
+def reduce_scatter_sequence(x: Tensor, tensor: TensorGroup) -> Tensor:
+    """Sum `[batch, seq, hidden]` over the group and keep this process's `[batch, seq / size, hidden]`, no gradient."""
+    parts = [part.contiguous() for part in x.chunk(tensor.size, dim=SEQUENCE)]
+    kept = torch.empty_like(parts[tensor.rank])
+    dist.reduce_scatter(kept, parts, group=tensor.group)
+    return kept
+
+
+class _IdentityForwardAllReduceBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tensor: TensorGroup) -> Tensor:
+        ctx.tensor = tensor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return all_reduce(gradients[0], ctx.tensor), None
+
+
+class _AllReduceForwardIdentityBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tensor: TensorGroup) -> Tensor:
+        return all_reduce(x, tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+class _AllGatherForwardReduceScatterBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tensor: TensorGroup) -> Tensor:
+        ctx.tensor = tensor
+        return gather_sequence(x, tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return reduce_scatter_sequence(gradients[0], ctx.tensor), None
+
+
+class _ReduceScatterForwardAllGatherBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, tensor: TensorGroup) -> Tensor:
+        ctx.tensor = tensor
+        return reduce_scatter_sequence(x, tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gather_sequence(gradients[0], ctx.tensor), None
+
+
+def enter_column(x: Tensor, tensor: TensorGroup) -> Tensor:
+    """Where the hidden states enter matrices that are cut by columns.
+
+    Forward: the whole sequence on every process (all-gather under sequence parallelism, else nothing).
+    Backward: the sum of the processes' gradients (reduce-scatter under sequence parallelism, else all-reduce).
+    """
+    if tensor.size == 1:
+        return x
+    function: Any = (
+        _AllGatherForwardReduceScatterBackward if tensor.sequence_parallel else _IdentityForwardAllReduceBackward
+    )
+    return function.apply(x, tensor)  # type: ignore[no-any-return]
+
+
+def leave_row(x: Tensor, tensor: TensorGroup) -> Tensor:
+    """Where partial sums leave matrices that are cut by rows: the mirror of `enter_column`."""
+    if tensor.size == 1:
+        return x
+    function: Any = (
+        _ReduceScatterForwardAllGatherBackward if tensor.sequence_parallel else _AllReduceForwardIdentityBackward
+    )
+    return function.apply(x, tensor)  # type: ignore[no-any-return]
+
+
+def replicated(parameter: Tensor, tensor: TensorGroup) -> Tensor:
+    """A parameter that every process holds whole and uses on its own tokens only.
+
+    Under sequence parallelism its gradient is the sum over the group, taken before any hook sees it.
+    """
+    if not tensor.sequence_parallel:
+        return parameter
+    return _IdentityForwardAllReduceBackward.apply(parameter, tensor)  # type: ignore[no-any-return,no-untyped-call]

@@ -1,0 +1,116 @@
+"""The language-model loss without the logits: head product and cross-entropy, chunked over tokens, cut over the rows.
+
+Peak extra memory is `chunk_tokens x vocabulary / size` fp32 values. A chunk's gradients are made while its logits
+exist, so nothing is multiplied a second time in the backward pass; they are kept unscaled (entries of order one), so
+that fp16 does not lose them, and take the loss's scale in the backward pass.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from parallel.collectives import enter_column
+from parallel.layout import TensorGroup
+
+IGNORE = -100  # a label that counts for nothing
+
+
+class LossOptions(NamedTuple):
+    """z_loss: weight of logsumexp^2; chunk_tokens: tokens whose logits exist at one time; tensor: who shares the rows.
+
+    compile: torch.compile the arithmetic of a chunk (only where no other process takes part).
+    """
+
+    z_loss: float
+    chunk_tokens: int
+    tensor: TensorGroup
+    compile: bool = False
+
+
+def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, options: LossOptions) -> Tensor:
+    """Sum over tokens of `-log softmax(hidden @ weight.T + bias)[label] + z_loss * logsumexp^2`, a scalar in fp32.
+
+    hidden: `[batch, seq, hidden]`, this process's tokens; weight: `[vocab / size, hidden]`; bias: `[vocab / size]`;
+    labels: `[batch, seq]`, of the whole sequence, `IGNORE` where a token does not count.
+    """
+    hidden = enter_column(hidden, options.tensor).flatten(0, 1)
+    return _FusedLoss.apply(  # type: ignore[no-any-return,no-untyped-call]
+        hidden, weight, bias, labels.flatten(), options, torch.is_grad_enabled()
+    )
+
+
+def _chunk(
+    hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, options: LossOptions, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Summed loss of a chunk, and its gradient by the logits `[tokens, vocab / size]` in hidden's precision."""
+    tensor = options.tensor
+    logits = torch.addmm(bias, hidden, weight.t()).float()
+    valid = labels != IGNORE
+    local = labels - tensor.rank * weight.shape[0]
+    mine = (local >= 0) & (local < weight.shape[0]) & valid
+    index = local.masked_fill(~mine, 0).unsqueeze(-1)
+    target = logits.gather(-1, index).squeeze(-1).masked_fill(~mine, 0.0)
+    maximum = logits.amax(dim=-1)
+    if tensor.size > 1:
+        dist.all_reduce(maximum, op=dist.ReduceOp.MAX, group=tensor.group)
+    exponentials = (logits - maximum.unsqueeze(-1)).exp()
+    normaliser = exponentials.sum(dim=-1)
+    if tensor.size > 1:
+        both = torch.stack([normaliser, target])
+        dist.all_reduce(both, group=tensor.group)
+        normaliser, target = both.unbind()
+    log_z = maximum + normaliser.log()
+    loss = torch.where(valid, log_z - target + options.z_loss * log_z.square(), 0.0).sum()
+    if not gradient:
+        return loss, loss
+    scale = torch.where(valid, (1.0 + 2.0 * options.z_loss * log_z) / normaliser, 0.0)
+    slope = exponentials.mul_(scale.unsqueeze(-1))
+    slope.scatter_add_(-1, index, -mine.to(slope.dtype).unsqueeze(-1))
+    return loss, slope.to(hidden.dtype)
+
+
+@functools.cache
+def _compiled_chunk() -> Callable[..., tuple[Tensor, Tensor]]:
+    return torch.compile(_chunk, dynamic=False)
+
+
+class _FusedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, options: LossOptions, gradient: bool
+    ) -> Tensor:
+        chunk = _compiled_chunk() if options.compile and options.tensor.size == 1 else _chunk
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        pieces = list(
+            zip(torch.split(hidden, options.chunk_tokens), torch.split(labels, options.chunk_tokens), strict=True)
+        )
+        keep = torch.float32 if len(pieces) > 1 else weight.dtype
+        hidden_gradient = torch.empty_like(hidden) if gradient else None
+        weight_gradient = torch.zeros_like(weight, dtype=keep) if gradient and len(pieces) > 1 else None
+        bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if gradient else None
+        start = 0
+        for tokens, targets in pieces:
+            piece_loss, slope = chunk(tokens, weight, bias, targets, options, gradient)
+            loss += piece_loss
+            if hidden_gradient is None or bias_gradient is None:
+                continue
+            torch.mm(slope, weight, out=hidden_gradient[start : start + len(tokens)])
+            if weight_gradient is None:
+                weight_gradient = slope.t() @ tokens
+            else:
+                weight_gradient += slope.t() @ tokens
+            bias_gradient += slope.sum(dim=0, dtype=torch.float32)
+            start += len(tokens)
+        ctx.dtypes = hidden.dtype, weight.dtype, bias.dtype
+        ctx.gradients = hidden_gradient, weight_gradient, bias_gradient
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [(gradient * upstream[0]).to(dtype) for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)]
+        del ctx.gradients
+        return (*scaled, None, None, None)

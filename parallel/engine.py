@@ -1,0 +1,246 @@
+"""The engine: one object with `train_batch` and `eval_batch`, whatever the layout. DeepSpeed does the work."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import deepspeed  # type: ignore[import-untyped]
+import torch
+import torch.distributed as dist
+from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer  # type: ignore[import-untyped]
+from deepspeed.utils import safe_get_full_fp32_param  # type: ignore[import-untyped]
+from torch import Tensor, nn
+
+from parallel.layout import World
+from parallel.pipeline import build_pipeline
+from parallel.tensor import shard_of
+
+MicroBatch = tuple[Tensor, Tensor]  # token ids and labels, [micro_batch, seq] each
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did, the same on every process.
+
+    loss: mean over the global batch's tokens; gradient_norm: global, before clipping;
+    skipped: the step was not taken because a gradient overflowed (fp16).
+    """
+
+    loss: float
+    gradient_norm: float
+    skipped: bool
+
+
+class Stack(nn.Sequential):
+    """All layers in one process, named as a pipeline names them; the last layer turns labels into the loss."""
+
+    def forward(self, ids: Tensor, labels: Tensor | None = None) -> Tensor:
+        """ids and labels `[batch, seq]` -> the loss; without labels, the last layer's hidden states."""
+        *body, head = self
+        hidden_states = ids
+        for layer in body:
+            hidden_states = layer(hidden_states)
+        return head(hidden_states, labels)  # type: ignore[no-any-return]
+
+
+class Engine:
+    """A model, its optimizer and its layout, ready to train. Build it with `build_engine`."""
+
+    def __init__(self, deepspeed_engine: Any, world: World) -> None:
+        self.deepspeed = deepspeed_engine
+        self.world = world
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-batches of one process in one optimizer step."""
+        return int(self.deepspeed.gradient_accumulation_steps())
+
+    @property
+    def zero_stage(self) -> int:
+        """What the replicas share (ZeRO, arXiv 1910.02054)."""
+        return int(self.deepspeed.zero_optimization_stage())
+
+    def set_learning_rate(self, rate: float) -> None:
+        """The rate of the next optimizer step."""
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = rate
+
+    def train_batch(self, micro_batches: Iterator[MicroBatch]) -> StepResult:
+        """Take `accumulation_steps` micro-batches of this process's replica, and one optimizer step."""
+        self.deepspeed.train()
+        loss = self._forward_backward_step(micro_batches)
+        norm = self.deepspeed.get_global_grad_norm()
+        skipped = not self.deepspeed.was_step_applied()
+        return StepResult(float(loss), float("nan") if norm is None else float(norm), skipped)
+
+    def eval_batch(self, micro_batch: MicroBatch) -> float:
+        """Summed cross-entropy in nats over the tokens that count in every replica's micro-batch."""
+        self.deepspeed.eval()
+        with torch.no_grad():
+            loss = self._summed_loss(self._to_device(micro_batch))
+        return float(self.world.sum_over_data(loss.detach().float().clone()))
+
+    def next_token_logits(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Logits of the token after `positions` `[batch]` in `ids` `[batch, seq]`: `[batch, vocab]`, fp32, on the CPU.
+
+        Every process calls it with the same ids and gets the whole vocabulary.
+        """
+        self.deepspeed.eval()
+        with torch.no_grad():
+            logits = self._logits(ids.to(self.world.device), positions.to(self.world.device))
+        return torch.Tensor.cpu(logits)
+
+    def _forward_backward_step(self, micro_batches: Iterator[MicroBatch]) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=self.world.device)
+        for _ in range(self.accumulation_steps):
+            loss = self.deepspeed(*self._to_device(next(micro_batches)))
+            self.deepspeed.backward(loss)
+            self.deepspeed.step()
+            total += loss.detach()
+        return self.world.sum_over_data(total) / (self.accumulation_steps * self.world.data_size)
+
+    def _summed_loss(self, micro_batch: MicroBatch) -> Tensor:
+        return self.deepspeed(*micro_batch)  # type: ignore[no-any-return]
+
+    def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
+        head, hidden_states = self.deepspeed.module[-1], self.deepspeed.module(ids)
+        with deepspeed.zero.GatheredParameters(list(head.parameters()), enabled=self.zero_stage == 3):
+            return _whole_vocabulary(head.logits(hidden_states, positions), self.world)
+
+    def save(self, folder: Path, tag: str) -> None:
+        """Write weights and the optimizer's state, every process its own part, below `folder / tag`."""
+        self.deepspeed.save_checkpoint(str(folder), tag=tag, save_latest=False)
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Take up what `save` wrote. Errors: FileNotFoundError where there is nothing whole."""
+        loaded, _ = self.deepspeed.load_checkpoint(str(folder), tag=tag)
+        if loaded is None:
+            raise FileNotFoundError(f"{folder / tag} holds no checkpoint of this layout")
+
+    def weights(self) -> Iterator[tuple[str, Tensor | None]]:
+        """Every parameter of this process's layers by name ("3.in_proj.weight"), whole, fp32, on the CPU.
+
+        Every process must run through it together; the value is given to one process of each pipeline stage (tensor
+        rank 0 of data rank 0), the others get None.
+        """
+        tensor = self.world.tensor
+        keep = tensor.rank == 0 and self.world.data_rank == 0
+        masters = _masters(self.deepspeed.optimizer)
+        for name, parameter in self.deepspeed.module.named_parameters():
+            value = safe_get_full_fp32_param(parameter)
+            if value is None:
+                value = masters.get(parameter, parameter)
+            value = value.detach().view(getattr(parameter, "ds_shape", parameter.shape))
+            shard = shard_of(parameter)
+            if shard is not None:
+                slices = [torch.empty_like(value) for _ in range(tensor.size)]
+                dist.all_gather(slices, value.contiguous(), group=tensor.group)
+                value = shard.join(slices)
+            yield name, value.float().cpu() if keep else None
+
+    def _to_device(self, batch: MicroBatch) -> MicroBatch:
+        ids, labels = batch
+        return ids.to(self.world.device, non_blocking=True), labels.to(self.world.device, non_blocking=True)
+
+    def destroy(self) -> None:
+        """Free what the engine holds: the next stage builds its own."""
+        self.deepspeed.destroy()
+
+
+class PipelinedEngine(Engine):
+    """An engine whose layers are spread over pipeline stages."""
+
+    def _forward_backward_step(self, micro_batches: Iterator[MicroBatch]) -> Tensor:
+        return self.deepspeed.train_batch(micro_batches)  # type: ignore[no-any-return]
+
+    def _summed_loss(self, micro_batch: MicroBatch) -> Tensor:
+        mean: Tensor = self._evaluate(micro_batch)  # over the replicas, and on all of them: its sum is the sum
+        return mean
+
+    def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
+        _, hidden_states = self._evaluate((ids, ids), return_logits=True, compute_loss=False, bcast_loss=False)
+        if not self.deepspeed.is_last_stage():
+            return self.world.from_last_stage(None)
+        head = self.deepspeed.module.forward_funcs[-1]
+        return self.world.from_last_stage(_whole_vocabulary(head.logits(hidden_states, positions), self.world))
+
+    def _evaluate(self, micro_batch: MicroBatch, **options: bool) -> Any:
+        """`eval_batch` on one micro-batch, whose shape is its own: DeepSpeed keeps shapes and losses between calls."""
+        self.deepspeed.reset_activation_shape()
+        self.deepspeed.total_loss = None
+        result = self.deepspeed.eval_batch(iter([micro_batch]), num_micro_batches=1, **options)
+        self.deepspeed.reset_activation_shape()
+        return result
+
+
+def _whole_vocabulary(logits: Tensor, world: World) -> Tensor:
+    """`[batch, vocab / size]` of each tensor rank -> `[batch, vocab]`."""
+    if world.tensor.size == 1:
+        return logits
+    parts = [torch.empty_like(logits) for _ in range(world.tensor.size)]
+    dist.all_gather(parts, logits.contiguous(), group=world.tensor.group)
+    return torch.cat(parts, dim=-1)
+
+
+def build_engine(
+    builders: Sequence[partial[nn.Module]],
+    initialise: Callable[[nn.Module, int], None],
+    costs: Sequence[float],
+    optimizer: Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer],
+    config: dict[str, Any],
+    world: World,
+) -> Engine:
+    """Build this process's layers, set their weights, and hand them to DeepSpeed.
+
+    builders: the model, a builder a layer; initialise(layer, index): sets a built layer's weights; costs: what each
+    layer weighs when a pipeline is cut; optimizer: makes it from (name, parameter) pairs; config: from
+    `parallel.zero.deepspeed_config`.
+    """
+    if world.pipeline_size > 1:
+        module = build_pipeline(builders, initialise, costs, world)
+    else:
+        module = Stack(*(builder() for builder in builders)).to(world.device)
+        for index, layer in enumerate(module):
+            initialise(layer, index)
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=optimizer(list(module.named_parameters())),
+        config=config,
+        mpu=None if world.pipeline_size > 1 else world.grid,
+    )
+    if not (config["bf16"]["enabled"] or config["fp16"]["enabled"] or config["zero_optimization"]["stage"]):
+        _clip_plain_gradients(engine, world)
+    return PipelinedEngine(engine, world) if world.pipeline_size > 1 else Engine(engine, world)
+
+
+def _masters(optimizer: Any) -> dict[nn.Parameter, Tensor]:
+    """Half-precision parameter -> its fp32 master, where DeepSpeed keeps them whole (ZeRO-0)."""
+    if not isinstance(optimizer, FP16_UnfusedOptimizer):
+        return {}
+    groups = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+    return {half: full for halves, fulls in groups for half, full in zip(halves, fulls, strict=True)}
+
+
+def _clip_plain_gradients(engine: Any, world: World) -> None:
+    """Clip fp32 gradients without ZeRO ourselves, and keep their norm.
+
+    There DeepSpeed reports no norm, and leaves parameters that tensor ranks share out of it on all pipeline stages but
+    the first.
+    """
+
+    def before_step(*_: Any) -> None:
+        gradients = [(p, p.grad) for p in engine.module.parameters() if p.grad is not None]
+        counted = [g for p, g in gradients if shard_of(p) is not None or world.tensor.rank == 0]
+        squares = [g.double().square().sum() for g in counted]
+        total = torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64, device=world.device)
+        dist.all_reduce(total, group=world.grid.get_model_parallel_group())
+        norm = float(total.sqrt())
+        engine._global_grad_norm = norm
+        limit = engine.gradient_clipping()
+        if 0 < limit < norm:
+            torch._foreach_mul_([g for _, g in gradients], limit / norm)
+
+    engine.clip_fp32_gradients = lambda: None
+    engine.optimizer.register_step_pre_hook(before_step)

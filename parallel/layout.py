@@ -1,0 +1,152 @@
+"""Which process holds what: ranks as one grid of pipeline x data x tensor, on DeepSpeed's topology."""
+
+import contextlib
+import io
+import logging
+import os
+import socket
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import deepspeed  # type: ignore[import-untyped]
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
+from deepspeed.runtime.pipe.topology import PipelineParallelGrid, PipeModelDataParallelTopology  # type: ignore[import-untyped]
+
+
+@dataclass(frozen=True)
+class TensorGroup:
+    """The processes that share each matrix: what every parallel layer is given.
+
+    size: how many; rank: which of them this is; group: None at size 1, where every layer is plain torch.
+    sequence_parallel: between the matrices each process holds `seq / size` tokens.
+    """
+
+    size: int = 1
+    rank: int = 0
+    group: Any = None
+    sequence_parallel: bool = False
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place. `grid` is what DeepSpeed asks for groups (its `mpu`)."""
+
+    rank: int
+    size: int
+    device: torch.device
+    data_rank: int
+    data_size: int
+    pipeline_rank: int
+    pipeline_size: int
+    tensor: TensorGroup
+    grid: Any = field(repr=False)
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that speaks and writes for all."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        dist.barrier()
+
+    def from_main(self, value: Any) -> Any:
+        """`value` of the main process, on every process."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """`value` of every process, by rank, on every process."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """True where `flag` is true on at least one process."""
+        seen = torch.tensor([int(flag)], device=self.device)
+        dist.all_reduce(seen, op=dist.ReduceOp.MAX)
+        return bool(seen.item())
+
+    def from_last_stage(self, value: torch.Tensor | None) -> torch.Tensor:
+        """A tensor of the last pipeline stage, on every stage; `value` is None on the others."""
+        if self.pipeline_size == 1:
+            assert value is not None
+            return value
+        box: list[Any] = [None if value is None else value.cpu()]
+        source = self.grid.stage_to_global(self.pipeline_size - 1)
+        dist.broadcast_object_list(box, src=source, group=self.grid.get_pipe_parallel_group())
+        return torch.as_tensor(box[0])
+
+    def sum_over_data(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum of `value` over the replicas (same shape), in place."""
+        dist.all_reduce(value, group=self.grid.get_data_parallel_group())
+        return value
+
+
+def join(timeout_seconds: float = 1800.0) -> None:
+    """Enter the process group that the launcher described; alone, be a world of one.
+
+    timeout_seconds: how long a collective waits for a process that does not come. Starting twice does nothing.
+    """
+    if dist.is_initialized():
+        return
+    if "RANK" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    deepspeed.init_distributed(
+        get_accelerator().communication_backend_name(),
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=timeout_seconds),
+    )
+
+
+def build_world(tensor_size: int = 1, pipeline_size: int = 1, sequence_parallel: bool = False) -> World:
+    """Arrange the processes that joined. Neighbouring ranks share matrices, then data, then the pipeline.
+
+    Errors: ValueError where the sizes do not divide the number of processes.
+    """
+    size = dist.get_world_size()
+    if size % (tensor_size * pipeline_size):
+        raise ValueError(f"{size} processes cannot be cut into tensor {tensor_size} x pipeline {pipeline_size}")
+    topology = PipeModelDataParallelTopology(
+        num_pp=pipeline_size, num_mp=tensor_size, num_dp=size // (tensor_size * pipeline_size)
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        grid = PipelineParallelGrid(topology=topology)
+    tensor = TensorGroup(
+        size=tensor_size,
+        rank=grid.get_slice_parallel_rank(),
+        group=grid.get_slice_parallel_group() if tensor_size > 1 else None,
+        sequence_parallel=sequence_parallel and tensor_size > 1,
+    )
+    accelerator = get_accelerator()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if accelerator.device_name() != "cpu":
+        accelerator.set_device(local_rank)
+    return World(
+        rank=dist.get_rank(),
+        size=size,
+        device=torch.device(accelerator.device_name(local_rank))
+        if accelerator.device_name() != "cpu"
+        else torch.device("cpu"),
+        data_rank=grid.get_data_parallel_rank(),
+        data_size=grid.get_data_parallel_world_size(),
+        pipeline_rank=grid.get_pipe_parallel_rank(),
+        pipeline_size=pipeline_size,
+        tensor=tensor,
+        grid=grid,
+    )
+
+
+def leave() -> None:
+    """Leave the process group, where one was joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

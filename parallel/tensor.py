@@ -1,0 +1,118 @@
+"""Tensor parallelism: Megatron-LM's column and row layers and its vocabulary-parallel embedding (arXiv 1909.08053).
+
+At size 1 they do what `nn.Linear` and `nn.Embedding` do. A matrix made of several parts side by side (q, k, v, fc_in)
+is cut part by part, so that a slice means the same whatever the size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from parallel.collectives import enter_column, leave_row, replicated
+from parallel.layout import TensorGroup
+
+
+@dataclass(frozen=True)
+class Shard:
+    """How a parameter is cut: along dimension `dim`, each of `parts` (lengths along it) by itself, evenly."""
+
+    dim: int
+    parts: tuple[int, ...]
+
+    def slice(self, full: Tensor, rank: int, size: int) -> Tensor:
+        """The part of `full` that process `rank` of `size` holds."""
+        pieces = torch.split(full, list(self.parts), dim=self.dim)
+        return torch.cat([piece.chunk(size, dim=self.dim)[rank] for piece in pieces], dim=self.dim)
+
+    def join(self, slices: Sequence[Tensor]) -> Tensor:
+        """The whole parameter, from every process's slice in rank order."""
+        lengths = [part // len(slices) for part in self.parts]
+        cut = [torch.split(piece, lengths, dim=self.dim) for piece in slices]
+        return torch.cat([pieces[part] for part in range(len(self.parts)) for pieces in cut], dim=self.dim)
+
+
+def sharded(parameter: nn.Parameter, shard: Shard, tensor: TensorGroup) -> nn.Parameter:
+    """Mark `parameter` as one slice of `shard`, for checkpoints and for the gradient norm."""
+    if tensor.size > 1:
+        parameter.shard = shard  # type: ignore[attr-defined]
+        parameter.model_parallel = True  # type: ignore[attr-defined]  # DeepSpeed counts it on every rank
+    return parameter
+
+
+def shard_of(parameter: Tensor) -> Shard | None:
+    """How `parameter` is cut; None where every process holds it whole."""
+    return getattr(parameter, "shard", None)
+
+
+class ColumnLinear(nn.Module):
+    """`y = x @ weight.T`, outputs cut over the group; no bias of its own.
+
+    x: `[batch, seq, in_features]` (seq / size tokens under sequence parallelism); y: `[batch, seq, sum(parts) / size]`.
+    """
+
+    def __init__(self, in_features: int, parts: tuple[int, ...], tensor: TensorGroup) -> None:
+        super().__init__()
+        self.tensor = tensor
+        self.parts = parts
+        weight = nn.Parameter(torch.empty(sum(parts) // tensor.size, in_features))
+        self.weight = sharded(weight, Shard(0, parts), tensor)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Shapes as in the class."""
+        return nn.functional.linear(enter_column(hidden_states, self.tensor), self.weight)
+
+
+class RowLinear(nn.Module):
+    """`y = x @ weight.T + bias`, inputs cut over the group; the bias is added once, after the sum over the group.
+
+    x: `[batch, seq, sum(parts) / size]`; y: `[batch, seq, out_features]` (seq / size under sequence parallelism).
+    """
+
+    def __init__(self, parts: tuple[int, ...], out_features: int, tensor: TensorGroup) -> None:
+        super().__init__()
+        self.tensor = tensor
+        self.parts = parts
+        weight = nn.Parameter(torch.empty(out_features, sum(parts) // tensor.size))
+        self.weight = sharded(weight, Shard(1, parts), tensor)
+        self.bias = nn.Parameter(torch.empty(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes as in the class."""
+        if self.tensor.size == 1:
+            return nn.functional.linear(x, self.weight, self.bias)
+        partial = nn.functional.linear(x, self.weight)
+        return leave_row(partial, self.tensor) + replicated(self.bias, self.tensor)
+
+
+class VocabEmbedding(nn.Module):
+    """Rows of the table cut over the group. ids: `[batch, seq]`; out: `[batch, seq, hidden]`."""
+
+    def __init__(self, vocab_size: int, hidden: int, tensor: TensorGroup) -> None:
+        super().__init__()
+        self.tensor = tensor
+        self.rows = vocab_size // tensor.size
+        self.weight = sharded(nn.Parameter(torch.empty(self.rows, hidden)), Shard(0, (vocab_size,)), tensor)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Shapes as in the class; under sequence parallelism out holds this process's `seq / size` tokens."""
+        if self.tensor.size == 1:
+            return nn.functional.embedding(ids, self.weight)
+        local = ids - self.tensor.rank * self.rows
+        elsewhere = (local < 0) | (local >= self.rows)
+        hidden_states = nn.functional.embedding(local.masked_fill(elsewhere, 0), self.weight)
+        return leave_row(hidden_states.masked_fill(elsewhere.unsqueeze(-1), 0.0), self.tensor)
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` that every process holds whole; under sequence parallelism each sees its own tokens."""
+
+    def __init__(self, hidden: int, epsilon: float, tensor: TensorGroup) -> None:
+        super().__init__(hidden, eps=epsilon)
+        self.tensor = tensor
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """`[batch, seq, hidden]` -> the same."""
+        weight, bias = replicated(self.weight, self.tensor), replicated(self.bias, self.tensor)
+        return nn.functional.layer_norm(hidden_states, self.normalized_shape, weight, bias, self.eps)

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Format, lint and types: the same for people and for CI.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+ruff format --check .
+ruff check .
+mypy --strict conf parallel

@@ -1,0 +1,30 @@
+"""What the tests share: small models, and worlds of processes that live as long as the session."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from conf.compose import compose_settings
+from conf.schema import Model, Settings
+from tests.worlds import Worlds
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """The composed settings of the smallest model, fp32, plain kernels."""
+    return compose_settings(["model=tiny", "kernels=reference", "layout.precision=fp32"])
+
+
+@pytest.fixture
+def tiny(settings: Settings) -> Model:
+    """Two blocks, four heads: small enough for exact comparisons."""
+    return replace(settings.model, n_layer=2, n_embd=32, n_head=4, rotary_dim=4, vocab_size=96, context_length=24)
+
+
+@pytest.fixture(scope="session")
+def worlds() -> Iterator[Worlds]:
+    """`worlds(n)` is the session's world of n processes."""
+    made = Worlds()
+    yield made
+    made.close()

@@ -1,0 +1,168 @@
+"""The model is CodeGen: Hugging Face's, to the last logit, loss and gradient, and the published sizes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import CodeGenConfig, CodeGenForCausalLM
+
+from conf.compose import compose_settings
+from conf.schema import Model, Recompute
+from model.codegen import Block, Head, layers
+from model.flops import flops_per_token, matrix_parameters, parameters
+from model.huggingface import from_huggingface, to_huggingface
+from model.init import initialise
+from model.kernels import REFERENCE, Operations
+from model.kernels.attention import sdpa_attention
+from parallel.cross_entropy import LossOptions
+from parallel.engine import Stack
+from parallel.layout import TensorGroup
+
+ALONE = TensorGroup()
+MP_NUM = 4
+
+
+def build(model: Model, operations: Operations = REFERENCE, z_loss: float = 0.0, chunk: int = 7, **keys) -> Stack:
+    options = LossOptions(z_loss, chunk, ALONE, operations.compile)
+    built = [builder() for builder in layers(model, ALONE, operations, keys.get("recompute", Recompute.none), options)]
+    for index, layer in enumerate(built):
+        initialise(layer, index, model, ALONE, seed=5)
+        for parameter in layer.parameters():  # norms and biases away from 1 and 0, or a wrong one would not show
+            with torch.no_grad():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
+    return Stack(*built)
+
+
+def build_huggingface(model: Model, stack: Stack) -> CodeGenForCausalLM:
+    config = CodeGenConfig(
+        vocab_size=model.vocab_size,
+        n_positions=model.context_length,
+        n_ctx=model.context_length,
+        n_embd=model.n_embd,
+        n_layer=model.n_layer,
+        n_head=model.n_head,
+        rotary_dim=model.rotary_dim,
+        layer_norm_epsilon=model.layer_norm_epsilon,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        resid_pdrop=0.0,
+    )
+    twin = CodeGenForCausalLM(config).float().train()
+    tensors = {}
+    for index, layer in enumerate(stack):
+        tensors |= to_huggingface(index, {k: v.detach() for k, v in layer.named_parameters()}, model, MP_NUM)
+    missing, unexpected = twin.load_state_dict(tensors, strict=False)
+    assert not unexpected
+    assert not [name for name in missing if "causal_mask" not in name and "masked_bias" not in name]
+    return twin
+
+
+SHAPES = [
+    {"n_layer": 1, "n_embd": 32, "n_head": 4, "rotary_dim": 8, "vocab_size": 64, "context_length": 16},
+    {"n_layer": 2, "n_embd": 48, "n_head": 4, "rotary_dim": 4, "vocab_size": 80, "context_length": 24},
+    {"n_layer": 3, "n_embd": 64, "n_head": 8, "rotary_dim": 6, "vocab_size": 96, "context_length": 33},
+]
+
+
+@pytest.mark.parametrize(
+    "operations", [REFERENCE, Operations(sdpa_attention, compile=False)], ids=["reference", "sdpa"]
+)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape['n_layer']}x{shape['n_embd']}")
+def test_logits_loss_and_every_gradient_equal_huggingface(tiny: Model, shape: dict, operations: Operations) -> None:
+    model = replace(tiny, **shape)
+    stack = build(model, operations)
+    twin = build_huggingface(model, stack)
+    ids = torch.randint(0, model.vocab_size, (3, model.context_length), generator=torch.Generator().manual_seed(0))
+
+    theirs = twin(ids, labels=ids)
+    loss = stack.train()(ids[:, :-1], ids[:, 1:])
+    hidden = stack(ids)
+    logits = hidden @ stack[-1].weight.T + stack[-1].bias
+
+    torch.testing.assert_close(logits, theirs.logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss, theirs.loss, rtol=1e-5, atol=0)
+    loss.backward()
+    theirs.loss.backward()
+    expected = {name: parameter.grad for name, parameter in twin.named_parameters()}
+    for index, layer in enumerate(stack):
+        gradients = {name: parameter.grad for name, parameter in layer.named_parameters()}
+        wanted = from_huggingface(index, expected, model, MP_NUM)
+        assert gradients.keys() == wanted.keys()
+        for name, gradient in gradients.items():
+            scale = wanted[name].abs().max().item()
+            torch.testing.assert_close(
+                gradient, wanted[name], rtol=1e-5, atol=1e-5 * scale, msg=lambda m: f"{index}.{name}: {m}"
+            )
+
+
+def test_huggingface_form_and_back_is_bit_identical(tiny: Model) -> None:
+    stack = build(tiny)
+    for index, layer in enumerate(stack):
+        tensors = {name: parameter.detach() for name, parameter in layer.named_parameters()}
+        back = from_huggingface(index, to_huggingface(index, tensors, tiny, MP_NUM), tiny, MP_NUM)
+        assert tensors.keys() == back.keys()
+        assert all(torch.equal(tensors[name], back[name]) for name in tensors)
+
+
+def test_value_stands_in_the_middle_of_each_released_group(tiny: Model) -> None:
+    d = tiny.n_embd
+    rows = torch.arange(7.0 * d).unsqueeze(1).expand(7 * d, d).contiguous()
+    layer = {name: p.detach() for name, p in Block(tiny, ALONE, REFERENCE, Recompute.none).named_parameters()}
+    released = to_huggingface(1, {**layer, "in_proj.weight": rows}, tiny, MP_NUM)[
+        "transformer.h.0.attn.qkv_proj.weight"
+    ]
+    group = released[:, 0].view(MP_NUM, 3, d // MP_NUM)
+    assert group[1, 0, 0] == d // MP_NUM  # q of the second group
+    assert group[1, 1, 0] == 2 * d + d // MP_NUM  # v
+    assert group[1, 2, 0] == d + d // MP_NUM  # k
+
+
+PUBLISHED = {"350m": 356_712_448, "2b": 2_779_356_160, "6b": 7_064_213_504, "16b": 16_032_155_648}
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_published_parameter_counts(size: str) -> None:
+    model = compose_settings([f"model={size}"]).model
+    with torch.device("meta"):
+        built = [b() for b in layers(model, ALONE, REFERENCE, Recompute.none, LossOptions(0.0, 1, ALONE))]
+        config = CodeGenConfig(
+            vocab_size=51200,
+            n_positions=2048,
+            n_embd=model.n_embd,
+            n_layer=model.n_layer,
+            n_head=model.n_head,
+            rotary_dim=model.rotary_dim,
+        )
+        released = sum(p.numel() for p in CodeGenForCausalLM(config).parameters())
+    count = sum(p.numel() for layer in built for p in layer.parameters())
+    assert count == parameters(model) == released == PUBLISHED[size]
+
+
+def test_flops_count_every_multiplied_parameter(tiny: Model) -> None:
+    stack = build(tiny)
+    multiplied = sum(p.numel() for n, p in stack.named_parameters() if p.dim() == 2 and not n.endswith("tokens.weight"))
+    assert matrix_parameters(tiny) == multiplied
+    assert flops_per_token(tiny) == 6 * multiplied + 12 * tiny.n_layer * tiny.n_embd * tiny.context_length
+
+
+def test_recomputing_a_block_changes_nothing(tiny: Model) -> None:
+    ids = torch.randint(0, tiny.vocab_size, (2, 17))
+    gradients = []
+    for recompute in (Recompute.none, Recompute.full):
+        stack = build(tiny, recompute=recompute).train()
+        stack(ids[:, :-1], ids[:, 1:]).backward()
+        gradients.append([p.grad for p in stack.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+def test_head_in_evaluation_sums_the_plain_cross_entropy(tiny: Model) -> None:
+    stack = build(tiny, z_loss=0.1)
+    ids = torch.randint(0, tiny.vocab_size, (2, 17))
+    head = stack[-1]
+    assert isinstance(head, Head)
+    stack.eval()
+    hidden = stack(ids[:, :-1])
+    expected = torch.nn.functional.cross_entropy(
+        (hidden @ head.weight.T + head.bias).flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
+    )
+    torch.testing.assert_close(stack(ids[:, :-1], ids[:, 1:]), expected)

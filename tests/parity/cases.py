@@ -1,0 +1,92 @@
+"""What every process of a parity world runs: a few optimizer steps of one small CodeGen under a given layout."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from conf.compose import compose_settings
+from conf.schema import Settings
+from model.codegen import layers
+from model.flops import layer_costs
+from model.init import initialise
+from model.kernels import select
+from parallel.cross_entropy import LossOptions
+from parallel.engine import Engine, build_engine
+from parallel.layout import World, build_world
+from parallel.zero import deepspeed_config
+from train.optimizer import adamw
+
+STEPS, BATCH, RATE, SEED = 5, 8, 3e-3, 11
+
+
+def settings_of(overrides: list[str]) -> Settings:
+    """Three blocks, so that a pipeline is uneven; a vocabulary with unused rows; clipping that is always active."""
+    settings = compose_settings(
+        [
+            *("model=tiny", "kernels=reference", "layout.micro_batch_size=2", "optimizer.gradient_clipping=0.1"),
+            *(
+                "layout.precision=fp32",
+                "optimizer.z_loss=0.0",
+                "optimizer.epsilon=1e-6",
+                "layout.loss_chunk_tokens=13",
+                *overrides,
+            ),
+        ]
+    )
+    shape = {"n_layer": 3, "n_embd": 32, "n_head": 4, "rotary_dim": 4, "vocab_size": 96, "context_length": 16}
+    return replace(settings, model=replace(settings.model, **shape))
+
+
+def batch(step: int, settings: Settings) -> torch.Tensor:
+    """The global batch of a step, `[batch, seq + 1]`; only 90 of the 96 vocabulary rows occur."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    return torch.randint(0, 90, (BATCH, settings.model.context_length + 1), generator=generator)
+
+
+def engine_of(settings: Settings, world: World) -> Engine:
+    """The engine that the training loop would build."""
+    options = LossOptions(settings.optimizer.z_loss, settings.layout.loss_chunk_tokens, world.tensor)
+    return build_engine(
+        layers(settings.model, world.tensor, select(settings.kernels), settings.layout.recompute, options),
+        lambda layer, index: initialise(layer, index, settings.model, world.tensor, SEED),
+        layer_costs(settings.model),
+        partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),
+        deepspeed_config(settings, BATCH, world.size, settings.layout.precision),
+        world,
+    )
+
+
+def micro_batches(step: int, settings: Settings, world: World) -> Any:
+    """This replica's share of the step's batch, as `train.data.batches` deals it out."""
+    rows, size = batch(step, settings), settings.layout.micro_batch_size
+    for start in range(world.data_rank * size, BATCH, size * world.data_size):
+        part = rows[start : start + size]
+        yield part[:, :-1], part[:, 1:]
+
+
+def train(overrides: list[str]) -> dict[str, Any]:
+    """Losses, gradient norms and final weights (on the processes that are given them) of `STEPS` steps."""
+    settings = settings_of(overrides)
+    layout = settings.layout
+    world = build_world(layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.sequence_parallel)
+    engine = engine_of(settings, world)
+    results = []
+    for step in range(STEPS):
+        engine.set_learning_rate(RATE)
+        results.append(engine.train_batch(micro_batches(step, settings, world)))
+    rows = batch(STEPS, settings)
+    per_replica = BATCH // world.data_size
+    mine = rows[world.data_rank * per_replica : (world.data_rank + 1) * per_replica]
+    summed = engine.eval_batch((mine[:, :-1], mine[:, 1:]))
+    logits = engine.next_token_logits(rows[:2, :-1], torch.tensor([3, 9]))
+    weights = {name: value for name, value in engine.weights() if value is not None}
+    engine.destroy()
+    return {
+        "loss": [result.loss for result in results],
+        "gradient_norm": [result.gradient_norm for result in results],
+        "evaluation": summed,
+        "logits": logits,
+        "weights": weights,
+    }

@@ -1,0 +1,122 @@
+"""Every layout is the same training run: Hugging Face's model with torch's AdamW and clipping, in one process."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import CodeGenConfig, CodeGenForCausalLM
+
+from model.huggingface import from_huggingface, to_huggingface
+from model.init import draw
+from tests.parity.cases import RATE, SEED, STEPS, batch, settings_of, train
+from tests.worlds import Worlds
+
+MP_NUM = 4
+
+LAYOUTS: dict[str, tuple[int, list[str]]] = {
+    "single": (1, ["layout.zero_stage=0"]),
+    "single zero1": (1, ["layout.zero_stage=1"]),
+    "recompute": (1, ["layout.zero_stage=0", "layout.recompute=full"]),
+    "tp2": (2, ["layout.tensor_parallel_size=2", "layout.zero_stage=0"]),
+    "tp2 sp": (2, ["layout.tensor_parallel_size=2", "layout.sequence_parallel=true", "layout.zero_stage=0"]),
+    "pp2": (2, ["layout.pipeline_parallel_size=2", "layout.zero_stage=0"]),
+    "dp2 zero0": (2, ["layout.zero_stage=0"]),
+    "dp2 zero1": (2, ["layout.zero_stage=1"]),
+    "dp2 zero2": (2, ["layout.zero_stage=2"]),
+    "dp2 zero3": (2, ["layout.zero_stage=3"]),
+    "dp2 no accumulation": (2, ["layout.zero_stage=1", "layout.micro_batch_size=4"]),
+}
+
+
+def golden() -> dict[str, Any]:
+    settings = settings_of([])
+    model, optimizer = settings.model, settings.optimizer
+    twin = CodeGenForCausalLM(
+        CodeGenConfig(
+            vocab_size=model.vocab_size,
+            n_positions=model.context_length,
+            n_ctx=model.context_length,
+            n_embd=model.n_embd,
+            n_layer=model.n_layer,
+            n_head=model.n_head,
+            rotary_dim=model.rotary_dim,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            resid_pdrop=0.0,
+        )
+    ).train()
+    shapes = layer_shapes(settings)
+    tensors = {}
+    for index, layer in enumerate(shapes):
+        drawn = {name: draw(f"{index}.{name}", shape, model, SEED) for name, shape in layer.items()}
+        tensors |= to_huggingface(index, drawn, model, MP_NUM)
+    assert not twin.load_state_dict(tensors, strict=False).unexpected_keys
+    decayed = [p for p in twin.parameters() if p.dim() > 1]
+    others = [p for p in twin.parameters() if p.dim() < 2]
+    adamw = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": optimizer.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=RATE,
+        betas=(optimizer.beta1, optimizer.beta2),
+        eps=optimizer.epsilon,
+    )
+    result: dict[str, Any] = {"loss": [], "gradient_norm": []}
+    for step in range(STEPS):
+        rows = batch(step, settings)
+        loss = cross_entropy(twin, rows) / rows[:, 1:].numel()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), optimizer.gradient_clipping)
+        adamw.step()
+        adamw.zero_grad()
+        result["loss"].append(loss.item())
+        result["gradient_norm"].append(norm.item())
+    with torch.no_grad():
+        rows = batch(STEPS, settings)
+        result["evaluation"] = cross_entropy(twin, rows).item()
+        result["logits"] = twin(rows[:2, :-1]).logits[torch.arange(2), torch.tensor([3, 9])]
+    state = twin.state_dict()
+    result["weights"] = {
+        f"{index}.{name}": value
+        for index in range(len(shapes))
+        for name, value in from_huggingface(index, state, model, MP_NUM).items()
+    }
+    return result
+
+
+def cross_entropy(twin: CodeGenForCausalLM, rows: torch.Tensor) -> torch.Tensor:
+    logits = twin(rows[:, :-1]).logits
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
+
+
+def layer_shapes(settings: Any) -> list[dict[str, tuple[int, ...]]]:
+    from functools import partial  # noqa: F401
+
+    from model.codegen import layers
+    from model.kernels import REFERENCE
+    from parallel.cross_entropy import LossOptions
+    from parallel.layout import TensorGroup
+
+    with torch.device("meta"):
+        options = LossOptions(0.0, 1, TensorGroup())
+        built = [b() for b in layers(settings.model, TensorGroup(), REFERENCE, settings.layout.recompute, options)]
+    return [{name: tuple(p.shape) for name, p in layer.named_parameters()} for layer in built]
+
+
+@pytest.fixture(scope="session")
+def expected() -> dict[str, Any]:
+    return golden()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_trains_the_golden_run(layout: str, worlds: Worlds, expected: dict[str, Any]) -> None:
+    size, overrides = LAYOUTS[layout]
+    results = worlds(size).run(train, overrides)
+    assert min(expected["gradient_norm"]) > 0.1, "clipping must be active"
+    weights: dict[str, torch.Tensor] = {}
+    for rank, result in enumerate(results):
+        for key in ("loss", "gradient_norm", "evaluation"):
+            assert result[key] == pytest.approx(expected[key], rel=1e-5), f"{key} of rank {rank}"
+        torch.testing.assert_close(result["logits"], expected["logits"], rtol=1e-4, atol=1e-5)
+        weights |= result["weights"]
+    assert weights.keys() == expected["weights"].keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(value, expected["weights"][name], rtol=1e-5, atol=2e-6, msg=lambda m: f"{name}: {m}")

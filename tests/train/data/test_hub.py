@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from conf.schema import Corpus, OnError, Source
+from train.data.documents import DataError
+from train.data.files import Broken
+from train.data.hub import read_hub
+
+
+@pytest.fixture
+def data_set(tmp_path):
+    """A data set on disk, which `datasets` reads as it reads one from the hub."""
+    for folder, language in (("c", "C"), ("python", "Python")):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        rows = [{"content": f"{language} {number}", "lang": language} for number in range(3)]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "data" / folder / "train.jsonl").write_text(lines)
+    return tmp_path
+
+
+def read(name, on_error=OnError.fail, **settings):
+    corpus = Corpus(source=Source.hub, name=str(name), **{"text_column": "content", **settings})
+    return list(read_hub("multi", corpus, Broken(on_error)))
+
+
+def test_subsets_are_read_in_turn(data_set):
+    documents = read(data_set, subsets=["data/c", "data/python"], language_column="lang")
+    assert sorted(document.text for document in documents) == sorted(
+        f"{language} {number}" for language in ("C", "Python") for number in range(3)
+    )
+    assert {document.language for document in documents[:2]} == {"C", "Python"}
+    assert documents[0].source == f"{data_set}/data/c:1"
+
+
+def test_a_data_set_without_subsets_is_read_whole(data_set):
+    assert len(read(data_set)) == 6
+
+
+def test_what_cannot_be_reached_is_one_clear_line(data_set):
+    for settings, name in (({}, data_set / "gone"), ({"split": "dev"}, data_set), ({"subsets": ["data/go"]}, data_set)):
+        with pytest.raises(DataError, match=r"data\.corpora\.multi: the data set .* cannot be read: ") as error:
+            read(name, **settings)
+        assert "\n" not in str(error.value)
+
+
+def test_a_missing_column_is_one_clear_line(data_set):
+    with pytest.raises(DataError, match=r"has no column 'text' \(it has content, lang\)"):
+        read(data_set, text_column="text")

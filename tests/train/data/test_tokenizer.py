@@ -1,0 +1,112 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train.data.documents import DataError
+from train.data.tokenizer import SPACE, SentencePieceTokenizer, load_tokenizer, train_tokenizer
+
+TEXTS = [
+    "def add(a, b):\n    return a + b\n\n\nclass Sum:\n    def value(self):\n        return self.a\n" * 30,
+    "The quick brown fox jumps over the lazy dog. It does so again and again.\r\n" * 30,
+    'int main(void) {\n\tfor (int i = 0; i < 8; ++i) {\n\t\tputs("hello");\n\t}\n}\n' * 30,
+]
+TRAPS = [
+    "",
+    " ",
+    "  \n\n   ",
+    "\t\t\t\t\t\t\t\t\t\t\tx",
+    "line\r\nline\rline\n",
+    "\0 NUL \x01\x07\x1b\x7f\x85\u2028\u2029",
+    "\U0001f469\u200d\U0001f4bb caf\u00e9 cafe\u0301 \u4e2d\u6587 \ufeff\ufffd",
+    f"{SPACE}{SPACE} a{SPACE}b {SPACE}",
+    "<s></s><unk><0x0A><pad>\u2047\u2585",
+    "trailing   ",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer.train(TEXTS, 400)
+
+
+@pytest.mark.parametrize("text", TRAPS)
+def test_known_traps_come_back_exactly(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+PIECES = st.sampled_from([*TRAPS, "def", "return", "    ", "\n", "\r\n", "\t", SPACE, "</s>", "<0xE2>", "\0"])
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+@given(st.lists(PIECES | ANY_TEXT, max_size=8).map("".join))
+def test_any_text_comes_back_exactly(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
+    assert tokenizer.eos not in ids
+    assert 0 not in ids, "the unknown piece loses text"
+
+
+def test_lone_surrogates_are_refused_not_replaced(tokenizer):
+    with pytest.raises(UnicodeEncodeError):
+        tokenizer.encode("a\ud800")
+
+
+def test_a_cut_character_decodes_to_the_replacement(tokenizer):
+    ids = tokenizer.encode("\U0001f469")
+    assert tokenizer.decode(ids[:-1]) == "\ufffd"
+    assert tokenizer.decode([tokenizer.eos]) == ""
+
+
+def test_indentation_is_cheap(tokenizer):
+    assert len(tokenizer.encode("\n        return")) <= 3
+    assert len(tokenizer.encode("\t\t\t")) == 1
+
+
+def test_training_is_deterministic_and_survives_saving(tokenizer, tmp_path):
+    again = SentencePieceTokenizer.train(iter(TEXTS), 400)
+    tokenizer.save(tmp_path / "one")
+    again.save(tmp_path / "two")
+    for file in ("sentencepiece.model", "tokenizer.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    loaded = load_tokenizer(tmp_path / "one")
+    assert loaded.vocab_size == tokenizer.vocab_size == 400
+    assert loaded.encode(TEXTS[0]) == tokenizer.encode(TEXTS[0])
+
+
+def test_the_vocabulary_shrinks_on_a_tiny_text():
+    tokenizer = train_tokenizer("sentencepiece", ["hello world"], 2048)
+    assert tokenizer.vocab_size < 300
+    assert tokenizer.decode(tokenizer.encode("other\nwords")) == "other\nwords"
+
+
+def test_rare_characters_give_way_in_a_small_vocabulary():
+    many = "".join(chr(0x4E00 + index) for index in range(900))
+    tokenizer = train_tokenizer("sentencepiece", ["plain words " * 900 + many], 300)
+    assert tokenizer.vocab_size <= 300
+    assert tokenizer.decode(tokenizer.encode(many)) == many
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts", "vocab_size", "words"),
+    [
+        ("gpt3", TEXTS, 400, "data.tokenizer.kind=gpt3 does not exist; there is sentencepiece"),
+        ("sentencepiece", TEXTS, 200, "model.vocab_size=200 is too small"),
+        ("sentencepiece", [""], 400, "no text to train"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_clear_line(kind, texts, vocab_size, words):
+    with pytest.raises(DataError, match=words) as error:
+        train_tokenizer(kind, texts, vocab_size)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, "{", json.dumps({"kind": "sentencepiece"})])
+def test_a_folder_without_a_tokenizer_is_one_clear_line(tmp_path: Path, content):
+    if content is not None:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(DataError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)

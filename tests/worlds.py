@@ -1,0 +1,116 @@
+"""Worlds of real processes on gloo, one per size for the whole session: importing torch and DeepSpeed costs seconds.
+
+`worlds(4).run(case, *arguments)` runs `case(*arguments)` on four processes that have joined one process group, and
+returns their results by rank. A case is a function of an importable module; what it raises is raised here.
+"""
+
+import importlib
+import multiprocessing
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+PATIENCE_SECONDS = 240.0
+
+
+class CaseError(AssertionError):
+    """A case failed on a process; the text is that process's traceback."""
+
+
+def _serve(connection: Connection, rank: int, size: int, port: int) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    import torch
+
+    from parallel.layout import join
+
+    torch.set_num_threads(1)
+    join(timeout_seconds=120.0)
+    while True:
+        try:
+            module, name, arguments = connection.recv()
+        except (EOFError, ConnectionResetError):
+            return
+        try:
+            torch.manual_seed(0)
+            connection.send((True, getattr(importlib.import_module(module), name)(*arguments)))
+        except BaseException:
+            connection.send((False, traceback.format_exc()))
+
+
+class Workers:
+    """`size` processes in one process group, waiting for cases."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        context = multiprocessing.get_context("spawn")
+        pipes = [context.Pipe() for _ in range(size)]
+        self.connections = [ours for ours, _ in pipes]
+        self.processes = [
+            context.Process(target=_serve, args=(theirs, rank, size, port), daemon=True)
+            for rank, (_, theirs) in enumerate(pipes)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def run(self, case: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Results of `case(*arguments)` by rank. Errors: `CaseError` with the traceback of the first that failed."""
+        for connection in self.connections:
+            connection.send((case.__module__, case.__name__, arguments))
+        results: dict[int, Any] = {}
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(results) < self.size:
+            waiting = [c for rank, c in enumerate(self.connections) if rank not in results]
+            ready = wait(waiting, max(0.0, deadline - time.monotonic()))
+            if not ready:
+                self.close()
+                missing = [rank for rank in range(self.size) if rank not in results]
+                raise CaseError(f"ranks {missing} of {self.size} did not answer in {PATIENCE_SECONDS} s")
+            for connection in ready:
+                rank = self.connections.index(connection)
+                well, results[rank] = connection.recv()
+                if not well:
+                    self.close()  # the others may wait for this rank for ever
+                    raise CaseError(f"rank {rank} of {self.size}:\n{results[rank]}")
+        return [results[rank] for rank in range(self.size)]
+
+    @property
+    def alive(self) -> bool:
+        """Whether every process still runs."""
+        return all(process.is_alive() for process in self.processes)
+
+    def close(self) -> None:
+        """End the processes that this object started."""
+        for connection in self.connections:
+            connection.close()
+        for process in self.processes:
+            process.join(1)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+class Worlds:
+    """Makes a world of each size when it is first asked for, and keeps it."""
+
+    def __init__(self) -> None:
+        self.by_size: dict[int, Workers] = {}
+
+    def __call__(self, size: int) -> Workers:
+        """The world of `size` processes."""
+        if size not in self.by_size or not self.by_size[size].alive:
+            self.by_size[size] = Workers(size)
+        return self.by_size[size]
+
+    def close(self) -> None:
+        """End them all."""
+        for workers in self.by_size.values():
+            workers.close()

@@ -1,0 +1,39 @@
+"""`python -m train key=value ...`: one process of a run. `--cfg job` prints the composed settings instead."""
+
+import os
+import sys
+import warnings
+
+from conf.check import ConfigError
+from conf.compose import compose_config, compose_settings
+from train.data.documents import DataError
+
+
+def main(words: list[str]) -> int:
+    """Train what `words` describe and return the exit code: 0, or 2 for what the user can put right."""
+    main_process = os.environ.get("RANK", "0") == "0"
+    try:
+        if words[:2] == ["--cfg", "job"] or words[-2:] == ["--cfg", "job"]:
+            return print_settings([word for word in words if word not in ("--cfg", "job")])
+        settings = compose_settings(words, int(os.environ.get("WORLD_SIZE", "1")))
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
+        from train.loop import train  # torch and DeepSpeed are loaded only for settings that can run
+
+        return train(settings)
+    except (ConfigError, DataError) as error:
+        if main_process:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+
+
+def print_settings(words: list[str]) -> int:
+    """Print the composed, checked settings as YAML."""
+    from omegaconf import OmegaConf
+
+    compose_settings(words)
+    print(OmegaConf.to_yaml(compose_config(words)), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

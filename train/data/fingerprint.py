@@ -1,0 +1,64 @@
+"""The name of prepared data: a hash of everything that decides what is in it."""
+
+import hashlib
+import json
+from importlib.metadata import version
+
+from conf.schema import Corpus, Settings, Source, plain
+from train.data.documents import DataError
+from train.data.files import list_files
+from train.data.local import inventory
+
+FORMAT = 1  # counts changes in what the same settings and sources give
+
+
+def selected_corpora(settings: Settings) -> dict[str, Corpus]:
+    """The corpora that say where their documents are; those of all stages are among them.
+
+    Errors: `DataError` for a stage whose corpus is missing or says nothing.
+    """
+    corpora = {key: corpus for key, corpus in settings.data.corpora.items() if _says_where(corpus)}
+    for name, stage in settings.stages.items():
+        if stage.corpus not in settings.data.corpora:
+            known = ", ".join(settings.data.corpora) or "none"
+            raise DataError(f"stage {name} trains on corpus {stage.corpus}, which data.corpora does not have ({known})")
+        if stage.corpus not in corpora:
+            missing = "paths=[...]" if settings.data.corpora[stage.corpus].source is Source.files else "name=..."
+            raise DataError(
+                f"stage {name} trains on corpus {stage.corpus}, which has no documents yet; "
+                f"say where they are with data.corpora.{stage.corpus}.{missing}"
+            )
+    return corpora
+
+
+def fingerprint(settings: Settings) -> str:
+    """16 hexadecimal digits. The same for the same data, tokenizer and sources, whatever else is trained with them.
+
+    Errors: `DataError` for files that do not exist, or a stage without a corpus.
+    """
+    data = settings.data
+    corpora = selected_corpora(settings)
+    decides: dict[str, object] = {
+        "format": FORMAT,
+        "sentencepiece": version("sentencepiece"),
+        "vocab_size": settings.model.vocab_size,
+        "on_error": data.on_error.value,
+        "validation": [data.validation_fraction, data.validation_bytes],
+        "filters": plain(data.filters),
+        "tokenizer": plain(data.tokenizer),
+        "corpora": [[key, plain(corpus)] for key, corpus in corpora.items()],
+        "files": {key: _states(key, corpus) for key, corpus in corpora.items() if corpus.source is Source.files},
+    }
+    if any(corpus.source is Source.local for corpus in corpora.values()):
+        decides["machine"] = inventory()
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _says_where(corpus: Corpus) -> bool:
+    return bool(corpus.paths) if corpus.source is Source.files else corpus.name not in ("", "???")
+
+
+def _states(key: str, corpus: Corpus) -> list[tuple[str, int, int]]:
+    """Path, size in bytes and time of change in nanoseconds of each file."""
+    states = ((path, path.stat()) for path in list_files(key, corpus))
+    return [(str(path.resolve()), state.st_size, state.st_mtime_ns) for path, state in states]

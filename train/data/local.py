@@ -1,0 +1,192 @@
+"""`data=local`: corpora from what any machine with this project's packages already has. Nothing is downloaded.
+
+nl is English prose about software, multi is C and C++ with the little JavaScript there is and some Python, mono is
+Python alone. Files come in the order of the SHA-256 of their path, so that a cap on the bytes takes a sample spread
+over all packages, and the same one every time.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import inspect
+import platform
+import re
+import sysconfig
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from train.data.documents import EXTENSIONS, DataError, Document, interleave, language_of
+
+LARGEST_FILE_BYTES = 100_000  # above this, code is mostly generated
+NOT_SOURCE = {"test", "tests", "idle_test", "testing", "__pycache__", "site-packages", "dist-packages"}
+SHORTEST_PROSE_CHARACTERS = 200
+NOT_WORDS = re.compile("[^A-Za-z ]")
+EXAMPLE = re.compile(r">>>|::\n")  # what a docstring introduces code with
+# Share of multi's bytes. Python is there, as it was in BigQuery, yet most of the corpus must not be mono's language.
+MULTI_WEIGHTS = {"C": 3.0, "C++": 3.0, "Python": 1.0, "JavaScript": 1.0, "Go": 1.0, "Java": 1.0}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that may become a document."""
+
+    name: str  # path below the folder it was found in: the same on every machine
+    path: Path
+    licence: str | None
+
+
+def harvest(name: str) -> Iterator[Document]:
+    """The documents of corpus `name`, nl, multi or mono, in an order that depends on installed packages alone.
+
+    Errors: `DataError` for another name.
+    """
+    corpora: dict[str, Callable[[], Iterator[Document]]] = {"nl": _nl, "multi": _multi, "mono": _mono}
+    if name not in corpora:
+        raise DataError(f"this machine has no corpus '{name}'; name one of {', '.join(corpora)}, or use data=files")
+    return corpora[name]()
+
+
+def inventory() -> list[str]:
+    """What the harvest depends on, one line each: the interpreter, and each installed package with its version."""
+    return [f"python=={platform.python_version()}"] + [
+        f"{distribution.name}=={distribution.version}" for distribution in _distributions()
+    ]
+
+
+def _nl() -> Iterator[Document]:
+    return interleave([(_topics(), 1.0), (_descriptions(), 1.0), (_docstrings(), 2.0)])
+
+
+def _multi() -> Iterator[Document]:
+    streams = [(_code(_of_language(language)), weight) for language, weight in MULTI_WEIGHTS.items()]
+    return interleave(streams)
+
+
+def _mono() -> Iterator[Document]:
+    return _code(_of_language("Python"))
+
+
+def _topics() -> Iterator[Document]:
+    """The language reference that `help()` shows."""
+    from pydoc_data.topics import topics
+
+    for name, text in sorted(topics.items()):
+        yield Document(text.strip() + "\n", f"pydoc_data.topics.{name}", licence="PSF-2.0")
+
+
+def _descriptions() -> Iterator[Document]:
+    """The README that each installed package carries in its metadata."""
+    for distribution in _distributions():
+        text = _field(distribution, "Description")
+        if len(text) >= SHORTEST_PROSE_CHARACTERS:
+            yield Document(text, f"{distribution.name}/METADATA", licence=_licence(distribution))
+
+
+def _docstrings() -> Iterator[Document]:
+    """Docstrings that are prose: long enough, mostly letters, and only up to their first example of code."""
+    for found in _of_language("Python"):
+        module = found.name.removesuffix(".py").replace("/", ".")
+        for name, docstring in _docstrings_of(_read(found) or ""):
+            prose = EXAMPLE.split(docstring, maxsplit=1)[0].rstrip()
+            if _is_prose(prose):
+                yield Document(prose + "\n", f"{module}.{name}" if name else module, licence=found.licence)
+
+
+def _docstrings_of(text: str) -> Iterator[tuple[str, str]]:
+    """Qualified name and cleaned docstring of the module, and of each class and function in it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            module = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError):
+        return
+    waiting: list[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]] = [("", module)]
+    while waiting:
+        prefix, node = waiting.pop(0)
+        docstring = ast.get_docstring(node, clean=False)
+        if docstring:
+            yield prefix, inspect.cleandoc(docstring)
+        for child in node.body:
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                waiting.append((f"{prefix}.{child.name}".lstrip("."), child))
+
+
+def _is_prose(text: str) -> bool:
+    if len(text) < SHORTEST_PROSE_CHARACTERS or not text.isascii():
+        return False
+    return len(text) - len(NOT_WORDS.sub("", text)) < 0.15 * len(text)
+
+
+def _code(files: Iterator[Found]) -> Iterator[Document]:
+    for found in files:
+        text = _read(found)
+        if text is not None:
+            yield Document(text, found.name, language_of(found.path.suffix, text), found.licence)
+
+
+def _of_language(language: str) -> Iterator[Found]:
+    """Files of one language, by extension, headers by what is in them."""
+    for found in _files():
+        is_header = found.path.suffix == ".h" and language in ("C", "C++")
+        if language == (language_of(".h", _read(found) or "") if is_header else EXTENSIONS[found.path.suffix]):
+            yield found
+
+
+def _read(found: Found) -> str | None:
+    """The file's text, byte for byte, or None where it is not UTF-8 or is too long to be a person's work."""
+    try:
+        content = found.path.read_bytes()
+        return content.decode() if 0 < len(content) <= LARGEST_FILE_BYTES else None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+@cache
+def _files() -> list[Found]:
+    """Every code file of the interpreter and of the installed packages, tests left out, spread by hash."""
+    standard = Path(sysconfig.get_path("stdlib"))
+    include = Path(sysconfig.get_path("include"))
+    found: dict[str, tuple[Path, str | None]] = {
+        f"python/{path.relative_to(standard)}": (path, "PSF-2.0") for path in standard.rglob("*")
+    }
+    found |= {f"include/{path.relative_to(include)}": (path, "PSF-2.0") for path in include.rglob("*.h")}
+    for distribution in _distributions():
+        licence = _licence(distribution)
+        for file in distribution.files or []:
+            found[file.as_posix()] = (Path(str(file.locate())), licence)
+    kept = [
+        Found(name, path, licence)
+        for name, (path, licence) in found.items()
+        if path.suffix in EXTENSIONS and not NOT_SOURCE & set(name.split("/")) and ".." not in name
+    ]
+    return sorted(kept, key=lambda one: hashlib.sha256(one.name.encode()).digest())
+
+
+@cache
+def _distributions() -> list[importlib.metadata.Distribution]:
+    """Installed packages by name, the one that an import would find where a name occurs twice."""
+    by_name: dict[str, importlib.metadata.Distribution] = {}
+    for distribution in importlib.metadata.distributions():
+        if distribution.name:
+            by_name.setdefault(distribution.name.lower(), distribution)
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def _licence(distribution: importlib.metadata.Distribution) -> str | None:
+    """What the package says of its licence: an SPDX expression, a classifier, or the first line of a text."""
+    expression = _field(distribution, "License-Expression")
+    if expression:
+        return expression
+    for classifier in distribution.metadata.get_all("Classifier") or []:
+        if classifier.startswith("License :: "):
+            return str(classifier.rpartition(" :: ")[2])
+    lines = _field(distribution, "License").strip().splitlines()
+    return lines[0] if lines else None
+
+
+def _field(distribution: importlib.metadata.Distribution, name: str) -> str:
+    metadata = distribution.metadata
+    return str(metadata[name]) if name in metadata else ""

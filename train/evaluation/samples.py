@@ -1,0 +1,49 @@
+"""Samples from a model in training: what it makes of a few prompts. Every process takes part, so any layout can."""
+
+import torch
+from torch import Tensor
+
+from conf.schema import Evaluation
+from parallel.engine import Engine
+from train.data.tokenizer import Tokenizer
+
+
+def sample(
+    engine: Engine, tokenizer: Tokenizer, settings: Evaluation, context_length: int, seed: int
+) -> dict[str, str]:
+    """Prompt's name -> the continuation of `settings.sample_prompts`, at most `sample_tokens` tokens each.
+
+    The prompts run as one batch, padded on the right to the context: the causal mask keeps the padding out.
+    """
+    prompts = [
+        tokenizer.encode(text)[-(context_length - settings.sample_tokens) :]
+        for text in settings.sample_prompts.values()
+    ]
+    prompts = [prompt or [tokenizer.eos] for prompt in prompts]
+    ids = torch.full((len(prompts), context_length), tokenizer.eos)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(prompt)
+    ends = torch.tensor([len(prompt) for prompt in prompts])
+    rows, generator = torch.arange(len(prompts)), torch.Generator().manual_seed(seed)
+    for _ in range(settings.sample_tokens):
+        logits = engine.next_token_logits(ids, ends - 1)[:, : tokenizer.vocab_size]
+        ids[rows, ends] = choose(logits, settings.sample_temperature, settings.sample_top_p, generator)
+        ends += 1
+    return {
+        name: tokenizer.decode(_until(ids[row, len(prompts[row]) : ends[row]].tolist(), tokenizer.eos))
+        for row, name in enumerate(settings.sample_prompts)
+    }
+
+
+def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> Tensor:
+    """A token for each row of logits `[batch, vocab]`: greedy at temperature 0, else by nucleus (arXiv 1904.09751)."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities, order = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    probabilities = probabilities.masked_fill(before >= top_p, 0.0)
+    return order.gather(-1, torch.multinomial(probabilities, 1, generator=generator)).squeeze(-1)
+
+
+def _until(ids: list[int], stop: int) -> list[int]:
+    return ids[: ids.index(stop)] if stop in ids else ids

@@ -1,0 +1,104 @@
+"""The training loop: each stage takes its parent's weights, trains on its corpus, is evaluated on all, hands on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from conf.schema import Settings
+from parallel.engine import Engine, MicroBatch
+from parallel.layout import leave
+from train.checkpoint import save_checkpoint, save_weights
+from train.data.batches import micro_batches
+from train.data.blocks import Blocks, Order
+from train.evaluation.bits_per_byte import bits_per_byte
+from train.evaluation.samples import sample
+from train.job import Job, StopSignal, open_job
+from train.report import report
+from train.schedule import learning_rate
+from train.stages import is_finished, lineage, open_engine, parent_of, stage_folder
+from train.tracking import Meter, Tracker, open_tracker
+
+INTERRUPTED = 75  # exit code of a run that was asked to stop, saved itself and can go on (EX_TEMPFAIL)
+
+
+def train(settings: Settings) -> int:
+    """Run every stage of `settings` that is not finished; return 0, or `INTERRUPTED` where a signal came."""
+    stop = StopSignal()
+    job = open_job(settings)
+    for name in settings.stages:
+        if is_finished(job.folder, name):
+            job.say(f"stage {name}: finished before, kept")
+        elif not train_stage(job, name, stop):
+            job.say("stopped as asked; the same command goes on from here")
+            leave()
+            return INTERRUPTED
+    report(job)
+    leave()
+    return 0
+
+
+def train_stage(job: Job, name: str, stop: StopSignal) -> bool:
+    """Train one stage to its end; false where a signal stopped it, with everything saved."""
+    settings, stage, folder = job.settings, job.settings.stages[name], stage_folder(job.folder, name)
+    parent = parent_of(job.folder, name, settings)
+    engine, done = open_engine(job, name, parent)
+    origin = f"going on after step {done}" if done else f"from {parent or 'random weights'}"
+    job.say(f"stage {name}: {origin}")
+    batches = stage_batches(job, name, done)
+    tracker = open_tracker(job, name, done, lineage(job.folder, name, parent, settings))
+    meter = Meter(job)
+    for step in range(done + 1, stage.steps + 1):
+        rate = learning_rate(stage, step)
+        engine.set_learning_rate(rate)
+        result = engine.train_batch(batches)
+        meter.count(stage.global_batch_size)
+        stopped = job.world.any(stop.received)
+        last = step == stage.steps
+        if step % settings.tracking.log_every == 0 or step == 1 or last:
+            tracker.record_step(name, step, rate, result, meter)
+        if step % settings.evaluation.every == 0 and not last:
+            tracker.record_scores(name, step, evaluate(job, engine))
+            meter.restart()
+        if step % settings.run.save_every == 0 or last or stopped:
+            save_checkpoint(
+                engine, folder / "checkpoints", {"stage": name, "step": step}, settings.run.keep_checkpoints
+            )
+            meter.restart()
+        if stopped and not last:
+            tracker.finish()
+            job.world.barrier()
+            return False
+    finish(job, engine, name, parent, tracker)
+    return True
+
+
+def stage_batches(job: Job, name: str, done: int) -> Iterator[MicroBatch]:
+    """This process's micro-batches of the stage, from where `done` optimizer steps have left off."""
+    stage, files = job.settings.stages[name], job.data.corpora[job.settings.stages[name].corpus]
+    blocks = Blocks(files.train, files.dtype, job.settings.model.context_length)
+    order = Order(len(blocks), job.settings.run.seed)
+    micro_batch_size = job.settings.layout.micro_batch_size
+    position = done * stage.global_batch_size
+    return micro_batches(blocks, order, position, micro_batch_size, job.world.data_rank, job.world.data_size)
+
+
+def evaluate(job: Job, engine: Engine) -> dict[str, float]:
+    """Bits per byte on the validation set of every corpus."""
+    length, batch_size = job.settings.model.context_length, job.settings.evaluation.batch_size
+    return {name: bits_per_byte(engine, files, length, batch_size) for name, files in job.data.corpora.items()}
+
+
+def finish(job: Job, engine: Engine, name: str, parent: Path | None, tracker: Tracker) -> None:
+    """Leave what the next stage and the reader need: weights, lineage, samples, and last the scores."""
+    folder, settings = stage_folder(job.folder, name), job.settings
+    save_weights(engine, folder / "weights")
+    tokenizer = job.data.tokenizer()
+    samples = sample(engine, tokenizer, settings.evaluation, settings.model.context_length, settings.run.seed)
+    tracker.record_samples(name, samples, folder / "samples.md")
+    scores = evaluate(job, engine)
+    tracker.record_scores(name, settings.stages[name].steps, scores)
+    job.write(folder / "lineage.json", lineage(job.folder, name, parent, settings))
+    order = list(settings.stages).index(name)
+    job.write(folder / "evaluation.json", {"stage": name, "order": order, "bits_per_byte": scores})
+    tracker.finish()
+    engine.destroy()
+    job.world.barrier()

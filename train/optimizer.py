@@ -1,0 +1,35 @@
+"""AdamW and which parameters decay."""
+
+import re
+
+import torch
+from torch import nn
+
+from conf.schema import Decay, Optimizer
+
+
+def decays(name: str, parameter: nn.Parameter, decay: Decay, n_layer: int) -> bool:
+    """Whether weight decay pulls on the parameter `name` ("3.in_proj.weight").
+
+    matrices: it has two or more dimensions. jaxformer: all but the final norm and the head's bias. That code decayed
+    whatever had two dimensions, and a block's vectors had: they were stacked over the layers.
+    """
+    if decay is Decay.matrices:
+        return getattr(parameter, "ds_shape", parameter.shape).__len__() > 1
+    return not re.fullmatch(rf"{n_layer + 1}\.(norm\.weight|norm\.bias|bias)", name)
+
+
+def adamw(named: list[tuple[str, nn.Parameter]], settings: Optimizer, n_layer: int) -> torch.optim.Optimizer:
+    """torch's fused AdamW in two groups, with and without decay. The rate is set by the schedule before each step."""
+    groups = {flag: [p for n, p in named if decays(n, p, settings.decay, n_layer) is flag] for flag in (True, False)}
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "weight_decay": settings.weight_decay if flag else 0.0}
+            for flag, parameters in groups.items()
+            if parameters
+        ],
+        lr=0.0,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon,
+        fused=True,
+    )

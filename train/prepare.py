@@ -1,0 +1,22 @@
+"""`python -m train.prepare key=value ...`: prepare the data of a run, so that training starts at once."""
+
+import sys
+
+from conf.check import ConfigError
+from conf.compose import compose_settings
+from train.data.documents import DataError
+from train.data.prepare import prepare
+
+
+def main(words: list[str]) -> int:
+    """Prepare the data that `words` describe and return the exit code: 0, or 2 for what the user can put right."""
+    try:
+        prepare(compose_settings(words))
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

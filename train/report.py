@@ -1,0 +1,85 @@
+"""The story of a run: bits per byte, stage by corpus, as a table and as a picture."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from train.job import Job
+
+Scores = dict[str, dict[str, float]]  # stage -> corpus -> bits per byte
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito: safe for the colour-blind
+
+
+def report(job: Job) -> None:
+    """Print the table and leave `stages.md` and `stages.png` in the run's folder."""
+    if job.world.is_main:
+        scores = read_scores(job.folder)
+        print_table(scores)
+        write_markdown(scores, job.folder / "stages.md")
+        draw(scores, job.folder / "stages.png")
+        print(f"samples, checkpoints and metrics: {job.folder}\npicture: {job.folder / 'stages.png'}", flush=True)
+
+
+def read_scores(folder: Path) -> Scores:
+    """Each finished stage's bits per byte on every corpus, in the order the stages ran."""
+    scores = {}
+    for path in (folder / "stages").glob("*/evaluation.json"):
+        result = json.loads(path.read_text())
+        scores[path.parent.name] = (result["order"], result["bits_per_byte"])
+    return {stage: values for stage, (_, values) in sorted(scores.items(), key=lambda item: item[1][0])}
+
+
+def print_table(scores: Scores) -> None:
+    """Print the table; the best stage on each corpus is bold."""
+    corpora = list(next(iter(scores.values())))
+    best = {corpus: min(values[corpus] for values in scores.values()) for corpus in corpora}
+    table = Table(title="Validation, bits per byte (lower is better)", min_width=50)
+    table.add_column("after stage")
+    for corpus in corpora:
+        table.add_column(corpus, justify="right")
+    for stage, values in scores.items():
+        cells = [f"{values[corpus]:.3f}" for corpus in corpora]
+        bold = [
+            f"[bold green]{cell}[/]" if values[corpus] == best[corpus] else cell
+            for corpus, cell in zip(corpora, cells, strict=True)
+        ]
+        table.add_row(stage, *bold)
+    Console().print(table)
+
+
+def write_markdown(scores: Scores, path: Path) -> None:
+    """Write the table as Markdown."""
+    corpora = list(next(iter(scores.values())))
+    rows = ["| after stage | " + " | ".join(corpora) + " |", "|---|" + "---:|" * len(corpora)]
+    rows += [
+        f"| {stage} | " + " | ".join(f"{values[c]:.3f}" for c in corpora) + " |" for stage, values in scores.items()
+    ]
+    path.write_text("Validation, bits per byte (lower is better)\n\n" + "\n".join(rows) + "\n")
+
+
+def draw(scores: Scores, path: Path) -> None:
+    """Draw the picture: a group of bars a corpus, a bar a stage."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    stages, corpora = list(scores), list(next(iter(scores.values())))
+    width = 0.8 / len(stages)
+    figure, axes = pyplot.subplots(figsize=(1.5 + 2.2 * len(corpora), 4.2), layout="constrained")
+    for index, stage in enumerate(stages):
+        values = [scores[stage][corpus] for corpus in corpora]
+        places = [place + (index - (len(stages) - 1) / 2) * width for place in range(len(corpora))]
+        bars = axes.bar(places, values, width * 0.92, label=f"after {stage}", color=COLOURS[index % len(COLOURS)])
+        axes.bar_label(bars, fmt="%.2f", fontsize=9, padding=2)
+    axes.set_xticks(range(len(corpora)), [f"{corpus} validation" for corpus in corpora])
+    axes.set_ylabel("bits per byte (lower is better)")
+    axes.set_title("Each stage on every corpus")
+    axes.margins(y=0.18)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=len(stages), loc="upper center")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)

@@ -1,0 +1,92 @@
+"""A run is a folder: settings, git state, environment, metrics, checkpoints, samples and reports of every stage.
+
+config.yaml environment.json metrics.jsonl stages.png stages.md wandb/
+tokenizer/
+stages/<stage>/ deepspeed.json lineage.json evaluation.json samples.md checkpoints/ weights/
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from conf.run_folder import check_run_folder, run_folder
+from conf.schema import Settings, plain
+
+PACKAGES = ("torch", "deepspeed", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy", "apex")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text())
+
+
+def open_run(settings: Settings) -> Path:
+    """Make the run's folder, or take the one that holds this run, and record what it runs on. Main process only.
+
+    Errors: `ConfigError` where the folder holds something else.
+    """
+    folder = run_folder(settings)
+    if not check_run_folder(settings):
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / "config.yaml.partial"
+        partial.write_text(OmegaConf.to_yaml(OmegaConf.create(plain(settings))))
+        partial.replace(folder / "config.yaml")
+    write_json(folder / "environment.json", environment())
+    return folder
+
+
+def environment() -> dict[str, Any]:
+    """Where and with what this process runs: host, packages, devices, and the git state of the code."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "command": sys.argv,
+        "packages": {name: _version(name) for name in PACKAGES},
+        "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] or ["cpu"],
+        "git": git_state(Path(__file__).parent),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit and uncommitted changes of the repository around `folder`; empty outside of one."""
+
+    def git(*words: str) -> str | None:
+        try:
+            ran = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return ran.stdout if ran.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {
+        "commit": commit.strip(),
+        "status": (git("status", "--porcelain") or "").splitlines(),
+        "diff": git("diff", "HEAD"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
