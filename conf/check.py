@@ -127,6 +127,13 @@ def _batches(settings: Settings, world_size: int) -> Iterator[str]:
             f"pipeline_parallel_size={layout.pipeline_parallel_size}; use a multiple of {ranks} processes"
         )
         return
+    replicas = data_parallel_size(settings, world_size)
+    if layout.data_parallel_size is not None and layout.data_parallel_size != replicas:
+        yield (
+            f"layout={layout.name} is for {ranks * layout.data_parallel_size} processes, and there are {world_size}; "
+            f"set layout.data_parallel_size={replicas} or cluster.nodes and cluster.processes_per_node"
+        )
+        return
     unit = layout.micro_batch_size * data_parallel_size(settings, world_size)
     for name, stage in settings.stages.items():
         batch = stage.global_batch_size

@@ -198,6 +198,7 @@ class Layout:
     name: str = MISSING
     tensor_parallel_size: int = MISSING
     pipeline_parallel_size: int = MISSING
+    data_parallel_size: int | None = None
     sequence_parallel: bool = MISSING
     zero_stage: int = MISSING
     offload: Offload = MISSING
@@ -205,6 +206,7 @@ class Layout:
     recompute: Recompute = MISSING
     precision: Precision = MISSING
     loss_chunk_tokens: int = MISSING
+    overlap: bool = MISSING
 
 
 @dataclass

@@ -22,7 +22,7 @@ def main(words: list[str]) -> int:
     """Run the job that `words` describe and return its exit code."""
     try:
         settings = compose_settings(words)
-        processes = world_size(settings.cluster)
+        processes = world_size(settings.cluster, settings.layout)
         settings = compose_settings(words, processes)
         resumes = check_run_folder(settings)
     except ConfigError as error:

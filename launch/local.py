@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 
-from conf.schema import Cluster
+from conf.schema import Cluster, Layout
 
 CPU_PROCESSES = 2  # on a machine without a GPU, so that a laptop runs what a cluster runs
 
@@ -24,9 +24,12 @@ def count_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def world_size(cluster: Cluster) -> int:
-    """Processes that `cluster` stands for here."""
-    return cluster.nodes * (cluster.processes_per_node or count_gpus() or CPU_PROCESSES)
+def world_size(cluster: Cluster, layout: Layout) -> int:
+    """Processes that a job stands for here: what the cluster or the layout says, else one per GPU, else a few."""
+    replicas = layout.data_parallel_size or 0
+    needed = layout.tensor_parallel_size * layout.pipeline_parallel_size * replicas
+    per_node = cluster.processes_per_node or needed // cluster.nodes or count_gpus() or CPU_PROCESSES
+    return cluster.nodes * per_node
 
 
 def train_command(overrides: list[str], processes: int) -> list[str]:

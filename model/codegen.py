@@ -54,22 +54,31 @@ class Block(nn.Module):
         self.mlp_bias = sharded(nn.Parameter(torch.empty(4 * d // tensor.size)), Shard(0, (4 * d,)), tensor)
         self.out_proj = RowLinear(parts=(d, 4 * d), out_features=d, tensor=tensor)
         self.register_buffer("rotary", rotary_table(model.context_length, model.rotary_dim), persistent=False)
-        self.run = self._run
+        self.whole, self.middle = self._whole, self._middle
         if operations.compile and tensor.size == 1:
-            self.run = torch.compile(self._run, dynamic=False)
+            self.whole = torch.compile(self._whole, dynamic=False)
+        elif operations.compile:  # collectives stay outside
+            self.middle = torch.compile(self._middle, dynamic=False)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """`[batch, seq, hidden]` -> the same."""
         if self.recompute is Recompute.full and torch.is_grad_enabled():
-            return checkpoint(self.run, hidden_states, use_reentrant=False)  # type: ignore[no-any-return]
-        return self.run(hidden_states)
+            return checkpoint(self.whole, hidden_states, use_reentrant=False)  # type: ignore[no-any-return]
+        return self.whole(hidden_states)
 
-    def _run(self, x: Tensor) -> Tensor:
-        q, k, v, mlp = self.split(self.in_proj(self.norm(x)))  # [batch, heads, seq, head_dim] x 3, [batch, seq, 4d]
+    def _whole(self, x: Tensor) -> Tensor:
+        product = self.in_proj(self.norm(x))  # [batch, seq, 7d]
+        keep = self.recompute is not Recompute.selective or not torch.is_grad_enabled()
+        mixed = self.middle(product) if keep else checkpoint(self.middle, product, use_reentrant=False)
+        out = self.out_proj(mixed)  # [batch, seq, d]
+        return x + nn.functional.dropout(out, self.dropout, self.training)
+
+    def _middle(self, product: Tensor) -> Tensor:
+        """Between the products, `[batch, seq, 7d]` -> `[batch, seq, 5d]`: large activations, cheap to make again."""
+        q, k, v, mlp = self.split(product)  # [batch, heads, seq, head_dim] x 3, [batch, seq, 4d]
         attended = self.attention(self.turn(q), self.turn(k), v).transpose(1, 2).flatten(2)  # [batch, seq, d]
         activated = nn.functional.gelu(mlp + self.mlp_bias, approximate="tanh")  # [batch, seq, 4d]
-        out = self.out_proj(torch.cat([attended, activated], dim=-1))  # [batch, seq, d]
-        return x + nn.functional.dropout(out, self.dropout, self.training)  # [batch, seq, d]
+        return torch.cat([attended, activated], dim=-1)
 
     def split(self, product: Tensor) -> list[Tensor]:
         """`[batch, seq, 7d]` -> q, k, v `[batch, heads, seq, head_dim]` and the MLP's `[batch, seq, 4d]`."""

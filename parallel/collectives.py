@@ -4,6 +4,7 @@ Each takes `hidden_states` as `[batch, seq, hidden]`. The idea and the pairs are
 f and g, arXiv 2205.05198 for the sequence-parallel pair).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,6 +36,24 @@ def reduce_scatter_sequence(x: Tensor, tensor: TensorGroup) -> Tensor:
     kept = torch.empty_like(parts[tensor.rank])
     dist.reduce_scatter(kept, parts, group=tensor.group)
     return kept
+
+
+def start_leave_column(gradient: Tensor, tensor: TensorGroup) -> Callable[[], Tensor]:
+    """Start the backward collective of `enter_column` on `[batch, seq, hidden]`; the returned call waits for it."""
+    if tensor.sequence_parallel:
+        parts = [part.contiguous() for part in gradient.chunk(tensor.size, dim=SEQUENCE)]
+        result = torch.empty_like(parts[tensor.rank])
+        work = dist.reduce_scatter(result, parts, group=tensor.group, async_op=True)
+    else:
+        result = gradient.contiguous()
+        work = dist.all_reduce(result, group=tensor.group, async_op=True)
+
+    def wait() -> Tensor:
+        if work is not None:
+            work.wait()
+        return result
+
+    return wait
 
 
 class _IdentityForwardAllReduceBackward(torch.autograd.Function):

@@ -1,5 +1,6 @@
 """The engine: one object with `train_batch` and `eval_batch`, whatever the layout. DeepSpeed does the work."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,8 +49,9 @@ class Stack(nn.Sequential):
 class Engine:
     """A model, its optimizer and its layout, ready to train. Build it with `build_engine`."""
 
-    def __init__(self, deepspeed_engine: Any, world: World) -> None:
+    def __init__(self, deepspeed_engine: Any, world: World, seed: int) -> None:
         self.deepspeed = deepspeed_engine
+        self.seed = seed
         self.world = world
 
     @property
@@ -70,6 +72,7 @@ class Engine:
     def train_batch(self, micro_batches: Iterator[MicroBatch]) -> StepResult:
         """Take `accumulation_steps` micro-batches of this process's replica, and one optimizer step."""
         self.deepspeed.train()
+        self._seed()
         loss = self._forward_backward_step(micro_batches)
         norm = self.deepspeed.get_global_grad_norm()
         skipped = not self.deepspeed.was_step_applied()
@@ -91,6 +94,17 @@ class Engine:
         with torch.no_grad():
             logits = self._logits(ids.to(self.world.device), positions.to(self.world.device))
         return torch.Tensor.cpu(logits)
+
+    def _seed(self) -> None:
+        """Random state of the step, for dropout: a function of the step, so that a resumed run draws what it would.
+
+        Dropout acts on the residual stream. Tensor ranks that hold the same tokens must drop the same channels; under
+        sequence parallelism they hold different tokens and must not.
+        """
+        world, tensor = self.world, self.world.tensor
+        place = (world.data_rank, world.pipeline_rank, tensor.rank if tensor.sequence_parallel else 0)
+        key = hashlib.sha256(repr((self.seed, self.deepspeed.global_steps, place)).encode()).digest()
+        torch.manual_seed(int.from_bytes(key[:8], "little", signed=True))
 
     def _forward_backward_step(self, micro_batches: Iterator[MicroBatch]) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=self.world.device)
@@ -212,7 +226,7 @@ def build_engine(
     )
     if not (config["bf16"]["enabled"] or config["fp16"]["enabled"] or config["zero_optimization"]["stage"]):
         _clip_plain_gradients(engine, world)
-    return PipelinedEngine(engine, world) if world.pipeline_size > 1 else Engine(engine, world)
+    return (PipelinedEngine if world.pipeline_size > 1 else Engine)(engine, world, config["seed"])
 
 
 def _masters(optimizer: Any) -> dict[nn.Parameter, Tensor]:

@@ -22,12 +22,14 @@ class TensorGroup:
 
     size: how many; rank: which of them this is; group: None at size 1, where every layer is plain torch.
     sequence_parallel: between the matrices each process holds `seq / size` tokens.
+    overlap: in the backward pass, the collective of the input's gradient runs beside the weight gradient's product.
     """
 
     size: int = 1
     rank: int = 0
     group: Any = None
     sequence_parallel: bool = False
+    overlap: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ def join(timeout_seconds: float = 1800.0) -> None:
     )
 
 
-def build_world(tensor_size: int = 1, pipeline_size: int = 1, sequence_parallel: bool = False) -> World:
+def build_world(
+    tensor_size: int = 1, pipeline_size: int = 1, sequence_parallel: bool = False, overlap: bool = False
+) -> World:
     """Arrange the processes that joined. Neighbouring ranks share matrices, then data, then the pipeline.
 
     Errors: ValueError where the sizes do not divide the number of processes.
@@ -126,6 +130,7 @@ def build_world(tensor_size: int = 1, pipeline_size: int = 1, sequence_parallel:
         rank=grid.get_slice_parallel_rank(),
         group=grid.get_slice_parallel_group() if tensor_size > 1 else None,
         sequence_parallel=sequence_parallel and tensor_size > 1,
+        overlap=overlap and tensor_size > 1,
     )
     accelerator = get_accelerator()
     local_rank = int(os.environ["LOCAL_RANK"])

@@ -6,11 +6,12 @@ is cut part by part, so that a slice means the same whatever the size.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from parallel.collectives import enter_column, leave_row, replicated
+from parallel.collectives import enter_column, gather_sequence, leave_row, replicated, start_leave_column
 from parallel.layout import TensorGroup
 
 
@@ -61,7 +62,27 @@ class ColumnLinear(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Shapes as in the class."""
+        if self.tensor.overlap:
+            return _OverlappedColumn.apply(hidden_states, self.weight, self.tensor)  # type: ignore[no-any-return,no-untyped-call]
         return nn.functional.linear(enter_column(hidden_states, self.tensor), self.weight)
+
+
+class _OverlappedColumn(torch.autograd.Function):
+    """`enter_column` and the product in one, so that the backward pass computes while it communicates."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, tensor: TensorGroup) -> Tensor:
+        whole = gather_sequence(x, tensor) if tensor.sequence_parallel else x
+        ctx.save_for_backward(whole, weight)
+        ctx.tensor = tensor
+        return nn.functional.linear(whole, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        whole, weight = ctx.saved_tensors
+        wait = start_leave_column(gradients[0] @ weight, ctx.tensor)
+        weight_gradient = gradients[0].flatten(0, 1).t() @ whole.flatten(0, 1)
+        return wait(), weight_gradient, None
 
 
 class RowLinear(nn.Module):

@@ -50,7 +50,9 @@ def open_job(settings: Settings) -> Job:
         raise DataError("the data is not prepared; run `python -m train.prepare` with the same settings first")
     join()
     layout = settings.layout
-    world = build_world(layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.sequence_parallel)
+    world = build_world(
+        layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.sequence_parallel, layout.overlap
+    )
     precision = resolve_precision(layout.precision, world.device)
     settings = replace(settings, layout=replace(layout, precision=precision))
     check(settings, world.size)

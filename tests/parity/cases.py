@@ -70,7 +70,9 @@ def train(overrides: list[str]) -> dict[str, Any]:
     """Losses, gradient norms and final weights (on the processes that are given them) of `STEPS` steps."""
     settings = settings_of(overrides)
     layout = settings.layout
-    world = build_world(layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.sequence_parallel)
+    world = build_world(
+        layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.sequence_parallel, layout.overlap
+    )
     engine = engine_of(settings, world)
     results = []
     for step in range(STEPS):

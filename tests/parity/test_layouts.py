@@ -13,18 +13,47 @@ from tests.worlds import Worlds
 
 MP_NUM = 4
 
+TP2, PP2 = "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2"
+TP4, PP4 = "layout.tensor_parallel_size=4", "layout.pipeline_parallel_size=4"
+SP = "layout.sequence_parallel=true"
+ZERO0, ZERO1, ZERO2, ZERO3 = (f"layout.zero_stage={stage}" for stage in range(4))
+
 LAYOUTS: dict[str, tuple[int, list[str]]] = {
-    "single": (1, ["layout.zero_stage=0"]),
-    "single zero1": (1, ["layout.zero_stage=1"]),
-    "recompute": (1, ["layout.zero_stage=0", "layout.recompute=full"]),
-    "tp2": (2, ["layout.tensor_parallel_size=2", "layout.zero_stage=0"]),
-    "tp2 sp": (2, ["layout.tensor_parallel_size=2", "layout.sequence_parallel=true", "layout.zero_stage=0"]),
-    "pp2": (2, ["layout.pipeline_parallel_size=2", "layout.zero_stage=0"]),
-    "dp2 zero0": (2, ["layout.zero_stage=0"]),
-    "dp2 zero1": (2, ["layout.zero_stage=1"]),
-    "dp2 zero2": (2, ["layout.zero_stage=2"]),
-    "dp2 zero3": (2, ["layout.zero_stage=3"]),
-    "dp2 no accumulation": (2, ["layout.zero_stage=1", "layout.micro_batch_size=4"]),
+    "single": (1, [ZERO0]),
+    "single zero1": (1, [ZERO1]),
+    "recompute": (1, [ZERO0, "layout.recompute=full"]),
+    "selective recompute": (1, [ZERO0, "layout.recompute=selective"]),
+    "no accumulation": (1, [ZERO0, "layout.micro_batch_size=8"]),
+    "tp2": (2, [TP2, ZERO0]),
+    "tp2 without overlap": (2, [TP2, ZERO0, "layout.overlap=false"]),
+    "tp2 sp": (2, [TP2, SP, ZERO0]),
+    "tp2 sp without overlap": (2, [TP2, SP, ZERO0, "layout.overlap=false"]),
+    "tp2 sp recompute": (2, [TP2, SP, ZERO1, "layout.recompute=full"]),
+    "tp2 sp selective recompute": (2, [TP2, SP, ZERO1, "layout.recompute=selective"]),
+    "pp2": (2, [PP2, ZERO0]),
+    "pp2 recompute": (2, [PP2, ZERO1, "layout.recompute=full"]),
+    "dp2 zero0": (2, [ZERO0]),
+    "dp2 zero1": (2, [ZERO1]),
+    "dp2 zero2": (2, [ZERO2]),
+    "dp2 zero3": (2, [ZERO3]),
+    "dp2 zero3 recompute": (2, [ZERO3, "layout.recompute=full"]),
+    "dp2 zero1 offload": (2, [ZERO1, "layout.offload=optimizer"]),
+    "dp2 zero2 offload": (2, [ZERO2, "layout.offload=optimizer"]),
+    "dp2 zero3 offload": (2, [ZERO3, "layout.offload=parameters"]),
+    "dp2 no accumulation": (2, [ZERO1, "layout.micro_batch_size=4"]),
+    "tp4": (4, [TP4, ZERO0]),
+    "tp4 sp": (4, [TP4, SP, ZERO1]),
+    "pp4 uneven": (4, [PP4, ZERO0]),
+    "pp4 uneven zero1": (4, [PP4, ZERO1]),
+    "tp2 pp2": (4, [TP2, PP2, ZERO0]),
+    "tp2 sp pp2 zero1": (4, [TP2, PP2, SP, ZERO1]),
+    "tp2 dp2 zero1": (4, [TP2, ZERO1]),
+    "tp2 sp dp2 zero2": (4, [TP2, SP, ZERO2]),
+    "tp2 dp2 zero3": (4, [TP2, ZERO3]),
+    "pp2 dp2 zero1": (4, [PP2, ZERO1]),
+    "pp2 dp2 zero0": (4, [PP2, ZERO0]),
+    "tp2 pp2 dp2 sp": (8, [TP2, PP2, SP, ZERO1]),
+    "tp2 pp2 dp2 zero0": (8, [TP2, PP2, ZERO0]),
 }
 
 
