@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from types import FrameType
 
 import psutil
@@ -15,6 +16,8 @@ from conf.run_folder import check_run_folder, run_folder
 from launch.local import environment, train_command, world_size
 
 BAD_INPUT = 2  # exit code for what the user can put right
+WATCH_SECONDS = 0.2  # between looks at which ranks are alive
+GRACE_SECONDS = 10.0  # from the end of the first rank to the end of the last
 INTERRUPTED = 75  # exit code of a run that was asked to stop and can go on (EX_TEMPFAIL)
 
 
@@ -61,13 +64,43 @@ def run(command: list[str], variables: dict[str, str]) -> int:
 
         previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            first = first_to_end(process)
             code = process.wait()
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
     if signals:
         return INTERRUPTED
+    if code and first is not None:
+        print(f"error: rank {first[0]} (process {first[1]}) ended first; the others were stopped", file=sys.stderr)
     return code if code >= 0 else 128 - code
+
+
+def first_to_end(process: subprocess.Popen[bytes]) -> tuple[int, int] | None:
+    """Watch the launcher `process` to its end: rank and process id of the rank that ended first, None without ranks.
+
+    Ranks end together. Where one is gone and another still runs after `GRACE_SECONDS`, it waits for a rank that will
+    never answer, and is killed.
+    """
+    ranks: dict[int, int] = {}
+    first, since = None, 0.0
+    while process.poll() is None:
+        time.sleep(WATCH_SECONDS)
+        try:
+            children = psutil.Process(process.pid).children()
+            for child in children:
+                if child.pid not in ranks and "RANK" in (variables := child.environ()):
+                    ranks[child.pid] = int(variables["RANK"])
+            alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+        except psutil.Error:
+            continue
+        ended = sorted((ranks[pid], pid) for pid in ranks.keys() - {child.pid for child in alive})
+        if ended and first is None:
+            first, since = ended[0], time.monotonic()
+        if first is not None and time.monotonic() > since + GRACE_SECONDS:
+            for child in alive:
+                child.kill()
+    return first
 
 
 if __name__ == "__main__":

@@ -167,24 +167,34 @@ class PipelinedEngine(Engine):
     """An engine whose layers are spread over pipeline stages."""
 
     def _forward_backward_step(self, micro_batches: Iterator[MicroBatch]) -> Tensor:
-        return self.deepspeed.train_batch(micro_batches)  # type: ignore[no-any-return]
+        return self.deepspeed.train_batch(self._labelled(micro_batches))  # type: ignore[no-any-return]
 
     def _summed_loss(self, micro_batch: MicroBatch) -> Tensor:
-        mean: Tensor = self._evaluate(micro_batch)  # over the replicas, and on all of them: its sum is the sum
+        mean: Tensor = self._evaluate(
+            self._labelled(iter([micro_batch]))
+        )  # over the replicas, and on all of them: its sum is the sum
         return mean
 
     def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
-        _, hidden_states = self._evaluate((ids, ids), return_logits=True, compute_loss=False, bcast_loss=False)
+        self.deepspeed.module.labels = None
+        _, hidden_states = self._evaluate(iter([(ids, ids)]), return_logits=True, compute_loss=False, bcast_loss=False)
         if not self.deepspeed.is_last_stage():
             return self.world.from_last_stage(None)
         head = self.deepspeed.module.forward_funcs[-1]
         return self.world.from_last_stage(_whole_vocabulary(head.logits(hidden_states, positions), self.world))
 
-    def _evaluate(self, micro_batch: MicroBatch, **options: bool) -> Any:
+    def _labelled(self, micro_batches: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
+        """Hand the labels to the module as each micro-batch is taken: its stage computes that one next."""
+        for micro_batch in micro_batches:
+            ids, labels = self._to_device(micro_batch)
+            self.deepspeed.module.labels = labels
+            yield ids, labels
+
+    def _evaluate(self, micro_batches: Iterator[MicroBatch], **options: bool) -> Any:
         """`eval_batch` on one micro-batch, whose shape is its own: DeepSpeed keeps shapes and losses between calls."""
         self.deepspeed.reset_activation_shape()
         self.deepspeed.total_loss = None
-        result = self.deepspeed.eval_batch(iter([micro_batch]), num_micro_batches=1, **options)
+        result = self.deepspeed.eval_batch(micro_batches, num_micro_batches=1, **options)
         self.deepspeed.reset_activation_shape()
         return result
 

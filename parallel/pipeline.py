@@ -34,7 +34,13 @@ def stage_bounds(costs: Sequence[float], stages: int) -> list[int]:
 
 
 class _Pipeline(PipelineModule):  # type: ignore[misc]
-    """`PipelineModule` that takes its bounds as given: DeepSpeed's own way builds every layer on every process."""
+    """`PipelineModule` that takes its bounds as given, and whose last stage turns `labels` into the loss in `forward`.
+
+    DeepSpeed's own way of cutting builds every layer on every process. Its own way to the loss, `loss_fn` outside of
+    `forward`, loses the head's gradients in bf16: a hook on forward's output clears what came before it.
+    """
+
+    labels: Tensor | None = None  # of the micro-batch that the last stage computes next; None: forward ends at the head
 
     def __init__(self, bounds: list[int], **keys: Any) -> None:
         self.parts = bounds
@@ -43,6 +49,12 @@ class _Pipeline(PipelineModule):  # type: ignore[misc]
     def _partition_layers(self, method: str = "") -> None:
         stage = self._topo.get_coord(self.global_rank).pipe
         self._set_bounds(start=self.parts[stage], stop=self.parts[stage + 1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Token ids or hidden states -> hidden states; with `labels`, the last stage's loss."""
+        output: Tensor = super().forward(x)
+        is_last = self._local_stop == self._num_layers
+        return self.forward_funcs[-1].loss(output, self.labels) if is_last and self.labels is not None else output
 
 
 def build_pipeline(
@@ -53,15 +65,11 @@ def build_pipeline(
 ) -> Any:
     """This process's stage of the pipeline: only its own layers are built, then set by `initialise(layer, index)`."""
 
-    def loss(output: Tensor, labels: Tensor) -> Tensor:
-        return pipeline.forward_funcs[-1].loss(output, labels)  # type: ignore[no-any-return]
-
     with contextlib.redirect_stdout(io.StringIO()):
         pipeline = _Pipeline(
             stage_bounds(costs, world.pipeline_size),
             layers=[LayerSpec(builder.func, *builder.args, **builder.keywords) for builder in builders],
             topology=world.grid.topology(),
-            loss_fn=loss,
             activation_checkpoint_interval=0,
         )
     for name, layer in pipeline.named_children():

@@ -24,6 +24,11 @@ def main(words: list[str]) -> int:
         if main_process:
             print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
+    except Exception as error:
+        print(
+            f"error: rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True
+        )
+        raise
 
 
 def print_settings(words: list[str]) -> int:

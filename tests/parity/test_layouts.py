@@ -149,3 +149,32 @@ def test_layout_trains_the_golden_run(layout: str, worlds: Worlds, expected: dic
     assert weights.keys() == expected["weights"].keys()
     for name, value in weights.items():
         torch.testing.assert_close(value, expected["weights"][name], rtol=1e-5, atol=2e-6, msg=lambda m: f"{name}: {m}")
+
+
+HALF = ["layout.precision=bf16", ZERO1]
+HALF_LAYOUTS: dict[str, tuple[int, list[str]]] = {
+    "single": (1, HALF),
+    "tp2 sp": (2, [*HALF, TP2, SP]),
+    "pp2": (2, [*HALF, PP2]),
+    "dp2": (2, HALF),
+    "dp2 zero2": (2, [*HALF, ZERO2]),
+    "dp2 zero3": (2, [*HALF, ZERO3]),
+    "tp2 pp2": (4, [*HALF, TP2, PP2]),
+}
+
+
+@pytest.mark.parametrize("layout", HALF_LAYOUTS)
+def test_bf16_layout_stays_near_the_golden_run(layout: str, worlds: Worlds, expected: dict[str, Any]) -> None:
+    """bf16 keeps 8 bits: a product is off by up to 2^-9 of its size, and errors of the hidden states' few hundred
+    terms are independent. Over the three blocks that leaves the mean loss within 1% and the norm within 4%; a wrong
+    scale, a doubled bias or a lost rank is off by far more (a factor, or 10% and up). Weights are fp32 masters that
+    moved by at most STEPS * RATE each, in directions that noise can turn where a gradient is near zero."""
+    size, overrides = HALF_LAYOUTS[layout]
+    for result in worlds(size).run(train, overrides):
+        assert result["loss"] == pytest.approx(expected["loss"], rel=0.01)
+        assert result["gradient_norm"] == pytest.approx(expected["gradient_norm"], rel=0.04)
+        assert result["evaluation"] == pytest.approx(expected["evaluation"], rel=0.01)
+        for name, value in result["weights"].items():
+            difference = (value - expected["weights"][name]).abs()
+            assert difference.max() <= 2 * STEPS * RATE * 1.05, name
+            assert difference.mean() <= 0.2 * STEPS * RATE, name
