@@ -48,6 +48,14 @@ class Recompute(Enum):
     full = "full"  # every block is run again in the backward pass
 
 
+class Balance(Enum):
+    """What is made even when layers are cut into pipeline stages."""
+
+    flops = "flops"
+    parameters = "parameters"
+    time = "time"  # measured at start-up
+
+
 class Offload(Enum):
     """What lives in host memory."""
 
@@ -207,6 +215,7 @@ class Layout:
     precision: Precision = MISSING
     loss_chunk_tokens: int = MISSING
     overlap: bool = MISSING
+    balance: Balance = MISSING
 
 
 @dataclass

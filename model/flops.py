@@ -8,11 +8,16 @@ twice the forward pass, recomputation does not count. Matrix parameters cost 6 o
 from conf.schema import Model
 
 
-def parameters(model: Model) -> int:
-    """All parameters, to the last one."""
+def layer_parameters(model: Model) -> list[int]:
+    """Parameters of each layer of `model.codegen.layers`."""
     d, vocab = model.n_embd, model.vocab_size
     block = 12 * d * d + 4 * d + d + 2 * d  # q k v out fc_in fc_out, their two biases, one norm
-    return vocab * d + model.n_layer * block + 2 * d + vocab * d + vocab
+    return [vocab * d, *[block] * model.n_layer, 2 * d + vocab * d + vocab]
+
+
+def parameters(model: Model) -> int:
+    """All parameters, to the last one."""
+    return sum(layer_parameters(model))
 
 
 def matrix_parameters(model: Model) -> int:
@@ -20,8 +25,8 @@ def matrix_parameters(model: Model) -> int:
     return 12 * model.n_layer * model.n_embd**2 + model.vocab_size * model.n_embd
 
 
-def layer_costs(model: Model) -> list[int]:
-    """Operations a token in the forward pass of each layer of `model.codegen.layers`, for cutting a pipeline.
+def layer_flops(model: Model) -> list[int]:
+    """Operations a token in the forward pass of each layer of `model.codegen.layers`.
 
     The embedding only looks up; it counts as one row.
     """

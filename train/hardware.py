@@ -29,6 +29,11 @@ def resolve_precision(asked: Precision, device: torch.device) -> Precision:
     return asked
 
 
+def dtype_of(precision: Precision) -> torch.dtype:
+    """torch's name of a resolved precision."""
+    return {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}[precision]
+
+
 def slow_products(device: torch.device, precision: Precision) -> bool:
     """Whether bf16 was asked of a CPU whose instructions do not have it."""
     native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -47,8 +52,7 @@ def peak_tflops(device: torch.device, precision: Precision) -> tuple[float, str]
 
 def _measured(device: torch.device, precision: Precision) -> float:
     size = 4096 if device.type == "cuda" else 512
-    dtype = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}[precision]
-    matrix = torch.randn(size, size, device=device, dtype=dtype)
+    matrix = torch.randn(size, size, device=device, dtype=dtype_of(precision))
     best = float("inf")
     for _ in range(5):
         start = time.perf_counter()

@@ -12,12 +12,12 @@ from conf.check import ConfigError
 from conf.compose import load_settings
 from conf.schema import Handover, Settings
 from model.codegen import layers
-from model.flops import layer_costs
 from model.init import initialise
 from parallel.cross_entropy import LossOptions
 from parallel.engine import Engine, build_engine
 from parallel.layout import World
 from parallel.zero import deepspeed_config
+from train.balance import layer_costs
 from train.checkpoint import checkpoints, load_layer
 from train.job import Job
 from train.optimizer import adamw
@@ -80,7 +80,7 @@ def open_engine(job: Job, name: str, parent: Path | None) -> tuple[Engine, int]:
     engine = build_engine(
         layers(settings.model, world.tensor, job.operations, settings.layout.recompute, loss),
         set_weights,
-        layer_costs(settings.model),
+        layer_costs(job),
         partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),
         config,
         world,

@@ -9,7 +9,7 @@ import torch
 from conf.compose import compose_settings
 from conf.schema import Settings
 from model.codegen import layers
-from model.flops import layer_costs
+from model.flops import layer_flops
 from model.init import initialise
 from model.kernels import select
 from parallel.cross_entropy import LossOptions
@@ -51,7 +51,7 @@ def engine_of(settings: Settings, world: World) -> Engine:
     return build_engine(
         layers(settings.model, world.tensor, select(settings.kernels), settings.layout.recompute, options),
         lambda layer, index: initialise(layer, index, settings.model, world.tensor, SEED),
-        layer_costs(settings.model),
+        layer_flops(settings.model),
         partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),
         deepspeed_config(settings, BATCH, world.size, settings.layout.precision),
         world,
