@@ -10,7 +10,7 @@ from types import FrameType
 
 import psutil
 
-from conf.check import ConfigError
+from conf.check import ConfigError, check
 from conf.compose import compose_settings
 from conf.run_folder import check_run_folder, run_folder
 from launch.local import environment, train_command, world_size
@@ -26,7 +26,7 @@ def main(words: list[str]) -> int:
     try:
         settings = compose_settings(words)
         processes = world_size(settings.cluster, settings.layout)
-        settings = compose_settings(words, processes)
+        check(settings, processes)
         resumes = check_run_folder(settings)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

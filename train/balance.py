@@ -17,7 +17,7 @@ from train.job import Job
 
 
 def layer_costs(job: Job) -> list[float]:
-    """A cost for each layer of `model.codegen.layers`, in the unit that layout.balance names, the same on every process.
+    """A cost for each layer of `model.codegen.layers`, in layout.balance's unit, the same on every process.
 
     flops: of the forward pass; parameters: their number; time: measured by the main process.
     """

@@ -1,0 +1,101 @@
+"""The launcher as its user meets it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conf.compose import compose_settings
+from launch.local import count_gpus, environment, world_size
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "launch", *words]
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model.n_embdd=3"], "unknown setting 'model.n_embdd'"),
+        (["layout.micro_batch_size=3"], "is not a multiple of micro_batch_size=3"),
+        (["layout=3d_2x2x2", "cluster.processes_per_node=4"], "layout=3d_2x2x2 is for 8 processes, and there are 4"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(words: list[str], said: str, tmp_path: Path) -> None:
+    done = launch(tmp_path, *words)
+    assert done.returncode == 2
+    assert said in done.stderr and done.stderr.count("\n") == 1 and done.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_prints_the_commands_and_starts_nothing(tmp_path: Path) -> None:
+    done = launch(tmp_path, "experiment=quickstart", "dry_run=true", "cluster.processes_per_node=4")
+    assert done.returncode == 0
+    first, prepare, train = done.stdout.splitlines()
+    assert first == "starting runs/quickstart-tiny: 4 processes"
+    assert prepare.endswith("-m train.prepare experiment=quickstart cluster.processes_per_node=4")
+    assert "deepspeed.launcher.launch" in train and "dry_run" not in train
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_corpus_ends_before_any_process_starts(tmp_path: Path) -> None:
+    done = launch(tmp_path, "data=files", "stage=nl", f"data.corpora.nl.paths=[{tmp_path}/none.jsonl]")
+    assert done.returncode == 2
+    assert "none.jsonl does not exist" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("0", 1), ("0,3", 2), ("GPU-a,GPU-b,GPU-c", 3)])
+def test_visible_devices_are_counted(visible: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert count_gpus() == count
+
+
+def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(*words: str) -> int:
+        settings = compose_settings(list(words))
+        return world_size(settings.cluster, settings.layout)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert count() == 2
+    assert count("layout=3d_2x2x2") == 8
+    assert count("cluster.nodes=2", "cluster.processes_per_node=3") == 6
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    assert count() == 4
+
+
+def test_cores_are_shared_among_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert int(environment(1)["OMP_NUM_THREADS"]) == len(os.sched_getaffinity(0))
+    assert environment(1000)["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert environment(2)["OMP_NUM_THREADS"] == "7"
+
+
+def test_a_second_signal_kills_what_does_not_stop(tmp_path: Path) -> None:
+    """A launcher with one rank that ignores SIGTERM, as a rank inside a long collective does."""
+    rank = "import signal, time; signal.signal(15, signal.SIG_IGN); open('up', 'w').close(); time.sleep(60)"
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}])"
+    call = f"run([sys.executable, '-c', {launcher!r}], dict(os.environ, RANK='0'))"
+    code = f"import os, sys; from launch.__main__ import run; sys.exit({call})"
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "up").exists():
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 75
+    assert "once more to kill it" in errors

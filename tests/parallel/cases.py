@@ -1,0 +1,135 @@
+"""What every process of a world runs for the tests of this folder, each compared with the same layers at size 1."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from conf.schema import Model, Recompute
+from model.codegen import Block
+from model.init import initialise
+from model.kernels import REFERENCE
+from parallel.cross_entropy import IGNORE, LossOptions, chunked_cross_entropy
+from parallel.layout import TensorGroup, build_world
+from parallel.tensor import shard_of
+
+MODEL = Model("case", 2, 32, 4, 4, 64, 8, 1e-5, 0.0)
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
+
+
+def block_of(tensor: TensorGroup, model: Model = MODEL) -> Block:
+    """A block with the same whole weights whatever the group, norms and biases away from 1 and 0."""
+    block = Block(model, tensor, REFERENCE, Recompute.none)
+    whole = Block(model, TensorGroup(), REFERENCE, Recompute.none)
+    initialise(whole, 1, model, TensorGroup(), seed=3)
+    generator = torch.Generator().manual_seed(4)
+    for (_, full), (_, mine) in zip(whole.named_parameters(), block.named_parameters(), strict=True):
+        full.data.add_(0.1 * torch.randn(full.shape, generator=generator))
+        shard = shard_of(mine)
+        mine.data.copy_(full if shard is None else shard.slice(full.data, tensor.rank, tensor.size))
+    return block
+
+
+def _whole(gradient: Tensor, parameter: nn.Parameter, tensor: TensorGroup) -> Tensor:
+    shard = shard_of(parameter)
+    if shard is None:
+        return gradient
+    slices = [torch.empty_like(gradient) for _ in range(tensor.size)]
+    dist.all_gather(slices, gradient.contiguous(), group=tensor.group)
+    return shard.join(slices)
+
+
+def block_gradients(size: int, sequence_parallel: bool, overlap: bool) -> dict[str, Any]:
+    """Output, input gradient and every whole parameter gradient of a block, beside those of one process."""
+    tensor = build_world(size, 1, sequence_parallel, overlap).tensor
+    x = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(1))
+    upstream = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(2))
+
+    alone = block_of(TensorGroup())
+    whole_x = x.clone().requires_grad_()
+    expected = alone(whole_x)
+    expected.backward(upstream)
+
+    def mine(value: Tensor) -> Tensor:
+        return value.chunk(size, dim=1)[tensor.rank] if sequence_parallel else value
+
+    block, own_x = block_of(tensor), mine(x).clone().requires_grad_()
+    counts: Counter[str] = Counter()
+    with _counting(counts, "forward"):
+        output = block(own_x)
+    with _counting(counts, "backward"):
+        output.backward(mine(upstream))
+    gradients = {name: _whole(p.grad, p, tensor) for name, p in block.named_parameters()}
+    torch.testing.assert_close(output, mine(expected), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(own_x.grad, mine(whole_x.grad), rtol=1e-5, atol=1e-5)
+    for name, parameter in alone.named_parameters():
+        torch.testing.assert_close(
+            gradients[name], parameter.grad, rtol=1e-5, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    return {"counts": dict(counts)}
+
+
+def _counting(counts: Counter[str], when: str) -> Any:
+    """Count collectives as `when name`, and their bytes as `when name bytes`; vectors (parameters) count as small."""
+
+    def wrapped(name: str) -> Any:
+        original = getattr(dist, name)
+
+        def call(*arguments: Any, **keys: Any) -> Any:
+            tensors = arguments[0] if isinstance(arguments[0], list) else [arguments[0]]
+            moved = arguments[1] if name == "reduce_scatter" else tensors
+            kind = name if tensors[0].dim() > 1 else f"small {name}"
+            counts[f"{when} {kind}"] += 1
+            counts[f"{when} {kind} bytes"] += sum(part.numel() * part.element_size() for part in moved)
+            return original(*arguments, **keys)
+
+        return call
+
+    return patch.multiple(dist, **{name: wrapped(name) for name in COLLECTIVES})
+
+
+def vocabulary_loss(size: int, sequence_parallel: bool, z_loss: float) -> None:
+    """The loss and its gradients over a cut vocabulary equal torch's over the whole one."""
+    tensor = build_world(size, 1, sequence_parallel).tensor
+    generator = torch.Generator().manual_seed(7)
+    hidden, weight = torch.randn(2, 8, 16, generator=generator), torch.randn(24, 16, generator=generator)
+    bias, labels = torch.randn(24, generator=generator), torch.randint(0, 24, (2, 8), generator=generator)
+    labels[0, 3] = IGNORE
+    whole = [value.clone().requires_grad_() for value in (hidden, weight, bias)]
+    logits = whole[0] @ whole[1].T + whole[2]
+    expected = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    expected = expected + z_loss * (logits.logsumexp(-1).square() * (labels != IGNORE)).sum()
+    expected.backward()
+
+    def rows(value: Tensor) -> Tensor:
+        return value.chunk(size)[tensor.rank].clone()
+
+    def tokens(value: Tensor) -> Tensor:
+        return value.chunk(size, dim=1)[tensor.rank].clone() if sequence_parallel else value.clone()
+
+    own = [tokens(hidden).requires_grad_(), rows(weight).requires_grad_(), rows(bias).requires_grad_()]
+    loss = chunked_cross_entropy(*own, labels, LossOptions(z_loss, 5, tensor))
+    loss.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(own[0].grad, tokens(whole[0].grad), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(own[1].grad, rows(whole[1].grad), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(own[2].grad, rows(whole[2].grad), rtol=1e-5, atol=1e-5)
+
+
+def dropped_channels(size: int, sequence_parallel: bool) -> list[Tensor]:
+    """Which channels of a block's output the first step drops, on every tensor rank."""
+    from tests.parity.cases import engine_of, settings_of
+
+    words = [f"layout.tensor_parallel_size={size}", "layout.zero_stage=0", "model.dropout=0.5"]
+    settings = settings_of([*words, f"layout.sequence_parallel={str(sequence_parallel).lower()}"])
+    settings = replace(settings, model=replace(settings.model, dropout=0.5))
+    world = build_world(size, 1, sequence_parallel)
+    engine = engine_of(settings, world)
+    engine._seed()
+    mask = nn.functional.dropout(torch.ones(64), 0.5)
+    engine.destroy()
+    return mask

@@ -1,0 +1,98 @@
+"""The chunked vocabulary loss is torch's cross-entropy, in value and gradient, and never holds the whole logits."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from parallel.cross_entropy import IGNORE, LossOptions, chunked_cross_entropy
+from parallel.layout import TensorGroup
+from tests.parallel import cases
+from tests.worlds import Worlds
+
+TOKENS, WIDTH, VOCABULARY = 24, 16, 40
+
+
+def inputs(dtype: torch.dtype = torch.float32) -> tuple[list[torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, TOKENS // 2, WIDTH), (VOCABULARY, WIDTH), (VOCABULARY,)]
+    values = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+    labels = torch.randint(0, VOCABULARY, (2, TOKENS // 2), generator=generator)
+    labels[1, 2:5] = IGNORE
+    return values, labels
+
+
+def reference(values: list[torch.Tensor], labels: torch.Tensor, z_loss: float) -> torch.Tensor:
+    hidden, weight, bias = values
+    logits = (hidden @ weight.T + bias).float()
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    return loss + z_loss * (logits.logsumexp(-1).square() * (labels != IGNORE)).sum()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("z_loss", [0.0, 0.01])
+@pytest.mark.parametrize("chunk", [1, 7, 24, 100])
+def test_loss_and_gradients_are_torchs(chunk: int, z_loss: float, compiled: bool) -> None:
+    if compiled and chunk not in (7, 24):
+        return
+    values, labels = inputs()
+    loss = chunked_cross_entropy(*values, labels, LossOptions(z_loss, chunk, TensorGroup(), compiled))
+    (0.3 * loss).backward()
+    twins, _ = inputs()
+    expected = reference(twins, labels, z_loss)
+    (0.3 * expected).backward()
+    torch.testing.assert_close(loss, expected)
+    for value, twin in zip(values, twins, strict=True):
+        torch.testing.assert_close(value.grad, twin.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_bf16_loss_is_as_near_to_fp32_as_bf16_inputs_allow() -> None:
+    """Inputs and the logits' gradient are rounded to 8 bits, sums are fp32: a logit near 16 by 2^-5."""
+    values, labels = inputs(torch.bfloat16)
+    loss = chunked_cross_entropy(*values, labels, LossOptions(0.0, 7, TensorGroup()))
+    loss.backward()
+    twins = [value.detach().float().requires_grad_() for value in values]
+    expected = reference(twins, labels, 0.0)
+    expected.backward()
+    assert loss.dtype is torch.float32
+    torch.testing.assert_close(loss, expected, rtol=2**-7, atol=0)
+    for value, twin in zip(values, twins, strict=True):
+        bound = 2**-5 * twin.grad.abs().max().item()
+        torch.testing.assert_close(value.grad.float(), twin.grad, rtol=0, atol=bound)
+
+
+def test_without_gradients_the_loss_is_the_same() -> None:
+    values, labels = inputs()
+    options = LossOptions(0.0, 7, TensorGroup())
+    with torch.no_grad():
+        alone = chunked_cross_entropy(*values, labels, options)
+    assert not alone.requires_grad
+    torch.testing.assert_close(alone, chunked_cross_entropy(*values, labels, options).detach())
+
+
+def test_no_tensor_is_larger_than_a_chunk_of_logits() -> None:
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), keys=None):
+            result = function(*arguments, **(keys or {}))
+            if isinstance(result, torch.Tensor):
+                self.numel = max(self.numel, result.numel())
+            return result
+
+    values, labels = inputs()
+    largest = {}
+    for chunk in (3, TOKENS):
+        with Largest() as seen:
+            chunked_cross_entropy(*values, labels, LossOptions(0.0, chunk, TensorGroup())).backward()
+        largest[chunk] = seen.numel
+    weight = VOCABULARY * WIDTH
+    assert largest[3] == max(3 * VOCABULARY, weight)
+    assert largest[TOKENS] == TOKENS * VOCABULARY
+
+
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+@pytest.mark.parametrize(("size", "z_loss"), [(2, 0.0), (2, 0.01), (4, 0.01)])
+def test_a_cut_vocabulary_gives_the_same_loss(
+    size: int, z_loss: float, sequence_parallel: bool, worlds: Worlds
+) -> None:
+    worlds(size).run(cases.vocabulary_loss, size, sequence_parallel, z_loss)

@@ -1,0 +1,70 @@
+"""The live engine has what the settings say: nothing is lost between them (GPT-NeoX lost its clipping this way)."""
+
+import json
+
+import pytest
+
+from tests.parity.cases import BATCH, settings_of
+from tests.worlds import Worlds
+
+CASES = [(stage, "fp32") for stage in range(4)] + [(stage, "bf16") for stage in (1, 2, 3)]
+WORDS = ["optimizer.beta1=0.8", "optimizer.beta2=0.95", "optimizer.epsilon=1e-7", "optimizer.weight_decay=0.3"]
+
+
+def ask(overrides: list[str]) -> dict:
+    """What the live engine answers."""
+    from parallel.layout import build_world
+    from tests.parity.cases import engine_of
+
+    engine = engine_of(settings_of(overrides), build_world())
+    live = engine.deepspeed
+    groups = live.optimizer.param_groups
+    answers = {
+        "clipping": live.gradient_clipping(),
+        "stage": int(live.zero_optimization_stage()),
+        "bf16": live.bfloat16_enabled(),
+        "fp16": live.fp16_enabled(),
+        "micro": live.train_micro_batch_size_per_gpu(),
+        "batch": live.train_batch_size(),
+        "accumulation": live.gradient_accumulation_steps(),
+        "betas": {tuple(group["betas"]) for group in groups},
+        "epsilon": {group["eps"] for group in groups},
+        "decay": sorted({group["weight_decay"] for group in groups}),
+        "weights": {str(p.dtype) for p in live.module.parameters()},
+        "accumulates_in": str(live.get_data_types()[1]),
+        "communicates_in": str(live.communication_data_type),
+    }
+    engine.destroy()
+    return answers
+
+
+@pytest.mark.parametrize(("stage", "precision"), CASES)
+def test_the_live_engine_has_the_settings(stage: int, precision: str, worlds: Worlds) -> None:
+    from tests.parallel import test_zero
+
+    words = [*WORDS, f"layout.zero_stage={stage}", f"layout.precision={precision}", "optimizer.gradient_clipping=0.7"]
+    (answers,) = worlds(1).run(test_zero.ask, words)
+    assert answers == {
+        "clipping": 0.7,
+        "stage": stage,
+        "bf16": precision == "bf16",
+        "fp16": False,
+        "micro": 2,
+        "batch": BATCH,
+        "accumulation": BATCH // 2,
+        "betas": {(0.8, 0.95)},
+        "epsilon": {1e-7},
+        "decay": [0.0, 0.3],
+        "weights": {"torch.bfloat16" if precision == "bf16" else "torch.float32"},
+        "accumulates_in": "torch.float32",
+        "communicates_in": "torch.float32",
+    }
+
+
+def test_the_written_configuration_is_plain_json() -> None:
+    from parallel.zero import deepspeed_config
+
+    settings = settings_of(["layout.zero_stage=3", "layout.offload=parameters"])
+    config = deepspeed_config(settings, BATCH, 2, settings.layout.precision)
+    assert json.loads(json.dumps(config)) == config
+    assert config["zero_optimization"]["offload_param"]["device"] == "cpu"

@@ -1,0 +1,161 @@
+"""Whole runs through `python -m launch`: real processes, three stages, interruption, death, resumption."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from train.report import read_scores
+from train.tracking import read_metrics
+
+ROOT = Path(__file__).parents[2]
+STEPS = 6
+
+
+def write_corpora(folder: Path) -> None:
+    """Three corpora of different words, 300 short documents each."""
+    for name in ("nl", "multi", "mono"):
+        chance = random.Random(name)
+        words = [f"{name}{chance.randrange(100)}" for _ in range(30)]
+        rows = [{"text": " ".join(chance.choices(words, k=60)) + "\n"} for _ in range(300)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def command(folder: Path, name: str, *more: str) -> list[str]:
+    """A launch of two processes that takes seconds."""
+    sizes = ["model.n_layer=2", "model.n_embd=32", "model.n_head=4", "model.rotary_dim=4", "model.vocab_size=400"]
+    stages = [
+        f"stages.{stage}.{key}" for stage in ("nl", "multi", "mono") for key in (f"steps={STEPS}", "warmup_steps=2")
+    ]
+    paths = [f"data.corpora.{corpus}.paths=[{folder / corpus}.jsonl]" for corpus in ("nl", "multi", "mono")]
+    places = [f"run.root={folder / 'runs'}", f"run.name={name}", f"data.cache={folder / 'cache'}"]
+    rest = ["model.context_length=32", "data=files", "data.corpora.multi.code=false", "data.corpora.mono.code=false"]
+    quick = ["kernels=eager", "evaluation.sample_tokens=4", "tracking.log_every=1", "data.validation_fraction=0.1"]
+    own = ["run.save_every=2", "cluster.processes_per_node=2", "tracking.wandb=false"]
+    return [sys.executable, "-m", "launch", *sizes, *stages, *paths, *places, *rest, *quick, *own, *more]
+
+
+def launch(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def weights(run: Path, stage: str) -> dict[str, list]:
+    return {
+        f"{path.stem}.{name}": value.tolist()
+        for path in sorted((run / "stages" / stage / "weights").glob("*.safetensors"))
+        for name, value in load_file(path).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpora")
+    write_corpora(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpora: Path) -> Path:
+    done = launch(*command(corpora, "undisturbed", "tracking.wandb=true"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return corpora / "runs" / "undisturbed"
+
+
+def test_a_run_leaves_what_the_readme_says(undisturbed: Path) -> None:
+    names = {path.name for path in undisturbed.iterdir()}
+    assert {"config.yaml", "environment.json", "metrics.jsonl", "stages.md", "stages.png", "stages", "wandb"} <= names
+    for stage in ("nl", "multi", "mono"):
+        left = {path.name for path in (undisturbed / "stages" / stage).iterdir()}
+        files = {"deepspeed.json", "lineage.json", "evaluation.json", "samples.md", "checkpoints", "weights"}
+        assert files <= left
+        assert len(list((undisturbed / "stages" / stage / "checkpoints").glob("step_*"))) == 2
+    assert len(list((undisturbed / "wandb").glob("offline-run-*"))) == 3
+
+
+def test_each_stage_records_its_parent_and_is_scored_on_every_corpus(undisturbed: Path) -> None:
+    lineage = json.loads((undisturbed / "stages/mono/lineage.json").read_text())
+    assert lineage["lineage"] == ["undisturbed/nl", "undisturbed/multi", "undisturbed/mono"]
+    assert lineage["parent"] == str(undisturbed / "stages/multi")
+    scores = read_scores(undisturbed)
+    assert list(scores) == ["nl", "multi", "mono"]
+    assert all(list(values) == ["nl", "multi", "mono"] for values in scores.values())
+    assert all(0 < score < 9 for values in scores.values() for score in values.values())
+
+
+def test_records_are_whole_and_the_stages_differ(undisturbed: Path) -> None:
+    rows = [row for row in read_metrics(undisturbed) if "loss" in row]
+    assert [(row["stage"], row["step"]) for row in rows] == [
+        (stage, step) for stage in ("nl", "multi", "mono") for step in range(1, STEPS + 1)
+    ]
+    wanted = {"loss", "learning_rate", "gradient_norm", "tokens", "tokens_per_second", "tflops_per_device", "mfu"}
+    assert all(wanted | {"memory_bytes"} <= row.keys() for row in rows)
+    assert rows[-1]["tokens"] == STEPS * 16 * 32
+    assert weights(undisturbed, "nl") != weights(undisturbed, "multi") != weights(undisturbed, "mono")
+
+
+def test_called_again_it_keeps_what_is_finished(undisturbed: Path, corpora: Path) -> None:
+    before = weights(undisturbed, "mono")
+    done = launch(*command(corpora, "undisturbed", "tracking.wandb=true"))
+    assert done.returncode == 0
+    assert "data: reusing" in done.stdout
+    assert done.stdout.count("finished before, kept") == 3
+    assert weights(undisturbed, "mono") == before
+
+
+def test_a_folder_that_holds_another_run_is_refused(undisturbed: Path, corpora: Path) -> None:
+    done = launch(*command(corpora, "undisturbed", "optimizer.beta2=0.95"))
+    assert done.returncode == 2
+    assert "optimizer.beta2 was 0.999, now 0.95" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def until(process: subprocess.Popen[str], text: str) -> Iterator[str]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield line
+        if text in line:
+            return
+    raise AssertionError(f"{text!r} never came")
+
+
+def ranks(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if "RANK" in child.environ()]
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "a rank is killed"])
+def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path, corpora: Path) -> None:
+    name = how.replace(" ", "-")
+    words = command(corpora, name)
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    lines = list(until(process, "multi 3/6"))
+    started = time.monotonic()
+    if how == "a rank is killed":
+        ranks(process)[1].kill()
+    else:
+        process.send_signal(signal.SIGTERM)
+    rest, errors = process.communicate(timeout=60)
+    if how == "a rank is killed":
+        assert process.returncode not in (0, 2, 75)
+        assert "error: rank 1 (process" in errors
+        assert time.monotonic() - started < 30
+    else:
+        assert process.returncode == 75, "".join(lines) + rest + errors
+        assert "the same command goes on from here" in rest
+
+    done = launch(*words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on with" in done.stdout and "stage nl: finished before, kept" in done.stdout
+    assert "stage multi: going on after step" in done.stdout
+    run = corpora / "runs" / name
+    for stage in ("nl", "multi", "mono"):
+        assert weights(run, stage) == weights(undisturbed, stage)
+    steps = [(row["stage"], row["step"]) for row in read_metrics(run) if "loss" in row]
+    assert steps == sorted(set(steps), key=steps.index) and len(steps) == 3 * STEPS
