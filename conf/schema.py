@@ -234,6 +234,7 @@ class Cluster:
     nodes: int = MISSING
     processes_per_node: int | None = None
     peak_tflops: float | None = None
+    device_memory_gib: float | None = None
 
 
 @dataclass
