@@ -14,7 +14,7 @@ from model.huggingface import from_huggingface, to_huggingface
 from model.init import initialise
 from model.kernels import REFERENCE, Operations
 from model.kernels.attention import sdpa_attention
-from parallel.cross_entropy import LossOptions
+from parallel.cross_entropy import IGNORE, LossOptions
 from parallel.engine import Stack
 from parallel.layout import TensorGroup
 
@@ -166,3 +166,20 @@ def test_head_in_evaluation_sums_the_plain_cross_entropy(tiny: Model) -> None:
         (hidden @ head.weight.T + head.bias).flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
     )
     torch.testing.assert_close(stack(ids[:, :-1], ids[:, 1:]), expected)
+
+
+def test_a_micro_batch_with_fewer_tokens_weighs_less(tiny: Model) -> None:
+    """Every token of a step weighs the same, however the labels that count fall on its micro-batches."""
+    ids = torch.randint(0, tiny.vocab_size, (4, 17), generator=torch.Generator().manual_seed(3))
+    labels = ids[:, 1:].clone()
+    labels[2:, 3:] = IGNORE
+    gradients = []
+    for size in (4, 2, 1):
+        stack = build(tiny).train()
+        for start in range(0, 4, size):
+            rows = slice(start, start + size)
+            (stack(ids[rows, :-1], labels[rows]) * size / 4).backward()
+        gradients.append([p.grad for p in stack.parameters()])
+    for whole, halves, quarters in zip(*gradients, strict=True):
+        torch.testing.assert_close(halves, whole, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(quarters, whole, rtol=1e-4, atol=1e-7)

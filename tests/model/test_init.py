@@ -1,0 +1,55 @@
+"""Initial weights: JAXFORMER's distributions, and the same whole weights for every tensor-parallel size."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conf.schema import Model, Recompute
+from model.codegen import layers
+from model.init import initialise
+from model.kernels import REFERENCE
+from parallel.cross_entropy import LossOptions
+from parallel.layout import TensorGroup
+from parallel.tensor import shard_of
+
+
+def built(model: Model, tensor: TensorGroup, seed: int = 1) -> list[torch.nn.Module]:
+    modules = [build() for build in layers(model, tensor, REFERENCE, Recompute.none, LossOptions(0.0, 8, tensor))]
+    for index, layer in enumerate(modules):
+        initialise(layer, index, model, tensor, seed)
+    return modules
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_slices_of_every_size_join_to_the_same_weights(size: int, tiny: Model) -> None:
+    ranks = [built(tiny, TensorGroup(size=size, rank=rank)) for rank in range(size)]
+    for index, layer in enumerate(built(tiny, TensorGroup())):
+        for name, whole in layer.named_parameters():
+            slices = [dict(modules[index].named_parameters())[name] for modules in ranks]
+            shard = shard_of(slices[0])
+            joined = slices[0] if shard is None else shard.join([piece.data for piece in slices])
+            assert torch.equal(joined, whole), f"{index}.{name}"
+
+
+def test_standard_deviations(tiny: Model) -> None:
+    model = replace(tiny, n_layer=4, n_embd=256, vocab_size=1024)
+    embedding, block, *_, head = built(model, TensorGroup())
+    truncated = 0.8796  # of a normal cut at two standard deviations
+    expected = {
+        embedding.tokens.weight: 1024**-0.5,
+        block.in_proj.weight: 256**-0.5,
+        block.out_proj.weight: (2 / 4) * 256**-0.5,
+        head.weight: 256**-0.5,
+    }
+    for parameter, deviation in expected.items():
+        assert parameter.std().item() == pytest.approx(truncated * deviation, rel=0.02)
+        assert parameter.abs().max() <= 2 * deviation
+    assert torch.equal(block.norm.weight, torch.ones(256)) and not block.norm.bias.any()
+    assert not block.mlp_bias.any() and not block.out_proj.bias.any() and not head.bias.any()
+
+
+def test_seed_layer_and_name_all_matter(tiny: Model) -> None:
+    one, other = built(tiny, TensorGroup(), 1), built(tiny, TensorGroup(), 2)
+    assert not torch.equal(one[1].in_proj.weight, other[1].in_proj.weight)
+    assert not torch.equal(one[1].in_proj.weight, one[2].in_proj.weight)
