@@ -12,13 +12,12 @@ import psutil
 
 from conf.check import ConfigError, check
 from conf.compose import compose_settings
+from conf.exit_codes import BAD_INPUT, INTERRUPTED
 from conf.run_folder import check_run_folder, run_folder
 from launch.local import environment, train_command, world_size
 
-BAD_INPUT = 2  # exit code for what the user can put right
 WATCH_SECONDS = 0.2  # between looks at which ranks are alive
 GRACE_SECONDS = 10.0  # from the end of the first rank to the end of the last
-INTERRUPTED = 75  # exit code of a run that was asked to stop and can go on (EX_TEMPFAIL)
 
 
 def main(words: list[str]) -> int:

@@ -102,6 +102,8 @@ def join(timeout_seconds: float = 1800.0) -> None:
             port = free.getsockname()[1]
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # A shared-memory all-reduce for inference on CPUs, never called here: compiling it costs a minute on a new machine.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
         get_accelerator().communication_backend_name(),
         auto_mpi_discovery=False,

@@ -4,6 +4,7 @@
 returns their results by rank. A case is a function of an importable module; what it raises is raised here.
 """
 
+import functools
 import importlib
 import multiprocessing
 import os
@@ -19,6 +20,14 @@ PATIENCE_SECONDS = 240.0
 
 class CaseError(AssertionError):
     """A case failed on a process; the text is that process's traceback."""
+
+
+@functools.cache
+def world_of(*layout: Any) -> Any:
+    """`build_world(*layout)`, once a process: idle process groups poll, and hundreds of them eat the machine."""
+    from parallel.layout import build_world
+
+    return build_world(*layout)
 
 
 def _serve(connection: Connection, rank: int, size: int, port: int) -> None:

@@ -6,6 +6,7 @@ import warnings
 
 from conf.check import ConfigError
 from conf.compose import compose_config, compose_settings
+from conf.exit_codes import BAD_INPUT
 from train.data.documents import DataError
 
 
@@ -23,7 +24,7 @@ def main(words: list[str]) -> int:
     except (ConfigError, DataError) as error:
         if main_process:
             print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+        return BAD_INPUT
     except Exception as error:
         print(
             f"error: rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True

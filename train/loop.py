@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from conf.exit_codes import INTERRUPTED
 from conf.schema import Settings
 from parallel.engine import Engine, MicroBatch
 from parallel.layout import leave
@@ -16,8 +17,6 @@ from train.report import report
 from train.schedule import learning_rate
 from train.stages import is_finished, lineage, open_engine, parent_of, stage_folder
 from train.tracking import Meter, Tracker, open_tracker
-
-INTERRUPTED = 75  # exit code of a run that was asked to stop, saved itself and can go on (EX_TEMPFAIL)
 
 
 def train(settings: Settings) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from conf.check import ConfigError, data_parallel_size, gradient_accumulation_steps
 from conf.compose import compose_settings
+from conf.exit_codes import BAD_INPUT
 from conf.schema import Balance, Settings
 from train.plan_table import show
 
@@ -37,7 +38,7 @@ def main(words: list[str]) -> int:
         refuse_what_does_not_fit(settings, size, stages)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+        return BAD_INPUT
     return 0
 
 

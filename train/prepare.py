@@ -4,6 +4,7 @@ import sys
 
 from conf.check import ConfigError
 from conf.compose import compose_settings
+from conf.exit_codes import BAD_INPUT
 from train.data.documents import DataError
 from train.data.prepare import prepare
 
@@ -14,7 +15,7 @@ def main(words: list[str]) -> int:
         prepare(compose_settings(words))
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
+        return BAD_INPUT
     return 0
 
 

@@ -134,38 +134,11 @@ def huggingface(compile: bool) -> Callable[[argparse.Namespace], Callable[[], fl
 
     def build(arguments: argparse.Namespace) -> Callable[[], float]:
         import torch
-        from transformers import CodeGenConfig, CodeGenForCausalLM
 
-        from model.codegen import layers
-        from model.huggingface import to_huggingface
-        from model.init import draw
-        from model.kernels import REFERENCE
-        from parallel.cross_entropy import LossOptions
-        from parallel.layout import TensorGroup
+        from tests.twin import initial_weights, twin_of
 
-        settings = settings_of(arguments, "reference")
-        model = settings.model
-        config = CodeGenConfig(
-            vocab_size=model.vocab_size,
-            n_positions=model.context_length,
-            n_ctx=model.context_length,
-            n_embd=model.n_embd,
-            n_layer=model.n_layer,
-            n_head=model.n_head,
-            rotary_dim=model.rotary_dim,
-            bos_token_id=0,
-            eos_token_id=0,
-            use_cache=False,
-        )
-        twin = CodeGenForCausalLM(config)
-        alone, tensors = TensorGroup(), {}
-        with torch.device("meta"):
-            options = LossOptions(0.0, 1, alone)
-            built = [b() for b in layers(model, alone, REFERENCE, settings.layout.recompute, options)]
-        for index, layer in enumerate(built):
-            drawn = {n: draw(f"{index}.{n}", tuple(p.shape), model, 1) for n, p in layer.named_parameters()}
-            tensors |= to_huggingface(index, drawn, model, mp_num=4)
-        assert not twin.load_state_dict(tensors, strict=False).unexpected_keys
+        model = settings_of(arguments, "reference").model
+        twin = twin_of(model, initial_weights(model, seed=1))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         twin = twin.to(device, torch.bfloat16 if arguments.precision == "bf16" else torch.float32).train()
         run = torch.compile(twin) if compile else twin

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import CodeGenConfig, CodeGenForCausalLM
+from transformers import CodeGenForCausalLM
 
 from conf.compose import compose_settings
 from conf.schema import Model, Recompute
@@ -17,9 +17,9 @@ from model.kernels.attention import sdpa_attention
 from parallel.cross_entropy import IGNORE, LossOptions
 from parallel.engine import Stack
 from parallel.layout import TensorGroup
+from tests.twin import MP_NUM, config_of, twin_of
 
 ALONE = TensorGroup()
-MP_NUM = 4
 
 
 def build(model: Model, operations: Operations = REFERENCE, z_loss: float = 0.0, chunk: int = 7, **keys) -> Stack:
@@ -34,27 +34,7 @@ def build(model: Model, operations: Operations = REFERENCE, z_loss: float = 0.0,
 
 
 def build_huggingface(model: Model, stack: Stack) -> CodeGenForCausalLM:
-    config = CodeGenConfig(
-        vocab_size=model.vocab_size,
-        n_positions=model.context_length,
-        n_ctx=model.context_length,
-        n_embd=model.n_embd,
-        n_layer=model.n_layer,
-        n_head=model.n_head,
-        rotary_dim=model.rotary_dim,
-        layer_norm_epsilon=model.layer_norm_epsilon,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        resid_pdrop=0.0,
-    )
-    twin = CodeGenForCausalLM(config).float().train()
-    tensors = {}
-    for index, layer in enumerate(stack):
-        tensors |= to_huggingface(index, {k: v.detach() for k, v in layer.named_parameters()}, model, MP_NUM)
-    missing, unexpected = twin.load_state_dict(tensors, strict=False)
-    assert not unexpected
-    assert not [name for name in missing if "causal_mask" not in name and "masked_bias" not in name]
-    return twin
+    return twin_of(model, [{name: p.detach() for name, p in layer.named_parameters()} for layer in stack])
 
 
 SHAPES = [
@@ -125,15 +105,7 @@ def test_published_parameter_counts(size: str) -> None:
     model = compose_settings([f"model={size}"]).model
     with torch.device("meta"):
         built = [b() for b in layers(model, ALONE, REFERENCE, Recompute.none, LossOptions(0.0, 1, ALONE))]
-        config = CodeGenConfig(
-            vocab_size=51200,
-            n_positions=2048,
-            n_embd=model.n_embd,
-            n_layer=model.n_layer,
-            n_head=model.n_head,
-            rotary_dim=model.rotary_dim,
-        )
-        released = sum(p.numel() for p in CodeGenForCausalLM(config).parameters())
+        released = sum(p.numel() for p in CodeGenForCausalLM(config_of(model)).parameters())
     count = sum(p.numel() for layer in built for p in layer.parameters())
     assert count == parameters(model) == released == PUBLISHED[size]
 

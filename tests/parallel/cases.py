@@ -14,8 +14,9 @@ from model.codegen import Block
 from model.init import initialise
 from model.kernels import REFERENCE
 from parallel.cross_entropy import IGNORE, LossOptions, chunked_cross_entropy
-from parallel.layout import TensorGroup, build_world
+from parallel.layout import TensorGroup
 from parallel.tensor import shard_of
+from tests.worlds import world_of
 
 MODEL = Model("case", 2, 32, 4, 4, 64, 8, 1e-5, 0.0)
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
@@ -45,7 +46,7 @@ def _whole(gradient: Tensor, parameter: nn.Parameter, tensor: TensorGroup) -> Te
 
 def block_gradients(size: int, sequence_parallel: bool, overlap: bool) -> dict[str, Any]:
     """Output, input gradient and every whole parameter gradient of a block, beside those of one process."""
-    tensor = build_world(size, 1, sequence_parallel, overlap).tensor
+    tensor = world_of(size, 1, sequence_parallel, overlap).tensor
     x = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(1))
     upstream = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(2))
 
@@ -94,7 +95,7 @@ def _counting(counts: Counter[str], when: str) -> Any:
 
 def vocabulary_loss(size: int, sequence_parallel: bool, z_loss: float) -> None:
     """The loss and its gradients over a cut vocabulary equal torch's over the whole one."""
-    tensor = build_world(size, 1, sequence_parallel).tensor
+    tensor = world_of(size, 1, sequence_parallel).tensor
     generator = torch.Generator().manual_seed(7)
     hidden, weight = torch.randn(2, 8, 16, generator=generator), torch.randn(24, 16, generator=generator)
     bias, labels = torch.randn(24, generator=generator), torch.randint(0, 24, (2, 8), generator=generator)
@@ -127,7 +128,7 @@ def dropped_channels(size: int, sequence_parallel: bool) -> list[Tensor]:
     words = [f"layout.tensor_parallel_size={size}", "layout.zero_stage=0", "model.dropout=0.5"]
     settings = settings_of([*words, f"layout.sequence_parallel={str(sequence_parallel).lower()}"])
     settings = replace(settings, model=replace(settings.model, dropout=0.5))
-    world = build_world(size, 1, sequence_parallel)
+    world = world_of(size, 1, sequence_parallel)
     engine = engine_of(settings, world)
     engine._seed()
     mask = nn.functional.dropout(torch.ones(64), 0.5)

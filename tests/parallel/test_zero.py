@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.parity.cases import BATCH, settings_of
-from tests.worlds import Worlds
+from tests.worlds import Worlds, world_of
 
 CASES = [(stage, "fp32") for stage in range(4)] + [(stage, "bf16") for stage in (1, 2, 3)]
 WORDS = ["optimizer.beta1=0.8", "optimizer.beta2=0.95", "optimizer.epsilon=1e-7", "optimizer.weight_decay=0.3"]
@@ -13,10 +13,9 @@ WORDS = ["optimizer.beta1=0.8", "optimizer.beta2=0.95", "optimizer.epsilon=1e-7"
 
 def ask(overrides: list[str]) -> dict:
     """What the live engine answers."""
-    from parallel.layout import build_world
     from tests.parity.cases import engine_of
 
-    engine = engine_of(settings_of(overrides), build_world())
+    engine = engine_of(settings_of(overrides), world_of())
     live = engine.deepspeed
     groups = live.optimizer.param_groups
     answers = {

@@ -14,8 +14,9 @@ from model.init import initialise
 from model.kernels import select
 from parallel.cross_entropy import LossOptions
 from parallel.engine import Engine, build_engine
-from parallel.layout import World, build_world
+from parallel.layout import World
 from parallel.zero import deepspeed_config
+from tests.worlds import world_of
 from train.optimizer import adamw
 
 STEPS, BATCH, RATE, SEED = 5, 8, 3e-3, 11
@@ -70,7 +71,7 @@ def train(overrides: list[str]) -> dict[str, Any]:
     """Losses, gradient norms and final weights (on the processes that are given them) of `STEPS` steps."""
     settings = settings_of(overrides)
     layout = settings.layout
-    world = build_world(
+    world = world_of(
         layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.sequence_parallel, layout.overlap
     )
     engine = engine_of(settings, world)

@@ -4,14 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CodeGenConfig, CodeGenForCausalLM
+from transformers import CodeGenForCausalLM
 
-from model.huggingface import from_huggingface, to_huggingface
-from model.init import draw
+from model.huggingface import from_huggingface
 from tests.parity.cases import RATE, SEED, STEPS, batch, settings_of, train
+from tests.twin import MP_NUM, initial_weights, twin_of
 from tests.worlds import Worlds
-
-MP_NUM = 4
 
 TP2, PP2 = "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2"
 TP4, PP4 = "layout.tensor_parallel_size=4", "layout.pipeline_parallel_size=4"
@@ -60,26 +58,7 @@ LAYOUTS: dict[str, tuple[int, list[str]]] = {
 def golden() -> dict[str, Any]:
     settings = settings_of([])
     model, optimizer = settings.model, settings.optimizer
-    twin = CodeGenForCausalLM(
-        CodeGenConfig(
-            vocab_size=model.vocab_size,
-            n_positions=model.context_length,
-            n_ctx=model.context_length,
-            n_embd=model.n_embd,
-            n_layer=model.n_layer,
-            n_head=model.n_head,
-            rotary_dim=model.rotary_dim,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            resid_pdrop=0.0,
-        )
-    ).train()
-    shapes = layer_shapes(settings)
-    tensors = {}
-    for index, layer in enumerate(shapes):
-        drawn = {name: draw(f"{index}.{name}", shape, model, SEED) for name, shape in layer.items()}
-        tensors |= to_huggingface(index, drawn, model, MP_NUM)
-    assert not twin.load_state_dict(tensors, strict=False).unexpected_keys
+    twin = twin_of(model, initial_weights(model, SEED))
     decayed = [p for p in twin.parameters() if p.dim() > 1]
     others = [p for p in twin.parameters() if p.dim() < 2]
     adamw = torch.optim.AdamW(
@@ -105,7 +84,7 @@ def golden() -> dict[str, Any]:
     state = twin.state_dict()
     result["weights"] = {
         f"{index}.{name}": value
-        for index in range(len(shapes))
+        for index in range(model.n_layer + 2)
         for name, value in from_huggingface(index, state, model, MP_NUM).items()
     }
     return result
@@ -114,20 +93,6 @@ def golden() -> dict[str, Any]:
 def cross_entropy(twin: CodeGenForCausalLM, rows: torch.Tensor) -> torch.Tensor:
     logits = twin(rows[:, :-1]).logits
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
-
-
-def layer_shapes(settings: Any) -> list[dict[str, tuple[int, ...]]]:
-    from functools import partial  # noqa: F401
-
-    from model.codegen import layers
-    from model.kernels import REFERENCE
-    from parallel.cross_entropy import LossOptions
-    from parallel.layout import TensorGroup
-
-    with torch.device("meta"):
-        options = LossOptions(0.0, 1, TensorGroup())
-        built = [b() for b in layers(settings.model, TensorGroup(), REFERENCE, settings.layout.recompute, options)]
-    return [{name: tuple(p.shape) for name, p in layer.named_parameters()} for layer in built]
 
 
 @pytest.fixture(scope="session")

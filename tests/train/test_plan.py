@@ -13,11 +13,10 @@ import torch
 
 from conf.schema import Settings
 from model.flops import parameters
-from parallel.layout import build_world
 from parallel.paper import collectives, paper_world
 from parallel.tensor import shard_of
 from tests.parity.cases import BATCH, engine_of, micro_batches, settings_of
-from tests.worlds import Worlds
+from tests.worlds import Worlds, world_of
 from train.dry_run import StagePlan, build_stage, on_gpu, plan
 
 TP2, PP2, SP = "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2", "layout.sequence_parallel=true"
@@ -55,7 +54,7 @@ def test_a_rank_has_the_same_place_on_paper_and_in_a_real_world(worlds: Worlds) 
 
 def place_of(tensor_size: int, pipeline_size: int) -> tuple[int, int, int]:
     """Of a process of a real world."""
-    world = build_world(tensor_size, pipeline_size)
+    world = world_of(tensor_size, pipeline_size)
     return world.data_rank, world.pipeline_rank, world.tensor.rank
 
 
@@ -79,7 +78,7 @@ def live(overrides: list[str]) -> dict[str, Any]:
     """Bytes that a real engine keeps, and what its second step sent."""
     settings = settings_of(overrides)
     layout = settings.layout
-    world = build_world(
+    world = world_of(
         layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.sequence_parallel, layout.overlap
     )
     engine = engine_of(settings, world)

@@ -1,0 +1,4 @@
+"""What a command's exit code says, beside 0 for success and anything else for a failure."""
+
+BAD_INPUT = 2  # the user can put it right; one line says how
+INTERRUPTED = 75  # asked to stop, saved, and the same command goes on from there (EX_TEMPFAIL)
