@@ -15,7 +15,7 @@ from model.init import initialise
 from model.kernels import REFERENCE
 from parallel.cross_entropy import IGNORE, LossOptions, chunked_cross_entropy
 from parallel.layout import TensorGroup
-from parallel.tensor import shard_of
+from parallel.tensor import ColumnLinear, RowLinear, shard_of
 from tests.worlds import world_of
 
 MODEL = Model("case", 2, 32, 4, 4, 64, 8, 1e-5, 0.0)
@@ -72,6 +72,21 @@ def block_gradients(size: int, sequence_parallel: bool, overlap: bool) -> dict[s
             gradients[name], parameter.grad, rtol=1e-5, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
     return {"counts": dict(counts)}
+
+
+def sequential_counts(size: int) -> dict[str, int]:
+    """Collectives of a block whose attention and MLP follow one another, from the same layers."""
+    tensor, d = world_of(size, 1).tensor, 32
+    pairs = [(ColumnLinear(d, parts, tensor), RowLinear(parts[-1:], d, tensor)) for parts in ((d, d, d), (4 * d,))]
+    x = torch.randn(2, 8, d, requires_grad=True)
+    counts: Counter[str] = Counter()
+    with _counting(counts, "forward"):
+        hidden_states = x
+        for column, row in pairs:
+            hidden_states = hidden_states + row(column(hidden_states)[..., -row.weight.shape[1] :])
+    with _counting(counts, "backward"):
+        hidden_states.sum().backward()
+    return dict(counts)
 
 
 def _counting(counts: Counter[str], when: str) -> Any:

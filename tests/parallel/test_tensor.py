@@ -30,7 +30,7 @@ def test_each_part_is_cut_by_itself() -> None:
 @pytest.mark.parametrize("overlap", [True, False])
 @pytest.mark.parametrize("size", [2, 4])
 def test_a_block_has_one_all_reduce_each_way(size: int, overlap: bool, worlds: Worlds) -> None:
-    """A block with its branches in sequence pays two each way. The bias is added once: the output equals size 1's."""
+    """The bias is added once: the output equals size 1's."""
     for result in worlds(size).run(cases.block_gradients, size, False, overlap):
         assert result["counts"] == {
             "forward all_reduce": 1,
@@ -54,6 +54,15 @@ def test_sequence_parallel_block_gathers_and_scatters_once_each_way(size: int, o
         }
         assert counts["backward small all_reduce"] == 3
         assert counts["backward small all_reduce bytes"] == 3 * 32 * 4
+
+
+def test_a_sequential_block_pays_twice_as_much(worlds: Worlds) -> None:
+    for counts in worlds(2).run(cases.sequential_counts, 2):
+        assert counts == {
+            f"{when} all_reduce{suffix}": 2 * HIDDEN_BYTES if suffix else 2
+            for when in ("forward", "backward")
+            for suffix in ("", " bytes")
+        }
 
 
 def test_dropout_agrees_where_tokens_are_shared_and_differs_where_they_are_not(worlds: Worlds) -> None:
