@@ -55,7 +55,7 @@ CHOICES = [
     (group, choice)
     for group, choices in GROUPS.items()
     for choice in choices
-    if group not in ("corpus", "recipe")
+    if group not in ("corpus", "recipe", "command")
     and (group, choice) not in (("model", "codegen"), ("data", "base"), ("layout", "base"))
 ]
 

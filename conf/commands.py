@@ -1,0 +1,68 @@
+"""Settings of the commands that read a finished run: the same `key=value` words, one YAML file a command."""
+
+import difflib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeVar, cast
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.check import ConfigError
+
+FOLDER = Path(__file__).parent / "command"
+Command = TypeVar("Command", bound="Sampling")
+
+
+@dataclass
+class Sampling:
+    """How tokens are drawn: shared by the commands that generate."""
+
+    max_new_tokens: int = MISSING
+    temperature: float = MISSING
+    top_p: float = MISSING
+    top_k: int = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class Sample(Sampling):
+    """`python -m train.sample`: conf/command/sample.yaml."""
+
+    run: str = MISSING
+    prompt: str = MISSING
+
+
+@dataclass
+class Evaluate(Sampling):
+    """`python -m train.evaluate`: conf/command/evaluate.yaml."""
+
+    run: str = MISSING
+    task: str = MISSING
+
+
+def read_command(schema: type[Command], words: list[str]) -> Command:
+    """The settings of the command `schema` names: its YAML file's values, then `words`, types checked.
+
+    Errors: `ConfigError`, one line, for a word that is no setting, a wrong type or a value that is missing.
+    """
+    name = schema.__name__.lower()
+    config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(FOLDER / f"{name}.yaml"))
+    known = [str(key) for key in config]
+    texts = {field.name for field in fields(schema) if field.type is str}  # taken as they are: a prompt is no YAML
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"'{word}' is not a setting; settings are written key=value")
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            meant = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
+            raise ConfigError(f"unknown setting '{key}'; {meant}")
+        try:
+            config = OmegaConf.merge(config, {key: value} if key in texts else OmegaConf.from_dotlist([word]))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value; write {missing[0]}=...")
+    return cast(Command, OmegaConf.to_object(config))

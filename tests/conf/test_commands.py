@@ -1,0 +1,30 @@
+"""Words after a command become its typed settings, or one line that says what is wrong."""
+
+import pytest
+
+from conf.check import ConfigError
+from conf.commands import Evaluate, Sample, read_command
+
+
+def test_words_are_typed_and_texts_are_taken_as_they_are() -> None:
+    sample = read_command(Sample, ["run=a", "prompt=def f(x): [1, {", "top_p=1", "seed=7"])
+    assert (sample.run, sample.prompt, sample.top_p, sample.seed) == ("a", "def f(x): [1, {", 1.0, 7)
+    assert read_command(Sample, ["run=1", "prompt=a=b"]).run == "1"
+
+
+@pytest.mark.parametrize(
+    ("schema", "words", "said"),
+    [
+        (Sample, ["rn=a"], "unknown setting 'rn'; did you mean 'run'?"),
+        (Sample, ["zzz=a"], "unknown setting 'zzz'; there are max_new_tokens,"),
+        (Sample, ["run"], "'run' is not a setting; settings are written key=value"),
+        (Sample, ["run=a", "prompt=x", "top_p=b"], "top_p: Value 'b'"),
+        (Sample, ["run=x"], "prompt has no value; write prompt=..."),
+        (Evaluate, ["run=x"], "task has no value; write task=..."),
+    ],
+)
+def test_a_wrong_word_gets_one_line(schema: type, words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_command(schema, words)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
