@@ -13,6 +13,10 @@ class ConfigError(Exception):
     """The settings cannot make a run. The message is one line for the person at the terminal; exit code 2."""
 
 
+class NodeError(Exception):
+    """A machine is at fault, not a setting; the message is one line that names it."""
+
+
 def divisors(number: int) -> str:
     """The divisors of `number` as words: what to write where a number must divide it."""
     values = [str(value) for value in range(1, number + 1) if number % value == 0]
@@ -161,6 +165,8 @@ def _numbers(settings: Settings) -> Iterator[str]:
     for name in ("save_every", "keep_checkpoints"):
         if getattr(run, name) < 1:
             yield f"run.{name}={getattr(run, name)} must be at least 1"
+    if run.until is not None and run.until not in settings.stages:
+        yield f"run.until={run.until} is not among the stages of this run ({', '.join(settings.stages)})"
     if run.resume not in ("auto", "never"):
         yield f"run.resume={run.resume} is not known; use auto or never"
     for group, name in (

@@ -233,6 +233,8 @@ class Cluster:
     kind: ClusterKind = MISSING
     nodes: int = MISSING
     processes_per_node: int | None = None
+    join_seconds: float = MISSING
+    min_free_gib: float = MISSING
     peak_tflops: float | None = None
     device_memory_gib: float | None = None
 
@@ -269,6 +271,7 @@ class Run:
     save_every: int = MISSING
     keep_checkpoints: int = MISSING
     resume: str = MISSING
+    until: str | None = None
 
 
 @dataclass

@@ -2,14 +2,11 @@
 
 import contextlib
 import io
-import logging
 import os
-import socket
+import time
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
-import deepspeed  # type: ignore[import-untyped]
 import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
@@ -73,6 +70,19 @@ class World:
         dist.all_reduce(seen, op=dist.ReduceOp.MAX)
         return bool(seen.item())
 
+    def all_reduce_bandwidth(self, megabytes: int = 64) -> float:
+        """Bus bandwidth in GB/s of an all-reduce over every process, as NCCL's tests count it; infinite for one."""
+        values = torch.ones(megabytes * 2**20 // 4, device=self.device)
+        best = float("inf")
+        for _ in range(3):
+            self.barrier()
+            start = time.perf_counter()
+            dist.all_reduce(values)
+            values[0].item()  # waits for the device
+            best = min(best, time.perf_counter() - start)
+        moved = 2 * (self.size - 1) / self.size * values.numel() * 4
+        return moved / best / 1e9 if self.size > 1 else float("inf")
+
     def from_last_stage(self, value: torch.Tensor | None) -> torch.Tensor:
         """A tensor of the last pipeline stage, on every stage; `value` is None on the others."""
         if self.pipeline_size == 1:
@@ -87,29 +97,6 @@ class World:
         """Sum of `value` over the replicas (same shape), in place."""
         dist.all_reduce(value, group=self.grid.get_data_parallel_group())
         return value
-
-
-def join(timeout_seconds: float = 1800.0) -> None:
-    """Enter the process group that the launcher described; alone, be a world of one.
-
-    timeout_seconds: how long a collective waits for a process that does not come. Starting twice does nothing.
-    """
-    if dist.is_initialized():
-        return
-    if "RANK" not in os.environ:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # A shared-memory all-reduce for inference on CPUs, never called here: compiling it costs a minute on a new machine.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(
-        get_accelerator().communication_backend_name(),
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=timedelta(seconds=timeout_seconds),
-    )
 
 
 def build_world(
@@ -151,9 +138,3 @@ def build_world(
         tensor=tensor,
         grid=grid,
     )
-
-
-def leave() -> None:
-    """Leave the process group, where one was joined."""
-    if dist.is_initialized():
-        dist.destroy_process_group()

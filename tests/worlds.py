@@ -36,10 +36,10 @@ def _serve(connection: Connection, rank: int, size: int, port: int) -> None:
     )
     import torch
 
-    from parallel.layout import join
+    from parallel.rendezvous import join
 
     torch.set_num_threads(1)
-    join(timeout_seconds=120.0)
+    join(collective_seconds=120.0)
     while True:
         try:
             module, name, arguments = connection.recv()

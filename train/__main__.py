@@ -4,15 +4,17 @@ import os
 import sys
 import warnings
 
-from conf.check import ConfigError
+from conf.check import ConfigError, NodeError
 from conf.compose import compose_config, compose_settings
-from conf.exit_codes import BAD_INPUT
+from conf.exit_codes import BAD_INPUT, BAD_NODE
 from train.data.documents import DataError
+from train.stop import StopSignal
 
 
 def main(words: list[str]) -> int:
     """Train what `words` describe and return the exit code: 0, or 2 for what the user can put right."""
     main_process = os.environ.get("RANK", "0") == "0"
+    stop = StopSignal()
     try:
         if words[:2] == ["--cfg", "job"] or words[-2:] == ["--cfg", "job"]:
             return print_settings([word for word in words if word not in ("--cfg", "job")])
@@ -20,11 +22,11 @@ def main(words: list[str]) -> int:
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
         from train.loop import train  # torch and DeepSpeed are loaded only for settings that can run
 
-        return train(settings)
-    except (ConfigError, DataError) as error:
-        if main_process:
+        return train(settings, stop)
+    except (ConfigError, DataError, NodeError) as error:
+        if main_process or "does not reach" in str(error):
             print(f"error: {error}", file=sys.stderr, flush=True)
-        return BAD_INPUT
+        return BAD_NODE if isinstance(error, NodeError) else BAD_INPUT
     except Exception as error:
         print(
             f"error: rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True

@@ -47,11 +47,14 @@ def peak_tflops(device: torch.device, precision: Precision) -> tuple[float, str]
         for known, peak in DATA_SHEETS.items():
             if known in name:
                 return peak, f"data sheet of {known}"
-    return _measured(device, precision), "largest of 5 square products timed at start-up"
+    return measured_tflops(device, precision), "largest of 5 square products timed at start-up"
 
 
-def _measured(device: torch.device, precision: Precision) -> float:
-    size = 4096 if device.type == "cuda" else 512
+def measured_tflops(device: torch.device, precision: Precision, small: bool = False) -> float:
+    """TFLOP/s of the best of 5 square products; small ones take about a millisecond."""
+    if device.type == "cpu" and small:
+        precision = Precision.fp32  # bf16 may be a hundred times slower there
+    size = (2048 if small else 4096) if device.type == "cuda" else (256 if small else 512)
     matrix = torch.randn(size, size, device=device, dtype=dtype_of(precision))
     best = float("inf")
     for _ in range(5):

@@ -1,19 +1,18 @@
 """What every stage of a run shares: the world of processes, the run's folder, the data, the chosen kernels."""
 
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from conf.check import ConfigError, check
 from conf.schema import Precision, Settings
 from model.kernels import Operations, select
-from parallel.layout import World, build_world, join
+from parallel.layout import World, build_world
 from train.data.documents import DataError
 from train.data.prepare import Prepared, find
 from train.hardware import peak_tflops, resolve_precision, slow_products
+from train.preflight import compare_clocks, meet
 from train.run_directory import open_run, write_json
 
 
@@ -43,12 +42,13 @@ class Job:
 def open_job(settings: Settings) -> Job:
     """Join the other processes, open the run's folder and the prepared data, choose precision and kernels.
 
-    Errors: `ConfigError` for settings that these devices or this folder cannot serve; `DataError` without data.
+    Errors: `ConfigError` for settings that these devices or this folder cannot serve; `DataError` without data;
+    `NodeError` for a machine that is not fit.
     """
     data = find(settings)
     if data is None:
         raise DataError("the data is not prepared; run `python -m train.prepare` with the same settings first")
-    join()
+    meet(settings)
     layout = settings.layout
     world = build_world(
         layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.sequence_parallel, layout.overlap
@@ -67,6 +67,9 @@ def open_job(settings: Settings) -> Job:
     )
     if slow_products(world.device, precision):
         job.say("warning: this CPU has no bf16 products; torch's stand-in is about 100 times slower than fp32")
+    compare_clocks(world)
+    if world.size > 1:
+        job.say(f"all-reduce over every process: {world.all_reduce_bandwidth():.2f} GB/s")
     job.say(f"kernels: {', '.join(f'{operation} {form}' for operation, form in operations.describe().items())}")
     job.say(
         f"peak of one device: {peak:.2f} TFLOP/s ({'cluster.peak_tflops' if settings.cluster.peak_tflops else source})"
@@ -86,15 +89,3 @@ def on_main(world: World, action: Callable[[], Any]) -> Any:
     if isinstance(result, Exception):
         raise ConfigError(str(result))
     return result
-
-
-class StopSignal:
-    """Remembers that SIGTERM, SIGINT or SIGUSR1 came; the loop reads it once a step."""
-
-    def __init__(self) -> None:
-        self.received = False
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._receive)
-
-    def _receive(self, _: int, __: FrameType | None) -> None:
-        self.received = True

@@ -6,22 +6,22 @@ from pathlib import Path
 from conf.exit_codes import INTERRUPTED
 from conf.schema import Settings
 from parallel.engine import Engine, MicroBatch
-from parallel.layout import leave
+from parallel.rendezvous import leave
 from train.checkpoint import save_checkpoint, save_weights
 from train.data.batches import micro_batches
 from train.data.blocks import Blocks, Order
 from train.evaluation.bits_per_byte import bits_per_byte
 from train.evaluation.samples import sample
-from train.job import Job, StopSignal, open_job
+from train.job import Job, open_job
 from train.report import report
 from train.schedule import learning_rate
 from train.stages import is_finished, lineage, open_engine, parent_of, stage_folder
+from train.stop import StopSignal
 from train.tracking import Meter, Tracker, open_tracker
 
 
-def train(settings: Settings) -> int:
-    """Run every stage of `settings` that is not finished; return 0, or `INTERRUPTED` where a signal came."""
-    stop = StopSignal()
+def train(settings: Settings, stop: StopSignal) -> int:
+    """Run the stages of `settings` that are not finished; return 0, or `INTERRUPTED` where a signal came."""
     job = open_job(settings)
     for name in settings.stages:
         if is_finished(job.folder, name):
@@ -30,6 +30,8 @@ def train(settings: Settings) -> int:
             job.say("stopped as asked; the same command goes on from here")
             leave()
             return INTERRUPTED
+        if name == settings.run.until:
+            break
     report(job)
     leave()
     return 0
@@ -43,7 +45,7 @@ def train_stage(job: Job, name: str, stop: StopSignal) -> bool:
     origin = f"going on after step {done}" if done else f"from {parent or 'random weights'}"
     job.say(f"stage {name}: {origin}")
     batches = stage_batches(job, name, done)
-    tracker = open_tracker(job, name, done, lineage(job.folder, name, parent, settings))
+    tracker = open_tracker(job, name, lineage(job.folder, name, parent, settings))
     meter = Meter(job)
     for step in range(done + 1, stage.steps + 1):
         rate = learning_rate(stage, step)
@@ -62,7 +64,7 @@ def train_stage(job: Job, name: str, stop: StopSignal) -> bool:
                 engine, folder / "checkpoints", {"stage": name, "step": step}, settings.run.keep_checkpoints
             )
             meter.restart()
-        if stopped and not last:
+        if stopped:
             tracker.finish()
             job.world.barrier()
             return False
@@ -95,7 +97,9 @@ def finish(job: Job, engine: Engine, name: str, parent: Path | None, tracker: Tr
     tracker.record_samples(name, samples, folder / "samples.md")
     scores = evaluate(job, engine)
     tracker.record_scores(name, settings.stages[name].steps, scores)
-    job.write(folder / "lineage.json", lineage(job.folder, name, parent, settings))
+    origins = lineage(job.folder, name, parent, settings)
+    job.write(folder / "lineage.json", origins)
+    tracker.record_lineage(origins, folder / "lineage.json")
     order = list(settings.stages).index(name)
     job.write(folder / "evaluation.json", {"stage": name, "order": order, "bits_per_byte": scores})
     tracker.finish()

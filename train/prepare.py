@@ -1,16 +1,20 @@
 """`python -m train.prepare key=value ...`: prepare the data of a run, so that training starts at once."""
 
+import signal
 import sys
 
 from conf.check import ConfigError
 from conf.compose import compose_settings
-from conf.exit_codes import BAD_INPUT
+from conf.exit_codes import BAD_INPUT, INTERRUPTED
 from train.data.documents import DataError
 from train.data.prepare import prepare
+from train.stop import SIGNALS
 
 
 def main(words: list[str]) -> int:
     """Prepare the data that `words` describe and return the exit code: 0, or 2 for what the user can put right."""
+    for number in SIGNALS:  # what was begun is left behind unseen; the same command begins it again
+        signal.signal(number, lambda *_: sys.exit(INTERRUPTED))
     try:
         prepare(compose_settings(words))
     except (ConfigError, DataError) as error:

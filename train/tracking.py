@@ -3,10 +3,14 @@
 There is no second logging system: reports and comparisons read the same records.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import os
+import platform
+import re
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +19,10 @@ from typing import Any
 from conf.schema import Settings, plain
 from model.flops import flops_per_token
 from parallel.engine import StepResult
-from train.hardware import peak_memory_bytes
+from train.hardware import measured_tflops, peak_memory_bytes
 from train.job import Job
+
+STRAGGLER = 0.25  # a rank that computes this much slower than the median, three records in a row, is named
 
 
 class Meter:
@@ -24,35 +30,70 @@ class Meter:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        self.straggler, self.times_slowest = -1, 0
+        self.ranks: dict[str, list[float]] = {}
         self.restart()
 
     def restart(self) -> None:
         """Begin a new stretch."""
-        self.started, self.sequences = time.perf_counter(), 0
+        self.started, self.steps, self.sequences = time.perf_counter(), 0, 0
 
     def count(self, sequences: int) -> None:
         """Another optimizer step of so many sequences is done."""
+        self.steps += 1
         self.sequences += sequences
 
     def read(self) -> dict[str, float]:
-        """Speed of the stretch, and begin a new one. TFLOP/s and MFU are of one device."""
-        seconds, model = time.perf_counter() - self.started, self.job.settings.model
+        """Speed of the stretch, and begin a new one. TFLOP/s and MFU are of one device. Every process calls it.
+
+        Ranks wait for each other in every step, so a step's time does not tell which one is slow: each times a product
+        of its own instead. `compute_spread` is how much longer than the median the slowest took.
+        """
+        seconds, model, world = time.perf_counter() - self.started, self.job.settings.model, self.job.world
         tokens_per_second = self.sequences * model.context_length / seconds
-        tflops = tokens_per_second * flops_per_token(model) / self.job.world.size / 1e12
+        tflops = tokens_per_second * flops_per_token(model) / world.size / 1e12
+        own = measured_tflops(world.device, self.job.precision, small=True)
+        memory, speeds, hosts = zip(
+            *world.gather((float(peak_memory_bytes(world.device)), own, platform.node())), strict=True
+        )
+        self.ranks = {"rank_memory_bytes": list(memory), "rank_tflops": [round(speed, 3) for speed in speeds]}
+        slowest = speeds.index(min(speeds))
+        spread = statistics.median(speeds) / speeds[slowest] - 1
+        self._watch(slowest, spread, hosts[slowest])
+        step_seconds = seconds / max(self.steps, 1)
         self.restart()
         return {
             "tokens_per_second": tokens_per_second,
             "tflops_per_device": tflops,
             "mfu": tflops / self.job.peak_tflops,
-            "memory_bytes": float(peak_memory_bytes(self.job.world.device)),
+            "memory_bytes": max(memory),
+            "memory_bytes_min": min(memory),
+            "step_seconds": step_seconds,
+            "compute_spread": spread,
+            "slowest_rank": slowest,
         }
+
+    def _watch(self, slowest: int, spread: float, host: str) -> None:
+        """Name a rank that stays slow."""
+        again = spread > STRAGGLER and slowest == self.straggler
+        self.times_slowest = self.times_slowest + 1 if again else 1
+        self.straggler = slowest if spread > STRAGGLER else -1
+        if self.straggler >= 0 and self.times_slowest == 3:
+            self.job.say(f"warning: rank {slowest} on {host} computes {spread:.0%} slower than the median rank")
 
 
 class Tracker:
-    """Records of one stage. On the processes that do not speak it does nothing: `folder` is None."""
+    """Records of one stage. On the processes that do not speak it does nothing: `folder` is None.
 
-    def __init__(self, folder: Path | None, job: Job, run: Any) -> None:
+    A step is recorded once: what an interrupted try recorded beyond its last checkpoint comes again with the same
+    values, and is shown but not recorded.
+    """
+
+    def __init__(self, folder: Path | None, job: Job, run: Any, rows: list[dict[str, Any]]) -> None:
         self.folder, self.job, self.run = folder, job, run
+        self.ranks: dict[str, list[float]] = {}
+        self.recorded = {(row["step"], "loss" in row) for row in rows}
+        self.began = time.monotonic() - max((row.get("seconds", 0.0) for row in rows), default=0.0)
 
     def record_step(self, stage: str, step: int, rate: float, result: StepResult, meter: Meter) -> None:
         """An optimizer step: loss, rate, gradient norm, tokens, speed, memory."""
@@ -66,6 +107,7 @@ class Tracker:
             "tokens": tokens,
             **speed,
         }
+        self.ranks = meter.ranks
         left = (steps - step) * self._tokens(stage, 1) / speed["tokens_per_second"]
         self._record(
             stage,
@@ -81,9 +123,8 @@ class Tracker:
         """Bits per byte on each corpus's validation set."""
         shown = "  ".join(f"{corpus} {score:.4f}" for corpus, score in scores.items())
         values = {f"bits_per_byte/{corpus}": score for corpus, score in scores.items()}
-        self._record(
-            stage, step, {"tokens": self._tokens(stage, step), **values}, f"{stage} validation, bits per byte: {shown}"
-        )
+        values |= {"tokens": self._tokens(stage, step), **self.ranks}
+        self._record(stage, step, values, f"{stage} validation, bits per byte: {shown}")
 
     def record_samples(self, stage: str, samples: dict[str, str], path: Path) -> None:
         """What the model made of the prompts: printed, and kept at `path`."""
@@ -96,6 +137,22 @@ class Tracker:
             self.job.say(f"--- sample after {stage}, prompt {name} ---\n{prompts[name]}{_visible(sample)}")
         texts = {f"samples/{name}": prompts[name] + sample for name, sample in samples.items()}
         self._wandb(lambda run: run.summary.update(texts))
+
+    def record_lineage(self, lineage: dict[str, Any], path: Path) -> None:
+        """The stage as a W&B artifact made from its parent's, the file at `path` in it."""
+        *ancestors, own = (artifact_name(entry) for entry in lineage["lineage"])
+
+        def log(run: Any) -> None:
+            import wandb
+
+            if ancestors and not run.offline:  # W&B draws this edge only where its server knows the parent
+                with contextlib.suppress(wandb.errors.CommError, ValueError):
+                    run.use_artifact(f"{ancestors[-1]}:latest")
+            artifact = wandb.Artifact(own, type="model", metadata=lineage)
+            artifact.add_file(str(path))
+            run.log_artifact(artifact)
+
+        self._wandb(log)
 
     def finish(self) -> None:
         """Close the W&B run."""
@@ -117,24 +174,31 @@ class Tracker:
     def _record(self, stage: str, step: int, values: dict[str, Any], line: str) -> None:
         if self.folder is None:
             return
-        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        self.job.say(line)
+        if (step, "loss" in values) in self.recorded:
+            return
+        self.recorded.add((step, "loss" in values))
+        values["flops"] = values["tokens"] * flops_per_token(self.job.settings.model)
+        values["seconds"] = time.monotonic() - self.began
+        values["devices"] = self.job.world.size
+        finite = {key: _finite(value) for key, value in values.items()}
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"stage": stage, "step": step, **finite}) + "\n")
-        self._wandb(lambda run: run.log(values, step=step))
-        self.job.say(line)
+        self._wandb(lambda run: run.log(_flat(values), step=step))
 
 
-def open_tracker(job: Job, stage: str, done: int, context: dict[str, Any]) -> Tracker:
-    """The stage's tracker, going on after `done` steps: records that an interrupted try made beyond them are dropped.
+def open_tracker(job: Job, stage: str, context: dict[str, Any]) -> Tracker:
+    """The stage's tracker, which goes on where an interrupted try left off.
 
     context: what W&B keeps with the settings (the stage's lineage).
     """
     if not job.world.is_main:
-        return Tracker(None, job, None)
-    kept = [row for row in read_metrics(job.folder) if row["stage"] != stage or row["step"] <= done]
-    (job.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+        return Tracker(None, job, None, [])
+    rows, path = read_metrics(job.folder), job.folder / "metrics.jsonl"
+    if path.is_file() and not path.read_bytes().endswith(b"\n"):  # the last line was cut off
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = _wandb_run(job.folder, stage, job.settings, context) if job.settings.tracking.wandb else None
-    return Tracker(job.folder, job, run)
+    return Tracker(job.folder, job, run, [row for row in rows if row["stage"] == stage])
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -163,6 +227,24 @@ def _wandb_run(folder: Path, stage: str, settings: Settings, context: dict[str, 
         mode="online" if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_BASE_URL") else "offline",
         settings=wandb.Settings(silent=True, console="off"),
     )
+
+
+def artifact_name(entry: str) -> str:
+    """W&B's name for the stage `RUN/STAGE` of a lineage: letters, digits, and a few signs are allowed."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", entry)
+
+
+def _finite(value: Any) -> Any:
+    """None for what JSON has no number for."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """A value a rank under its own key: W&B draws numbers, not lists."""
+    flat = {}
+    for key, value in values.items():
+        flat |= {f"{key}/{rank}": each for rank, each in enumerate(value)} if isinstance(value, list) else {key: value}
+    return flat
 
 
 def _duration(seconds: float) -> str:

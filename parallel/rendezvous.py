@@ -1,0 +1,116 @@
+"""How processes find each other: over a plain TCP store first, so that a node that is missing or unfit gets its name.
+
+Nothing here touches a device before `join` has everyone: a GPU that hangs cannot hide behind a collective.
+"""
+
+import json
+import logging
+import os
+import platform
+import socket
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import deepspeed  # type: ignore[import-untyped]
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+
+from conf.check import NodeError
+
+POLL_SECONDS = 0.05
+STEP = timedelta(seconds=120)  # for what is only waiting for a process that is known to be there
+
+
+def node_name() -> str:
+    """This machine's name, as Slurm calls it where Slurm started the process."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
+
+
+def join(
+    join_seconds: float = 300.0,
+    collective_seconds: float = 1800.0,
+    facts: Any = None,
+    judge: Callable[[Sequence[Any]], Any] = list,
+) -> Any:
+    """Join the processes that the launcher started; a process started alone is a world of one.
+
+    join_seconds: how long processes wait for each other. collective_seconds: how long a collective waits for a process
+    that does not come. facts: what this process tells of itself, as JSON; `judge` sees every process's on the main
+    one, by rank, and what it makes of them comes back on all, before any device is used. Joining twice does nothing.
+    Errors: `NodeError` naming who is missing.
+    """
+    if dist.is_initialized():
+        return judge([facts])
+    if "RANK" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = _open_store(rank, size, join_seconds)
+    verdict = _consult(store, rank, size, join_seconds, facts, judge)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # A shared-memory all-reduce for inference on CPUs, never called here: compiling it costs a minute on a new machine.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend, timeout = get_accelerator().communication_backend_name(), timedelta(seconds=collective_seconds)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
+    return verdict
+
+
+def leave() -> None:
+    """Leave the process group, where one was joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _open_store(rank: int, size: int, seconds: float) -> Store:
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        return TCPStore(address, port, size, rank == 0, timedelta(seconds=seconds), wait_for_workers=False)
+    except (dist.DistNetworkError, RuntimeError) as error:
+        raise NodeError(
+            f"rank {rank} on {node_name()} does not reach the main process at {address}:{port} within {seconds:g} s; "
+            f"is that node up, and the port open? ({str(error).splitlines()[0][:120]})"
+        ) from None
+
+
+def _consult(
+    store: Store, rank: int, size: int, seconds: float, facts: Any, judge: Callable[[Sequence[Any]], Any]
+) -> Any:
+    store.set(f"facts/{rank}", json.dumps(facts))
+    if rank == 0:
+        missing = _wait_for(store, size, seconds)
+        if missing:
+            store.set("verdict", json.dumps({"missing": missing}))
+        else:
+            everyone = [json.loads(store.get(f"facts/{other}")) for other in range(size)]
+            store.set("verdict", json.dumps({"verdict": judge(everyone)}))
+    else:
+        store.wait(["verdict"], timedelta(seconds=seconds) + STEP)
+    verdict = json.loads(store.get("verdict"))
+    if "missing" in verdict:
+        raise NodeError(f"{_named(verdict['missing'], size)} did not come within {seconds:g} s")
+    return verdict["verdict"]
+
+
+def _wait_for(store: Store, size: int, seconds: float) -> list[int]:
+    """The ranks that have not come when time is up."""
+    waited, missing = time.monotonic() + seconds, list(range(size))
+    while missing and time.monotonic() < waited:
+        missing = [rank for rank in missing if not store.check([f"facts/{rank}"])]
+        if missing:
+            time.sleep(POLL_SECONDS)
+    return missing
+
+
+def _named(ranks: list[int], size: int) -> str:
+    """`ranks 2, 3 (n2)`: with the nodes, where the launcher left their names in NODES."""
+    nodes = os.environ.get("NODES", "").split()
+    ranks_per_node = size // len(nodes) if nodes else 0
+    names = sorted({nodes[rank // ranks_per_node] for rank in ranks}) if ranks_per_node else []
+    listed = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+    return f"{'rank' if len(ranks) == 1 else 'ranks'} {listed}" + (f" ({', '.join(names)})" if names else "")
