@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from conf.check import ConfigError, check
 from conf.schema import Settings
@@ -24,7 +25,7 @@ def compose_config(overrides: list[str]) -> DictConfig:
     Errors: `ConfigError`, one line, for an unknown key or group, a wrong type, or words Hydra cannot read.
     """
     ConfigStore.instance().store(name="schema", node=Settings)
-    overrides = [_stage_list(word) for word in overrides]
+    overrides = [_written_out(word) for word in overrides]
     for word in overrides:
         if "=" not in word:
             raise ConfigError(f"'{word}' is not a setting; settings are written key=value")
@@ -61,14 +62,16 @@ def load_settings(path: Path) -> Settings:
     """Read the settings a run was saved with. Errors: `ConfigError` where the file does not fit the types."""
     try:
         return typed(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.load(path))))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} does not hold the settings of a run: {_first_line(error)}") from None
 
 
-def _stage_list(word: str) -> str:
-    """`stage=nl,multi,mono` selects three files of one group, which Hydra writes as a list."""
+def _written_out(word: str) -> str:
+    """`stage=nl,multi,mono` selects three files of one group, a list to Hydra; `nodes` is the cluster's."""
     key, _, value = word.partition("=")
-    return f"stage=[{value}]" if key == "stage" and not value.startswith("[") else word
+    if key == "stage" and not value.startswith("["):
+        return f"stage=[{value}]"
+    return f"cluster.nodes={value}" if key == "nodes" else word
 
 
 def _only_known(config: DictConfig) -> None:
@@ -107,6 +110,8 @@ def _unknown(key: str) -> str:
     with_defaults = compose("config", [])
     known = list(_keys(with_defaults, ""))
     groups = [folder.name for folder in FOLDER.iterdir() if folder.is_dir() and not folder.name.startswith("_")]
+    if key in known:
+        return f"'{key}' belongs to a stage that is not selected; add it to stage=..."
     close = difflib.get_close_matches(key, known + groups, n=1, cutoff=0.6)
     return f"unknown setting '{key}'" + (
         f"; did you mean '{close[0]}'?" if close else "; see conf/ for those there are"

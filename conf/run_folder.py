@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from conf.check import ConfigError
 from conf.compose import load_settings
 from conf.schema import Settings, plain
@@ -17,7 +19,7 @@ def run_folder(settings: Settings) -> Path:
 
 
 def check_run_folder(settings: Settings) -> bool:
-    """True where the folder holds this run already, false where it holds none.
+    """True where the folder holds this run already, false where it holds none that has recorded a step.
 
     Errors: `ConfigError` where it holds a different run, naming a setting that differs, or where run.resume=never.
     """
@@ -27,6 +29,8 @@ def check_run_folder(settings: Settings) -> bool:
             raise ConfigError(f"{folder} is not empty and holds no run; choose another folder with run.name=...")
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file; choose another folder with run.name=...")
+        return False
+    if not (folder / "metrics.jsonl").is_file():
         return False
     if settings.run.resume == "never":
         raise ConfigError(f"{folder} holds a run already; go on with run.resume=auto or choose another run.name")
@@ -38,6 +42,14 @@ def check_run_folder(settings: Settings) -> bool:
             f"{folder} holds a different run: {key} was {saved}, now {asked}{more}; choose another run.name"
         )
     return True
+
+
+def save_settings(settings: Settings, folder: Path) -> None:
+    """Keep `settings` in the run's folder, so that a reader never sees half of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "config.yaml.partial"
+    partial.write_text(OmegaConf.to_yaml(OmegaConf.create(plain(settings))))
+    partial.replace(folder / "config.yaml")
 
 
 def differences(one: Any, other: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -83,6 +83,15 @@ class ClusterKind(Enum):
     """Who starts the processes."""
 
     local = "local"
+    hostfile = "hostfile"
+    slurm = "slurm"
+
+
+class RemoteShell(Enum):
+    """How DeepSpeed's launcher reaches the hosts of a hostfile."""
+
+    pdsh = "pdsh"
+    ssh = "ssh"
 
 
 class Form(Enum):
@@ -227,16 +236,41 @@ class Kernels:
 
 
 @dataclass
+class Slurm:
+    """What a Slurm job asks for and how it is set up: conf/cluster."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    time: str = MISSING
+    gpus_per_node: int = MISSING
+    cpus_per_task: int | None = None
+    signal_seconds: int = MISSING
+    max_requeues: int = MISSING
+    modules: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    setup: list[str] = field(default_factory=list)
+    container: str | None = None
+    python: str | None = None
+    sbatch: list[str] = field(default_factory=list)
+    srun: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Cluster:
     """Machines: conf/cluster."""
 
     kind: ClusterKind = MISSING
     nodes: int = MISSING
     processes_per_node: int | None = None
+    hostfile: str | None = None
+    remote_shell: RemoteShell = MISSING
     join_seconds: float = MISSING
     min_free_gib: float = MISSING
     peak_tflops: float | None = None
     device_memory_gib: float | None = None
+    slurm: Slurm = field(default_factory=Slurm)
 
 
 @dataclass

@@ -1,105 +1,172 @@
-"""`python -m launch key=value ...`: compose the settings, check them, prepare the data, start the processes."""
+"""`python -m launch key=value ...`: compose the settings, check them, prepare the data, start the processes.
+
+`python -m launch status|cancel|logs|sync` looks after what was started.
+"""
 
 import os
+import platform
 import shlex
-import signal
-import subprocess
 import sys
-import time
-from types import FrameType
+from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from conf.check import ConfigError, check
 from conf.compose import compose_settings
 from conf.exit_codes import BAD_INPUT, INTERRUPTED
-from conf.run_folder import check_run_folder, run_folder
+from conf.run_folder import check_run_folder, run_folder, save_settings
+from conf.schema import ClusterKind, Settings
+from launch import slurm
+from launch.control import COMMANDS
+from launch.hostfile import check_hosts, read_hostfile, remote_command
+from launch.jobs import add_job
 from launch.local import environment, train_command, world_size
+from launch.processes import run
+from launch.status import active_job, is_finished
+from launch.sweep import points
 
-WATCH_SECONDS = 0.2  # between looks at which ranks are alive
-GRACE_SECONDS = 10.0  # from the end of the first rank to the end of the last
+
+@dataclass(frozen=True)
+class Start:
+    """A run that is to be started, checked."""
+
+    words: list[str]  # of `python -m train`
+    settings: Settings
+    processes: int
+    resumes: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lives."""
+        return run_folder(self.settings)
 
 
 def main(words: list[str]) -> int:
-    """Run the job that `words` describe and return its exit code."""
+    """Run the job that `words` describe, or the command they begin with, and return the exit code."""
     try:
-        settings = compose_settings(words)
-        processes = world_size(settings.cluster, settings.layout)
-        check(settings, processes)
-        resumes = check_run_folder(settings)
+        if words and words[0] in COMMANDS:
+            return COMMANDS[words[0]](words[1:])
+        several = any(word in ("-m", "--multirun") for word in words)
+        words = [word for word in words if word not in ("-m", "--multirun")]
+        starts = [check_start(point) for point in (points(words) if several else [words])]
+        dry_run = starts[0].settings.dry_run
+        for each in starts:
+            print(f"{'going on with' if each.resumes else 'starting'} {each.folder}: {each.processes} processes")
+        sys.stdout.flush()
+        if starts[0].settings.cluster.kind is ClusterKind.slurm:
+            return submit(starts, dry_run)
+        for each in starts:
+            code = start_here(each, dry_run)
+            if code:
+                return code
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    overrides = [word for word in words if not word.startswith("dry_run=")]
-    steps = [[sys.executable, "-m", "train.prepare", *overrides], train_command(overrides, processes)]
-    print(f"{'going on with' if resumes else 'starting'} {run_folder(settings)}: {processes} processes", flush=True)
-    if settings.dry_run:
-        print(*(shlex.join(step) for step in steps), sep="\n")
-        return 0
-    for step in steps:
-        code = run(step, environment(processes))
-        if code:
-            return code
     return 0
 
 
-def run(command: list[str], variables: dict[str, str]) -> int:
-    """Run `command` and return its exit code; `INTERRUPTED` where SIGINT or SIGTERM came.
-
-    The command has a session of its own: a Ctrl-C reaches only this process, which tells the ranks, the launcher's
-    children, and no process of theirs (W&B's must outlive the signal). A second one kills everything.
-    """
-    signals: list[int] = []
-    with subprocess.Popen(command, env=variables, start_new_session=True) as process:
-
-        def forward(number: int, _: FrameType | None) -> None:
-            signals.append(number)
-            if len(signals) == 1:
-                print("stopping: the run saves itself first; once more to kill it", file=sys.stderr, flush=True)
-                for rank in psutil.Process(process.pid).children() or [process]:
-                    rank.send_signal(signal.SIGTERM)
-            else:
-                os.killpg(process.pid, signal.SIGKILL)
-
-        previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            first = first_to_end(process)
-            code = process.wait()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-    if signals:
-        return INTERRUPTED
-    if code and first is not None:
-        print(f"error: rank {first[0]} (process {first[1]}) ended first; the others were stopped", file=sys.stderr)
-    return code if code >= 0 else 128 - code
+def check_start(words: list[str]) -> Start:
+    """Compose and check the run that `words` describe. Errors: `ConfigError`, also where the run is under way."""
+    settings = compose_settings(words)
+    cluster = settings.cluster
+    if cluster.kind is ClusterKind.hostfile:
+        processes = sum(read_hostfile(cluster).values())
+    else:
+        processes = world_size(cluster, settings.layout)
+    check(settings, processes)
+    resumes = check_run_folder(settings)
+    folder = run_folder(settings)
+    busy = active_job(folder, slurm.queue())
+    if busy is not None:
+        raise ConfigError(f"{folder} is under way as {busy}; see `python -m launch status`, end it with `cancel`")
+    return Start([word for word in words if not word.startswith("dry_run=")], settings, processes, resumes)
 
 
-def first_to_end(process: subprocess.Popen[bytes]) -> tuple[int, int] | None:
-    """Watch the launcher `process` to its end: rank and process id of the rank that ended first, None without ranks.
+def start_here(start: Start, dry_run: bool) -> int:
+    """Prepare the data and train, on this machine or on the hosts of a hostfile; return the exit code."""
+    cluster, stop = start.settings.cluster, None
+    variables = environment(start.processes)
+    prepare = [sys.executable, "-m", "train.prepare", *start.words]
+    if cluster.kind is ClusterKind.hostfile:
+        slots = read_hostfile(cluster)
+        if not dry_run:
+            check_hosts(cluster, slots)
+        variables = environment(max(slots.values()))
+        train = remote_command(cluster, slots, start.words, variables)
 
-    Ranks end together. Where one is gone and another still runs after `GRACE_SECONDS`, it waits for a rank that will
-    never answer, and is killed.
-    """
-    ranks: dict[int, int] = {}
-    first, since = None, 0.0
-    while process.poll() is None:
-        time.sleep(WATCH_SECONDS)
-        try:
-            children = psutil.Process(process.pid).children()
-            for child in children:
-                if child.pid not in ranks and "RANK" in (variables := child.environ()):
-                    ranks[child.pid] = int(variables["RANK"])
-            alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-        except psutil.Error:
-            continue
-        ended = sorted((ranks[pid], pid) for pid in ranks.keys() - {child.pid for child in alive})
-        if ended and first is None:
-            first, since = ended[0], time.monotonic()
-        if first is not None and time.monotonic() > since + GRACE_SECONDS:
-            for child in alive:
-                child.kill()
-    return first
+        def stop(_: psutil.Process) -> None:  # a signal does not cross hosts, a file does
+            (start.folder / "stop").touch()
+    else:
+        train = train_command(start.words, {"localhost": start.processes})
+    if dry_run:
+        print(shlex.join(prepare), shlex.join(train), sep="\n")
+        return 0
+    code = run(prepare, {**os.environ, **variables})
+    if code:
+        return code
+    open_folder(start)
+    log, exit_file = f"jobs/{cluster.kind.value}.log", f"jobs/{cluster.kind.value}.exit"
+    add_job(
+        start.folder,
+        cluster.kind.value,
+        str(os.getpid()),
+        list(start.settings.stages),
+        platform.node(),
+        log,
+        exit_file,
+    )
+    code = run(train, {**os.environ, **variables}, start.folder / log, stop)
+    (start.folder / exit_file).write_text(f"{code}\n")
+    if code == INTERRUPTED:
+        print(f"saved; the same command goes on with {start.folder}", file=sys.stderr)
+    return code
+
+
+def open_folder(start: Start) -> None:
+    """Make the run's folder, with its settings and room for scripts and logs."""
+    save_settings(start.settings, start.folder)
+    (start.folder / "jobs").mkdir(exist_ok=True)
+
+
+def submit(starts: list[Start], dry_run: bool) -> int:
+    """Submit one Slurm job a stage, each after the one before; several runs are one job array a stage."""
+    first, array = starts[0].settings, len(starts) > 1
+    if any(list(start.settings.stages) != list(first.stages) for start in starts):
+        raise ConfigError("-m with cluster.kind=slurm needs the same stages in every run")
+    stages = [name for name in first.stages if not all(is_finished(start.folder / "stages" / name) for start in starts)]
+    if not stages:
+        print("every stage is finished")
+        return 0
+    what = starts[0].folder if not array else Path(first.run.root) / ".sweeps" / f"{first.experiment}"
+    folder = what / "jobs" if not array else what
+    number = "%A_%a" if array else "%j"
+    scripts = {}
+    for stage in stages:
+        runs = [(each.folder.resolve(), [*each.words, f"run.until={stage}"]) for each in starts]
+        text = slurm.script(first.cluster, runs, stage, str(what), folder / f"{stage}-{number}.log")
+        scripts[stage] = (folder / f"{stage}.sh", text)
+    if dry_run:
+        before = None
+        for stage, (path, text) in scripts.items():
+            command = shlex.join(slurm.sbatch_command(path, before, array))
+            print(f"# {path}\n{text}\n# {command}\n")
+            before = f"JOB_OF_{stage.upper()}"
+        return 0
+    for each in starts:
+        open_folder(each)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, text in scripts.values():
+        path.write_text(text)
+    ids = slurm.submit({stage: path for stage, (path, _) in scripts.items()}, array)
+    for stage, id in ids.items():
+        for index, each in enumerate(starts):
+            own = f"{id}_{index}" if array else id
+            log = folder.resolve() / f"{stage}-{own}.log"
+            add_job(each.folder, "slurm", own, [stage], "", str(log), slurm.exit_name(stage))
+        print(f"{stage}: job {id}" + (f", {len(starts)} tasks" if array else ""))
+    print(f"`python -m launch status root={first.run.root}` shows how they go")
+    return 0
 
 
 if __name__ == "__main__":

@@ -32,24 +32,33 @@ def world_size(cluster: Cluster, layout: Layout) -> int:
     return cluster.nodes * per_node
 
 
-def train_command(overrides: list[str], processes: int) -> list[str]:
-    """The deepspeed launcher's command line for `processes` ranks of `python -m train`.
-
-    It is the part of the launcher that runs on each node: the part before it only finds nodes, and dies of a SIGTERM
-    without telling the ranks.
-    """
+def free_port() -> int:
+    """A port that nothing listens on at this moment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(processes))}).encode()).decode()
-    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", "--quiet", f"--world_info={world}"]
-    address = ["--master_addr=127.0.0.1", f"--master_port={port}"]
-    return [*launcher, *address, "--no_local_rank", "--module", "train", *overrides]
+        return int(free.getsockname()[1])
+
+
+def train_command(
+    words: list[str], slots: dict[str, int], address: str = "127.0.0.1", port: int | None = None, node: str = "0"
+) -> list[str]:
+    """The deepspeed launcher's command line on one of the hosts for `python -m train` with `words`.
+
+    slots: host -> its processes, in the order of their ranks. node: which of the hosts, or what a shell puts there.
+    It is the part of the launcher that runs on each host: the part before it dies of a SIGTERM without telling the
+    ranks, and lets a shell read the words a second time.
+    """
+    world = {host: list(range(count)) for host, count in slots.items()}
+    encoded = base64.urlsafe_b64encode(json.dumps(world).encode()).decode()
+    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", "--quiet", f"--world_info={encoded}"]
+    place = [f"--node_rank={node}", f"--master_addr={address}", f"--master_port={port or free_port()}"]
+    return [*launcher, *place, "--no_local_rank", "--module", "train", *words]
 
 
 def environment(processes: int) -> dict[str, str]:
-    """This environment; without a GPU DeepSpeed is told so, and the cores are shared among the processes."""
+    """Variables for `processes` on this machine: without a GPU DeepSpeed is told so, and the cores are shared out."""
     if count_gpus():
-        return dict(os.environ)
+        return {}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, cores // processes)), **os.environ}
+    wanted = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, cores // processes))}
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}

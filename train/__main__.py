@@ -7,6 +7,7 @@ import warnings
 from conf.check import ConfigError, NodeError
 from conf.compose import compose_config, compose_settings
 from conf.exit_codes import BAD_INPUT, BAD_NODE
+from train.cores import bind_cores
 from train.data.documents import DataError
 from train.stop import StopSignal
 
@@ -15,6 +16,7 @@ def main(words: list[str]) -> int:
     """Train what `words` describe and return the exit code: 0, or 2 for what the user can put right."""
     main_process = os.environ.get("RANK", "0") == "0"
     stop = StopSignal()
+    bind_cores()
     try:
         if words[:2] == ["--cfg", "job"] or words[-2:] == ["--cfg", "job"]:
             return print_settings([word for word in words if word not in ("--cfg", "job")])

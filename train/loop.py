@@ -23,6 +23,8 @@ from train.tracking import Meter, Tracker, open_tracker
 def train(settings: Settings, stop: StopSignal) -> int:
     """Run the stages of `settings` that are not finished; return 0, or `INTERRUPTED` where a signal came."""
     job = open_job(settings)
+    if job.world.is_main:
+        stop.watch(job.folder / "stop")
     for name in settings.stages:
         if is_finished(job.folder, name):
             job.say(f"stage {name}: finished before, kept")

@@ -29,7 +29,8 @@ Facts = dict[str, Any]  # what one process tells of itself; JSON
 
 def meet(settings: Settings) -> None:
     """Join the other processes and look at every node. Errors: `NodeError` naming who is missing or what is wrong."""
-    marks = run_folder(settings).parent / ".preflight"
+    folder = run_folder(settings)
+    marks = folder.with_name(f".{folder.name}.preflight")
 
     def judge(everyone: Sequence[Facts]) -> list[str]:
         problems = list(_problems(everyone, settings.cluster.min_free_gib, marks))

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
-from conf.run_folder import check_run_folder, run_folder
-from conf.schema import Settings, plain
+from conf.run_folder import check_run_folder, run_folder, save_settings
+from conf.schema import Settings
 
 PACKAGES = ("torch", "deepspeed", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy", "apex")
 
@@ -42,11 +41,8 @@ def open_run(settings: Settings) -> Path:
     Errors: `ConfigError` where the folder holds something else.
     """
     folder = run_folder(settings)
-    if not check_run_folder(settings):
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "config.yaml.partial"
-        partial.write_text(OmegaConf.to_yaml(OmegaConf.create(plain(settings))))
-        partial.replace(folder / "config.yaml")
+    check_run_folder(settings)
+    save_settings(settings, folder)
     write_json(folder / "environment.json", environment())
     return folder
 

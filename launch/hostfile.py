@@ -1,0 +1,79 @@
+"""Several machines without a scheduler: the deepspeed launcher on each, started through pdsh or ssh."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from conf.check import ConfigError
+from conf.schema import Cluster, RemoteShell
+from launch.local import train_command
+
+SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
+PORT = 29500  # on the first host; torch's own default
+CARRIED = ("NCCL_", "WANDB_", "HF_", "PYTHON", "DS_", "OMP_", "CUDA_", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
+
+
+def read_hostfile(cluster: Cluster) -> dict[str, int]:
+    """Host -> its processes, in the file's order.
+
+    Errors: `ConfigError` for a file that is missing, a line that cannot be read, a host named twice.
+    """
+    path = Path(cluster.hostfile or "")
+    if not path.is_file():
+        raise ConfigError(f"cluster.hostfile={cluster.hostfile} is not a file; write lines such as 'node1 slots=8'")
+    slots: dict[str, int] = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        found = re.fullmatch(r"([A-Za-z0-9_.:-]+)\s+slots=(\d+)", text)
+        if not found or int(found[2]) < 1:
+            raise ConfigError(f"{path}:{number}: '{text}' is not a line such as 'node1 slots=8'")
+        if found[1] in slots:
+            raise ConfigError(f"{path}:{number}: host {found[1]} stands there twice")
+        slots[found[1]] = int(found[2])
+    if not slots:
+        raise ConfigError(f"{path} names no host; write lines such as 'node1 slots=8'")
+    return slots
+
+
+def check_hosts(cluster: Cluster, slots: dict[str, int]) -> None:
+    """Errors: `ConfigError` naming every host that does not answer, or the remote shell that is missing."""
+    for program in {"ssh", cluster.remote_shell.value}:
+        if shutil.which(program) is None:
+            raise ConfigError(f"there is no {program} on this machine; install it or set cluster.remote_shell=ssh")
+    with ThreadPoolExecutor(64) as pool:
+        answers = dict(zip(slots, pool.map(_answer, slots), strict=True))
+    silent = [f"{host} ({answer})" for host, answer in answers.items() if answer]
+    if silent:
+        raise ConfigError(f"no answer from {', '.join(silent)}; ssh must work without a password")
+
+
+def _answer(host: str) -> str:
+    """Empty where the host answers, else what ssh said."""
+    done = subprocess.run([*SSH, host, "true"], capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+
+
+def remote_command(cluster: Cluster, slots: dict[str, int], words: list[str], variables: dict[str, str]) -> list[str]:
+    """The command that starts the ranks on every host and ends when the last has ended.
+
+    Where one host's launcher fails, the others' ranks notice in their next collective.
+    """
+    first = next(iter(slots))
+    kept = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)} | variables
+    carried = [f"{name}={value}" for name, value in {**kept, "NODES": " ".join(slots)}.items()]
+
+    def on(node: str) -> str:
+        command = train_command(words, slots, first, PORT, node)
+        return f"cd {shlex.quote(os.getcwd())} && exec env {shlex.join([*carried, *command])}"
+
+    if cluster.remote_shell is RemoteShell.pdsh:
+        return ["pdsh", "-S", "-R", "ssh", "-f", "1024", "-w", ",".join(slots), on("%n")]
+    starts = [f"{shlex.join([*SSH, host, on(str(node))])} & pids+=($!)" for node, host in enumerate(slots)]
+    waits = 'code=0; for pid in "${pids[@]}"; do wait "$pid" || code=$?; done; exit "$code"'
+    return ["bash", "-c", "\n".join(["pids=()", *starts, waits])]

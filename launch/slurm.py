@@ -1,0 +1,161 @@
+"""Slurm: one batch job a stage, chained. The script is meant to be read, and is kept with the run."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from conf.check import ConfigError
+from conf.exit_codes import INTERRUPTED
+from conf.schema import Cluster, Slurm
+
+Words = list[str]
+
+SCRIPT = """\
+#!/bin/bash
+# Stage {stage} of {what}, written by `python -m launch`.
+{directives}
+{setup}
+case ${{SLURM_ARRAY_TASK_ID:-0}} in
+{points}
+esac
+
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${{nodes%%$'\\n'*}}
+export NODES=${{nodes//$'\\n'/ }}
+export MASTER_ADDR=$(scontrol show node "$first" | sed -n 's/.*NodeAddr=\\([^ ]*\\).*/\\1/p')
+export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
+export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}
+
+code=0
+rm -f "$exit_file"
+srun --nodes=1 --ntasks=1 {python} -m train.prepare "$@" || code=$?
+if (( code == 0 )); then  # when a rank ends, the others have a minute
+    srun --kill-on-bad-exit=0 --wait=60 {srun}bash -c \\
+        'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec {python} -m train "$@"' \\
+        train "$@" || code=$?
+fi
+
+if (( code == {interrupted} )) && [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]; then
+    if (( ${{SLURM_RESTART_COUNT:-0}} < {max_requeues} )); then
+        echo "stopped and saved: requeued, and goes on from there (time ${{SLURM_RESTART_COUNT:-0}} of {max_requeues})"
+        scontrol requeue "$SLURM_JOB_ID" && sleep 60  # Slurm ends this script
+    fi
+    echo "error: stopped for the last of {max_requeues} times (cluster.slurm.max_requeues); launch again to go on"
+fi
+echo "$code" > "$exit_file"
+exit "$code"
+"""
+
+
+def script(cluster: Cluster, points: list[tuple[Path, Words]], stage: str, what: str, log: Path) -> str:
+    """The batch script of one stage.
+
+    points: (run's folder, words of `python -m train`) of each run: one, or as many as the job array has tasks.
+    what: the run or the sweep, for people. log: file for the output, with Slurm's %-signs.
+    """
+    slurm = cluster.slurm
+    python = shlex.quote(slurm.python or sys.executable)
+    if slurm.container:
+        python = f"{slurm.container} {python}"
+    cases = [
+        f"{index}) exit_file={shlex.quote(str(run / exit_name(stage)))}\n   set -- {shlex.join(words)} ;;"
+        for index, (run, words) in enumerate(points)
+    ]
+    return SCRIPT.format(
+        stage=stage,
+        what=what,
+        directives="\n".join(f"#SBATCH {line}" for line in _directives(cluster, len(points), stage, what, log)),
+        setup="\n".join(_setup(slurm)),
+        points="\n".join(cases),
+        python=python,
+        srun="".join(f"{word} " for word in slurm.srun),
+        interrupted=INTERRUPTED,
+        max_requeues=slurm.max_requeues,
+    )
+
+
+def exit_name(stage: str) -> str:
+    """Where, in the run's folder, a stage's job leaves its exit code."""
+    return f"jobs/{stage}.exit"
+
+
+def _directives(cluster: Cluster, count: int, stage: str, what: str, log: Path) -> Iterator[str]:
+    slurm = cluster.slurm
+    yield f"--job-name={Path(what).name}/{stage}"
+    yield f"--nodes={cluster.nodes}"
+    yield f"--ntasks-per-node={cluster.processes_per_node or slurm.gpus_per_node or 1}"
+    if slurm.gpus_per_node:
+        yield f"--gpus-per-node={slurm.gpus_per_node}"
+    for name in ("cpus_per_task", "partition", "account", "qos", "constraint"):
+        if getattr(slurm, name) is not None:
+            yield f"--{name.replace('_', '-')}={getattr(slurm, name)}"
+    yield f"--time={slurm.time}"
+    yield f"--signal=USR1@{slurm.signal_seconds}"
+    yield "--requeue"
+    yield "--kill-on-invalid-dep=yes"
+    yield "--open-mode=append"
+    yield f"--output={log.resolve()}"
+    if count > 1:
+        yield f"--array=0-{count - 1}"
+    yield from slurm.sbatch
+
+
+def _setup(slurm: Slurm) -> Iterator[str]:
+    yield f"cd {shlex.quote(str(Path.cwd()))}"
+    for module in slurm.modules:
+        yield f"module load {shlex.quote(module)}"
+    if not slurm.gpus_per_node:
+        yield "export DS_ACCELERATOR=cpu"
+    for name, value in slurm.environment.items():
+        yield f"export {name}={shlex.quote(value)}"
+    yield from slurm.setup
+
+
+def sbatch_command(path: Path, after: str | None, array: bool) -> Words:
+    """The command that submits the script at `path`, to begin when job `after` has succeeded (task by task)."""
+    dependency = [f"--dependency={'aftercorr' if array else 'afterok'}:{after}"] if after else []
+    return ["sbatch", "--parsable", *dependency, str(path)]
+
+
+def submit(paths: dict[str, Path], array: bool) -> dict[str, str]:
+    """Submit each stage's script, in order, each after the one before: stage -> job id. All or none.
+
+    Errors: `ConfigError` with what sbatch said, where it refuses one.
+    """
+    if shutil.which("sbatch") is None:
+        raise ConfigError(
+            "there is no sbatch on this machine; submit from the cluster's login node or use cluster=local"
+        )
+    ids: dict[str, str] = {}
+    for stage, path in paths.items():
+        command = sbatch_command(path, list(ids.values())[-1] if ids else None, array)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            if ids:
+                subprocess.run(["scancel", *ids.values()], check=False)
+            raise ConfigError(f"sbatch refused stage {stage}: {_reason(done.stderr)}")
+        ids[stage] = done.stdout.strip().split(";")[0]
+    return ids
+
+
+def _reason(stderr: str) -> str:
+    """One line for what sbatch said, with the partitions there are where it knows not the one that was asked for."""
+    lines = [re.sub(r"^sbatch: (error: )?", "", line) for line in stderr.splitlines() if line.strip()]
+    said = "; ".join(dict.fromkeys(lines)) or "it gave no reason"
+    if "invalid partition" in said.lower():
+        listed = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, check=False).stdout.split()
+        said += f"; cluster.slurm.partition may be {', '.join(sorted(set(listed)))}"
+    return said
+
+
+def queue() -> dict[str, tuple[str, str]]:
+    """Job id -> (state, reason) of the user's jobs, an array's tasks one by one; empty without Slurm."""
+    if shutil.which("squeue") is None:
+        return {}
+    done = subprocess.run(["squeue", "--me", "-h", "-r", "-o", "%i|%T|%r"], capture_output=True, text=True, check=False)
+    rows = (line.split("|") for line in done.stdout.splitlines() if line.count("|") == 2)
+    return {id: (state.lower(), reason) for id, state, reason in rows}

@@ -1,0 +1,125 @@
+"""Runs as their folders and the queue tell of them: in every state, and half-written."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conf.check import ConfigError
+from conf.compose import compose_settings
+from conf.run_folder import save_settings
+from launch.control import cancel, logs, sync
+from launch.jobs import add_job, read_jobs
+from launch.status import active_job, runs_below, status
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of the stages nl and multi, 120 steps each, that is at step 60 of nl."""
+    folder = tmp_path / "runs" / "mine"
+    save_settings(compose_settings(["stage=nl,multi"]), folder)
+    (folder / "jobs").mkdir()
+    rows = [{"stage": "nl", "step": step, "loss": 9.0 - step / 10, "tokens_per_second": 4096.0} for step in (1, 30, 60)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def finish(run: Path, *stages: str) -> None:
+    for stage in stages:
+        (run / "stages" / stage / "weights").mkdir(parents=True)
+        (run / "stages" / stage / "evaluation.json").write_text("{}")
+
+
+def slurm_job(run: Path, id: str, *stages: str) -> None:
+    add_job(run, "slurm", id, list(stages), "", f"jobs/{stages[0]}-{id}.log", f"jobs/{stages[0]}.exit")
+
+
+def test_a_queued_chain(run: Path) -> None:
+    slurm_job(run, "7", "nl")
+    slurm_job(run, "8", "multi")
+    queue = {"7": ("running", "None"), "8": ("pending", "Dependency")}
+    row = status(run, queue)
+    assert (row.run, row.state, row.stage, row.step, row.steps) == ("mine", "running", "nl", 60, 120)
+    assert (row.loss, row.tokens_per_second, row.job, row.note) == (3.0, 4096.0, "7", "")
+    assert row.seconds_left == (60 + 120) * 16 * 256 / 4096
+    assert active_job(run, queue) == "job 7 (running)"
+    waiting = status(run, {"8": ("pending", "Dependency")})
+    assert (waiting.state, waiting.job, waiting.note) == ("pending", "8", "Dependency")
+
+
+def test_how_it_ended(run: Path) -> None:
+    slurm_job(run, "7", "nl")
+    assert status(run, {}).state == "killed"
+    (run / "jobs/nl.exit").write_text("75\n")
+    assert status(run, {}).state == "stopped"
+    (run / "jobs/nl.exit").write_text("1\n")
+    (run / "jobs/nl-7.log").write_text("step 1\nerror: rank 1: RuntimeError: a GPU fell off the bus\nTraceback\n")
+    row = status(run, {})
+    assert (row.state, row.note) == ("failed", "exit code 1: error: rank 1: RuntimeError: a GPU fell off the bus")
+    finish(run, "nl", "multi")
+    assert status(run, {}).state == "finished"
+
+
+def test_a_local_run_is_known_by_its_process(run: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    add_job(run, "local", str(process.pid), ["nl", "multi"], platform.node(), "jobs/local.log", "jobs/local.exit")
+    assert status(run, {}).state == "running"
+    assert cancel([str(run)]) == 0
+    process.wait(10)
+    assert status(run, {}).state == "killed"
+    entry = json.loads((run / "jobs.json").read_text())
+    entry[0] |= {"id": str(os.getpid()), "started": time.time() - 10**6}  # the process id has come again
+    (run / "jobs.json").write_text(json.dumps(entry))
+    assert status(run, {}).state != "running"
+
+
+def test_half_written_files_are_told_not_raised(run: Path) -> None:
+    slurm_job(run, "7", "nl")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "nl", "step": 70, "lo')
+    (run / "jobs.json").write_text("[{")
+    assert read_jobs(run) == []
+    assert status(run, {}).step == 60
+    (run / "config.yaml").write_text("model: {n_layer: [")
+    assert status(run, {}).state == "unreadable"
+
+
+def test_logs_show_the_newest(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    slurm_job(run, "7", "nl")
+    with pytest.raises(ConfigError, match="has no log yet"):
+        logs([str(run)])
+    (run / "jobs/nl-7.log").write_text("nl 60/120  loss 3.0\n")
+    assert logs(["-f", str(run)]) == 0
+    assert capfd.readouterr().out == "nl 60/120  loss 3.0\n"
+
+
+@pytest.mark.parametrize("command", [cancel, logs, sync])
+def test_what_is_no_run_is_one_line(command: object, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not the folder of a run"):
+        command([str(tmp_path / "none")])  # type: ignore[operator]
+    with pytest.raises(ConfigError, match="there is no run in"):
+        runs_below(tmp_path)
+
+
+def test_sync_leaves_out_what_was_uploaded(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sync([str(run)]) == 0
+    assert "everything is synchronised" in capsys.readouterr().out
+    done = run / "wandb/offline-run-20260101_000000-abc"
+    done.mkdir(parents=True)
+    (done / "run-abc.wandb.synced").touch()
+    assert sync([str(run)]) == 0
+
+
+def test_status_answers_at_the_command_line(run: Path) -> None:
+    words = [sys.executable, "-m", "launch", "status", f"root={run.parent}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})
+    assert done.returncode == 0 and "mine" in done.stdout and "60/120" in done.stdout
+    wrong = subprocess.run([*words[:4], "runs"], cwd=ROOT, capture_output=True, text=True)
+    assert wrong.returncode == 2 and wrong.stderr == "error: unknown word 'runs'; status takes root=FOLDER\n"

@@ -1,0 +1,52 @@
+"""Processes that come are joined; those that do not are named."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CODE = """
+import sys
+from conf.check import NodeError
+from parallel.rendezvous import join, leave
+try:
+    print(join(float(sys.argv[1]), facts={"rank": int(sys.argv[2])}, judge=lambda everyone: len(everyone)), flush=True)
+    leave()
+except NodeError as error:
+    print(error, flush=True)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def start(rank: int, size: int, port: int, seconds: float, **more: str) -> subprocess.Popen[str]:
+    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
+    command = [sys.executable, "-c", CODE, str(seconds), str(rank)]
+    variables = {**os.environ, **place, **address, **more}
+    return subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True)
+
+
+def test_missing_ranks_are_named_with_their_node() -> None:
+    port = free_port()
+    came = [start(rank, 4, port, 2, NODES="n1 n2") for rank in (0, 1)]
+    said = [process.communicate(timeout=120)[0].strip() for process in came]
+    assert said == ["ranks 2, 3 (n2) did not come within 2 s"] * 2
+
+
+def test_a_main_process_that_does_not_answer_is_named() -> None:
+    port = free_port()
+    said = start(1, 2, port, 2, SLURMD_NODENAME="n2").communicate(timeout=120)[0]
+    assert f"rank 1 on n2 does not reach the main process at 127.0.0.1:{port} within 2 s" in said
+
+
+def test_everyone_gets_what_the_main_process_makes_of_all() -> None:
+    port = free_port()
+    came = [start(rank, 2, port, 60) for rank in (0, 1)]
+    assert [process.communicate(timeout=120)[0].split("\n")[0] for process in came] == ["2", "2"]
