@@ -3,10 +3,13 @@
 Each message holds what was asked, what was found, and what to do.
 """
 
+import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from conf.schema import Offload, Settings
+from conf.schema import Offload, Precision, Settings
 
 
 class ConfigError(Exception):
@@ -24,7 +27,8 @@ def check(settings: Settings, world_size: int | None = None) -> None:
 
     `world_size`: number of processes, where it is known; else the checks that need it are left out.
     """
-    for problems in (_model(settings), _stages(settings), _layout(settings, world_size), _numbers(settings)):
+    parts = (_finite(asdict(settings)), _model(settings), _stages(settings), _cluster(settings))
+    for problems in (*parts, _layout(settings, world_size), _numbers(settings)):
         for problem in problems:
             raise ConfigError(problem)
 
@@ -37,6 +41,14 @@ def data_parallel_size(settings: Settings, world_size: int) -> int:
 def gradient_accumulation_steps(settings: Settings, global_batch_size: int, world_size: int) -> int:
     """Micro-batches that each replica runs in one optimizer step of `global_batch_size` sequences."""
     return global_batch_size // (settings.layout.micro_batch_size * data_parallel_size(settings, world_size))
+
+
+def _finite(values: dict[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _finite(value, f"{above}{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):  # every comparison with nan is false
+            yield f"{above}{name}={value} must be a finite number"
 
 
 def _model(settings: Settings) -> Iterator[str]:
@@ -84,23 +96,28 @@ def _stages(settings: Settings) -> Iterator[str]:
             yield f"stages.{name}.init_from={stage.init_from} is not a run folder: it holds no config.yaml"
 
 
+def _cluster(settings: Settings) -> Iterator[str]:
+    for name in ("nodes", "processes_per_node"):
+        value = getattr(settings.cluster, name)
+        if value is not None and value < 1:
+            yield f"cluster.{name}={value} must be at least 1"
+
+
 def _layout(settings: Settings, world_size: int | None) -> Iterator[str]:
     layout, model = settings.layout, settings.model
     for name in ("tensor_parallel_size", "pipeline_parallel_size", "micro_batch_size", "loss_chunk_tokens"):
         if getattr(layout, name) < 1:
             yield f"layout.{name}={getattr(layout, name)} must be at least 1"
     tensor, pipeline = layout.tensor_parallel_size, layout.pipeline_parallel_size
-    for name in ("n_head", "vocab_size"):
+    divided = ["n_head", "vocab_size", *(["context_length"] if layout.sequence_parallel else [])]
+    sizes = divisors(math.gcd(*(getattr(model, name) for name in divided)))
+    for name in divided:
         if getattr(model, name) % tensor:
+            why = ", which layout.sequence_parallel cuts" if name == "context_length" else ""
             yield (
-                f"layout.tensor_parallel_size={tensor} does not divide model.{name}={getattr(model, name)}; "
-                f"use {divisors(model.n_head)}"
+                f"layout.tensor_parallel_size={tensor} does not divide model.{name}={getattr(model, name)}{why}; "
+                f"use {sizes}"
             )
-    if layout.sequence_parallel and model.context_length % tensor:
-        yield (
-            f"layout.sequence_parallel needs tensor_parallel_size={tensor} to divide "
-            f"model.context_length={model.context_length}"
-        )
     if pipeline > model.n_layer:
         yield f"layout.pipeline_parallel_size={pipeline} is more than model.n_layer={model.n_layer}; use fewer stages"
     if layout.zero_stage not in (0, 1, 2, 3):
@@ -143,6 +160,33 @@ def _batches(settings: Settings, world_size: int) -> Iterator[str]:
                 f"stages.{name}.global_batch_size={batch} is not a multiple of micro_batch_size="
                 f"{layout.micro_batch_size} x {data_parallel_size(settings, world_size)} replicas; "
                 f"use {nearest}, or another micro_batch_size or number of processes"
+            )
+    yield from _accumulation(settings, world_size)
+
+
+def _accumulation(settings: Settings, world_size: int) -> Iterator[str]:
+    """Where DeepSpeed adds up micro-batches in bf16 or fp16, which drops what is small beside the sum.
+
+    Without ZeRO it refuses any other `grad_accum_dtype` (`_do_optimizer_sanity_check`). ZeRO-1 and 2 keep the sum in
+    host memory in the weights' type when the optimizer is there (`async_accumulate_grad_in_cpu_via_gpu`).
+    """
+    layout = settings.layout
+    if layout.precision not in (Precision.bf16, Precision.fp16):
+        return
+    if layout.zero_stage == 0:
+        where, instead = "layout.zero_stage=0", "layout.zero_stage=1"
+    elif layout.zero_stage < 3 and layout.offload is Offload.optimizer:
+        where, instead = f"layout.zero_stage={layout.zero_stage} layout.offload=optimizer", "layout.zero_stage=3"
+        if layout.pipeline_parallel_size > 1:
+            instead = "layout.offload=none"
+    else:
+        return
+    for name, stage in settings.stages.items():
+        count = gradient_accumulation_steps(settings, stage.global_batch_size, world_size)
+        if count > 1:
+            yield (
+                f"{where} adds up the gradients of {count} micro-batches in {layout.precision.value} "
+                f"(stages.{name}), which loses digits; use {instead}, or one micro-batch a step"
             )
 
 

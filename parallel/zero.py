@@ -12,7 +12,8 @@ def deepspeed_config(
     """DeepSpeed's configuration for one stage of a run.
 
     global_batch_size: sequences per optimizer step; precision: resolved, not `auto`.
-    Gradients accumulate in fp32 under ZeRO; without it DeepSpeed accumulates in the weights' own precision.
+    Gradients accumulate in fp32. Without ZeRO, DeepSpeed takes no type but the weights' own: `conf/check.py` refuses
+    that where there is more than one micro-batch to add up.
     """
     layout = settings.layout
     half = precision is not Precision.fp32

@@ -60,10 +60,17 @@ def test_the_live_engine_has_the_settings(stage: int, precision: str, worlds: Wo
     }
 
 
-def test_the_written_configuration_is_plain_json() -> None:
+OFFLOADS = [(0, "none"), (1, "none"), (2, "optimizer"), (3, "none"), (3, "optimizer"), (3, "parameters")]
+
+
+@pytest.mark.parametrize(("stage", "offload"), OFFLOADS)
+def test_the_written_configuration_is_plain_json(stage: int, offload: str) -> None:
     from parallel.zero import deepspeed_config
 
-    settings = settings_of(["layout.zero_stage=3", "layout.offload=parameters"])
+    settings = settings_of([f"layout.zero_stage={stage}", f"layout.offload={offload}"])
     config = deepspeed_config(settings, BATCH, 2, settings.layout.precision)
     assert json.loads(json.dumps(config)) == config
-    assert config["zero_optimization"]["offload_param"]["device"] == "cpu"
+    zero = config["zero_optimization"]
+    assert zero["stage"] == stage
+    assert zero.get("offload_optimizer", {}).get("device", "none") == ("none" if offload == "none" else "cpu")
+    assert zero.get("offload_param", {}).get("device", "none") == ("cpu" if offload == "parameters" else "none")
