@@ -165,28 +165,19 @@ def _batches(settings: Settings, world_size: int) -> Iterator[str]:
 
 
 def _accumulation(settings: Settings, world_size: int) -> Iterator[str]:
-    """Where DeepSpeed adds up micro-batches in bf16 or fp16, which drops what is small beside the sum.
+    """Without ZeRO, DeepSpeed adds up micro-batches in bf16 or fp16, which drops what is small beside the sum.
 
-    Without ZeRO it refuses any other `grad_accum_dtype` (`_do_optimizer_sanity_check`). ZeRO-1 and 2 keep the sum in
-    host memory in the weights' type when the optimizer is there (`async_accumulate_grad_in_cpu_via_gpu`).
+    It takes no other `grad_accum_dtype` there (its engine's `_do_optimizer_sanity_check`); each ZeRO stage adds in fp32.
     """
     layout = settings.layout
-    if layout.precision not in (Precision.bf16, Precision.fp16):
-        return
-    if layout.zero_stage == 0:
-        where, instead = "layout.zero_stage=0", "layout.zero_stage=1"
-    elif layout.zero_stage < 3 and layout.offload is Offload.optimizer:
-        where, instead = f"layout.zero_stage={layout.zero_stage} layout.offload=optimizer", "layout.zero_stage=3"
-        if layout.pipeline_parallel_size > 1:
-            instead = "layout.offload=none"
-    else:
+    if layout.zero_stage > 0 or layout.precision not in (Precision.bf16, Precision.fp16):
         return
     for name, stage in settings.stages.items():
         count = gradient_accumulation_steps(settings, stage.global_batch_size, world_size)
         if count > 1:
             yield (
-                f"{where} adds up the gradients of {count} micro-batches in {layout.precision.value} "
-                f"(stages.{name}), which loses digits; use {instead}, or one micro-batch a step"
+                f"layout.zero_stage=0 adds up the gradients of {count} micro-batches in {layout.precision.value} "
+                f"(stages.{name}), which loses digits; use layout.zero_stage=1, or one micro-batch a step"
             )
 
 

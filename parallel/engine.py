@@ -234,6 +234,7 @@ def build_engine(
         config=config,
         mpu=None if world.pipeline_size > 1 else world.grid,
     )
+    engine._copy_recovery_script = lambda _: None  # or each save leaves DeepSpeed's own scripts beside the checkpoints
     if not (config["bf16"]["enabled"] or config["fp16"]["enabled"] or config["zero_optimization"]["stage"]):
         _clip_plain_gradients(engine, world)
     return (PipelinedEngine if world.pipeline_size > 1 else Engine)(engine, world, config["seed"])

@@ -162,8 +162,7 @@ def test_every_tensor_parallel_size_that_is_offered_works(words: str) -> None:
         accept(f"{words} layout.tensor_parallel_size={size}")
 
 
-BF16, PP2 = "layout.precision=bf16", "layout.pipeline_parallel_size=2"
-ZERO0, OFFLOAD = "layout.zero_stage=0", "layout.offload=optimizer"
+BF16, ZERO0 = "layout.precision=bf16", "layout.zero_stage=0"
 BATCHES = "stages.nl.global_batch_size=18 stages.multi.global_batch_size=18 stages.mono.global_batch_size=18"
 
 # words, processes, what is said, what may be written instead, on how many processes
@@ -194,8 +193,6 @@ PROCESSES = [
         2,
     ),
     (f"layout.precision=fp16 {ZERO0}", 1, "of 4 micro-batches in fp16 (stages.nl)", f"{BF16} {ZERO0}", 4),
-    (f"{BF16} {OFFLOAD}", 2, "use layout.zero_stage=3", f"{BF16} {OFFLOAD} layout.zero_stage=3", 2),
-    (f"{BF16} {OFFLOAD} {PP2}", 2, "use layout.offload=none", f"{BF16} {PP2}", 2),
 ]
 
 

@@ -1,9 +1,11 @@
 """The live engine has what the settings say: nothing is lost between them (GPT-NeoX lost its clipping this way)."""
 
 import json
+from unittest.mock import patch
 
 import pytest
 
+from conf.check import ConfigError, check
 from tests.parity.cases import BATCH, settings_of
 from tests.worlds import Worlds, world_of
 
@@ -58,6 +60,49 @@ def test_the_live_engine_has_the_settings(stage: int, precision: str, worlds: Wo
         "accumulates_in": "torch.float32",
         "communicates_in": "torch.float32",
     }
+
+
+def drift(overrides: list[str]) -> float:
+    """How far the gradient norm of 64 equal micro-batches, summed and averaged, is from that of one; relative."""
+    from tests.parity.cases import batch, deepspeed_config, engine_of
+
+    settings, norms = settings_of(["layout.micro_batch_size=1", *overrides]), []
+    row = batch(0, settings)[:1]
+    layout = settings.layout
+    world = world_of(layout.tensor_parallel_size, layout.pipeline_parallel_size)
+    for count in (1, 64):
+        with patch("tests.parity.cases.deepspeed_config", lambda s, _, *rest, n=count: deepspeed_config(s, n, *rest)):
+            engine = engine_of(settings, world)
+        engine.set_learning_rate(0.0)
+        norms.append(engine.train_batch(iter([(row[:, :-1], row[:, 1:])] * count)).gradient_norm)
+        assert engine.accumulation_steps == count
+        engine.destroy()
+    return abs(norms[1] / norms[0] - 1)
+
+
+# (processes, words): every keeper of gradients, and whether conf/check.py takes it
+SUMS = [
+    *((1, f"layout.zero_stage={stage}") for stage in range(4)),
+    (2, "layout.zero_stage=0 layout.pipeline_parallel_size=2"),
+    (2, "layout.zero_stage=1 layout.pipeline_parallel_size=2"),
+    *((1, f"layout.zero_stage={stage} layout.offload=optimizer") for stage in (1, 2, 3)),
+    (1, "layout.zero_stage=3 layout.offload=parameters"),
+]
+
+
+@pytest.mark.parametrize(("processes", "words"), SUMS)
+def test_gradients_add_up_in_fp32_or_the_settings_are_refused(processes: int, words: str, worlds: Worlds) -> None:
+    from tests.parallel import test_zero
+
+    overrides = [*words.split(), "layout.precision=bf16"]
+    settings = settings_of(["layout.micro_batch_size=1", *overrides])
+    (error, *_) = worlds(processes).run(test_zero.drift, overrides)
+    try:
+        check(settings, processes)
+    except ConfigError as refused:
+        assert "adds up the gradients" in str(refused) and error > 1e-4
+    else:
+        assert error < 1e-5
 
 
 OFFLOADS = [(0, "none"), (1, "none"), (2, "optimizer"), (3, "none"), (3, "optimizer"), (3, "parameters")]
