@@ -167,7 +167,7 @@ def _batches(settings: Settings, world_size: int) -> Iterator[str]:
 def _accumulation(settings: Settings, world_size: int) -> Iterator[str]:
     """Without ZeRO, DeepSpeed adds up micro-batches in bf16 or fp16, which drops what is small beside the sum.
 
-    It takes no other `grad_accum_dtype` there (its engine's `_do_optimizer_sanity_check`); each ZeRO stage adds in fp32.
+    It takes no other `grad_accum_dtype` there (`_do_optimizer_sanity_check`); each ZeRO stage adds in fp32.
     """
     layout = settings.layout
     if layout.zero_stage > 0 or layout.precision not in (Precision.bf16, Precision.fp16):
