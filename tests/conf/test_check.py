@@ -73,6 +73,14 @@ REFUSED: list[tuple[str, str, str]] = [
         "layout.zero_stage=2 does not work with pipeline_parallel_size=2",
         "layout.zero_stage=1 layout.pipeline_parallel_size=2",
     ),
+    *(
+        (
+            f"layout.zero_stage=0 layout.precision={name}",
+            f"layout.zero_stage=0 does not work with layout.precision={name}",
+            f"layout.zero_stage=1 layout.precision={name}",
+        )
+        for name in ("bf16", "fp16")
+    ),
     ("layout.offload=parameters", "needs zero_stage=3, not 1", "layout.offload=parameters layout.zero_stage=3"),
     (
         "layout.offload=optimizer layout.zero_stage=0",
@@ -162,7 +170,6 @@ def test_every_tensor_parallel_size_that_is_offered_works(words: str) -> None:
         accept(f"{words} layout.tensor_parallel_size={size}")
 
 
-BF16, ZERO0 = "layout.precision=bf16", "layout.zero_stage=0"
 BATCHES = "stages.nl.global_batch_size=18 stages.multi.global_batch_size=18 stages.mono.global_batch_size=18"
 
 # words, processes, what is said, what may be written instead, on how many processes
@@ -184,15 +191,6 @@ PROCESSES = [
         "layout=3d_2x2x2 layout.data_parallel_size=1",
         4,
     ),
-    (
-        f"{BF16} {ZERO0}",
-        2,
-        "layout.zero_stage=0 adds up the gradients of 2 micro-batches in bf16 (stages.nl), which loses digits; "
-        "use layout.zero_stage=1, or one micro-batch a step",
-        f"{BF16} layout.zero_stage=1",
-        2,
-    ),
-    (f"layout.precision=fp16 {ZERO0}", 1, "of 4 micro-batches in fp16 (stages.nl)", f"{BF16} {ZERO0}", 4),
 ]
 
 
