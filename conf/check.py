@@ -3,10 +3,13 @@
 Each message holds what was asked, what was found, and what to do.
 """
 
+import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from conf.schema import Offload, Settings
+from conf.schema import Offload, Precision, Settings
 
 
 class ConfigError(Exception):
@@ -28,7 +31,8 @@ def check(settings: Settings, world_size: int | None = None) -> None:
 
     `world_size`: number of processes, where it is known; else the checks that need it are left out.
     """
-    for problems in (_model(settings), _stages(settings), _layout(settings, world_size), _numbers(settings)):
+    parts = (_finite(asdict(settings)), _model(settings), _stages(settings), _cluster(settings))
+    for problems in (*parts, _layout(settings, world_size), _numbers(settings)):
         for problem in problems:
             raise ConfigError(problem)
 
@@ -41,6 +45,14 @@ def data_parallel_size(settings: Settings, world_size: int) -> int:
 def gradient_accumulation_steps(settings: Settings, global_batch_size: int, world_size: int) -> int:
     """Micro-batches that each replica runs in one optimizer step of `global_batch_size` sequences."""
     return global_batch_size // (settings.layout.micro_batch_size * data_parallel_size(settings, world_size))
+
+
+def _finite(values: dict[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _finite(value, f"{above}{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):  # every comparison with nan is false
+            yield f"{above}{name}={value} must be a finite number"
 
 
 def _model(settings: Settings) -> Iterator[str]:
@@ -88,23 +100,28 @@ def _stages(settings: Settings) -> Iterator[str]:
             yield f"stages.{name}.init_from={stage.init_from} is not a run folder: it holds no config.yaml"
 
 
+def _cluster(settings: Settings) -> Iterator[str]:
+    for name in ("nodes", "processes_per_node"):
+        value = getattr(settings.cluster, name)
+        if value is not None and value < 1:
+            yield f"cluster.{name}={value} must be at least 1"
+
+
 def _layout(settings: Settings, world_size: int | None) -> Iterator[str]:
     layout, model = settings.layout, settings.model
     for name in ("tensor_parallel_size", "pipeline_parallel_size", "micro_batch_size", "loss_chunk_tokens"):
         if getattr(layout, name) < 1:
             yield f"layout.{name}={getattr(layout, name)} must be at least 1"
     tensor, pipeline = layout.tensor_parallel_size, layout.pipeline_parallel_size
-    for name in ("n_head", "vocab_size"):
+    divided = ["n_head", "vocab_size", *(["context_length"] if layout.sequence_parallel else [])]
+    sizes = divisors(math.gcd(*(getattr(model, name) for name in divided)))
+    for name in divided:
         if getattr(model, name) % tensor:
+            why = ", which layout.sequence_parallel cuts" if name == "context_length" else ""
             yield (
-                f"layout.tensor_parallel_size={tensor} does not divide model.{name}={getattr(model, name)}; "
-                f"use {divisors(model.n_head)}"
+                f"layout.tensor_parallel_size={tensor} does not divide model.{name}={getattr(model, name)}{why}; "
+                f"use {sizes}"
             )
-    if layout.sequence_parallel and model.context_length % tensor:
-        yield (
-            f"layout.sequence_parallel needs tensor_parallel_size={tensor} to divide "
-            f"model.context_length={model.context_length}"
-        )
     if pipeline > model.n_layer:
         yield f"layout.pipeline_parallel_size={pipeline} is more than model.n_layer={model.n_layer}; use fewer stages"
     if layout.zero_stage not in (0, 1, 2, 3):
@@ -113,6 +130,12 @@ def _layout(settings: Settings, world_size: int | None) -> Iterator[str]:
         yield (
             f"layout.zero_stage={layout.zero_stage} does not work with pipeline_parallel_size={pipeline} "
             "(DeepSpeed keeps gradients whole between micro-batches); use zero_stage 0 or 1, or one pipeline stage"
+        )
+    if layout.zero_stage == 0 and layout.precision in (Precision.bf16, Precision.fp16):
+        # and under tensor parallelism it leaves most of the slices out of the norm that clipping goes by
+        yield (
+            f"layout.zero_stage=0 does not work with layout.precision={layout.precision.value} (DeepSpeed adds up "
+            "gradients in that precision, which loses digits); use zero_stage 1, 2 or 3, or fp32"
         )
     if layout.offload is Offload.parameters and layout.zero_stage != 3:
         yield f"layout.offload=parameters needs zero_stage=3, not {layout.zero_stage}"

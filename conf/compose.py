@@ -8,7 +8,7 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
@@ -17,6 +17,7 @@ from conf.check import ConfigError, check
 from conf.schema import Settings
 
 FOLDER = Path(__file__).parent
+GROUPS = {path.parent.name for path in FOLDER.glob("*/*.yaml")} - {"command"}  # conf/commands.py reads that one
 
 
 def compose_config(overrides: list[str]) -> DictConfig:
@@ -27,8 +28,10 @@ def compose_config(overrides: list[str]) -> DictConfig:
     ConfigStore.instance().store(name="schema", node=Settings)
     overrides = [_written_out(word) for word in overrides]
     for word in overrides:
-        if "=" not in word:
+        key, equals, value = word.partition("=")
+        if not (key and equals):
             raise ConfigError(f"'{word}' is not a setting; settings are written key=value")
+        _only_known_choice(key.lstrip("+").partition("@")[0], value)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         try:
@@ -74,6 +77,16 @@ def _written_out(word: str) -> str:
     return f"cluster.nodes={value}" if key == "nodes" else word
 
 
+def _only_known_choice(group: str, value: str) -> None:
+    """Refuse a word that chooses a file its group does not have. `base`, what the others share, is no choice."""
+    if group not in GROUPS or value == "[]":
+        return
+    choices = sorted(path.stem for path in (FOLDER / group).glob("*.yaml") if path.stem != "base")
+    for choice in value.strip("[]").split(",") if group == "stage" else [value]:
+        if choice.strip() not in choices:
+            raise ConfigError(f"{group}={choice} does not exist; there are {', '.join(choices)}")
+
+
 def _only_known(config: DictConfig) -> None:
     """Refuse keys that a `+` added and no type knows; merging onto the bare types finds them."""
     OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.create(OmegaConf.to_container(config)))
@@ -92,12 +105,16 @@ def _explain(error: Exception, overrides: list[str]) -> str:
         key = word.lstrip("+~").partition("=")[0]
         if f"'{key}'" in str(error) and "Could not override" in str(error):
             return _unknown(key)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"'{error.override}' cannot be read; a value with brackets, commas or quotes in it needs quotes around it"
+        )
     full_key = getattr(cause, "full_key", None)
     line = _first_line(cast(Exception, cause))
-    absent = re.search(r"Could not (?:find|load) '(\w+)/([^']*)'", str(cause))
+    absent = re.search(r"Could not (?:find|load) 'layout/sizes/(\w+)_(\d+)'", str(cause))
     if absent:
-        choices = sorted(path.stem for path in (FOLDER / absent[1]).glob("*.yaml"))
-        return f"{absent[1]}={absent[2]} does not exist; there are {', '.join(choices)}"
+        sizes = sorted(path.stem.rpartition("_")[0] for path in (FOLDER / "layout/sizes").glob(f"*_{absent[2]}.yaml"))
+        return f"layout=a100_{absent[2]} has no values for model={absent[1]}; use model={', '.join(sizes)}"
     if isinstance(cause, OmegaConfBaseException) and "not in" in line and full_key:
         return _unknown(full_key)
     if full_key and full_key not in line:
@@ -109,10 +126,9 @@ def _unknown(key: str) -> str:
     """Name the closest setting that exists."""
     with_defaults = compose("config", [])
     known = list(_keys(with_defaults, ""))
-    groups = [folder.name for folder in FOLDER.iterdir() if folder.is_dir() and not folder.name.startswith("_")]
     if key in known:
         return f"'{key}' belongs to a stage that is not selected; add it to stage=..."
-    close = difflib.get_close_matches(key, known + groups, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(key, [*known, *sorted(GROUPS)], n=1, cutoff=0.6)
     return f"unknown setting '{key}'" + (
         f"; did you mean '{close[0]}'?" if close else "; see conf/ for those there are"
     )

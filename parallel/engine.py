@@ -10,7 +10,6 @@ from typing import Any
 import deepspeed  # type: ignore[import-untyped]
 import torch
 import torch.distributed as dist
-from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer  # type: ignore[import-untyped]
 from deepspeed.utils import safe_get_full_fp32_param  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
@@ -141,11 +140,9 @@ class Engine:
         """
         tensor = self.world.tensor
         keep = tensor.rank == 0 and self.world.data_rank == 0
-        masters = _masters(self.deepspeed.optimizer)
         for name, parameter in self.deepspeed.module.named_parameters():
             value = safe_get_full_fp32_param(parameter)
-            if value is None:
-                value = masters.get(parameter, parameter)
+            value = parameter if value is None else value  # no ZeRO: fp32 weights
             value = value.detach().view(getattr(parameter, "ds_shape", parameter.shape))
             shard = shard_of(parameter)
             if shard is not None:
@@ -234,17 +231,10 @@ def build_engine(
         config=config,
         mpu=None if world.pipeline_size > 1 else world.grid,
     )
-    if not (config["bf16"]["enabled"] or config["fp16"]["enabled"] or config["zero_optimization"]["stage"]):
+    engine._copy_recovery_script = lambda _: None  # or each save leaves DeepSpeed's own scripts beside the checkpoints
+    if not config["zero_optimization"]["stage"]:
         _clip_plain_gradients(engine, world)
     return (PipelinedEngine if world.pipeline_size > 1 else Engine)(engine, world, config["seed"])
-
-
-def _masters(optimizer: Any) -> dict[nn.Parameter, Tensor]:
-    """Half-precision parameter -> its fp32 master, where DeepSpeed keeps them whole (ZeRO-0)."""
-    if not isinstance(optimizer, FP16_UnfusedOptimizer):
-        return {}
-    groups = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
-    return {half: full for halves, fulls in groups for half, full in zip(halves, fulls, strict=True)}
 
 
 def _clip_plain_gradients(engine: Any, world: World) -> None:

@@ -12,11 +12,10 @@ def deepspeed_config(
     """DeepSpeed's configuration for one stage of a run.
 
     global_batch_size: sequences per optimizer step; precision: resolved, not `auto`.
-    Gradients accumulate in fp32 under ZeRO; without it DeepSpeed accumulates in the weights' own precision.
+    Gradients accumulate in fp32 whatever the weights are. Without ZeRO, DeepSpeed can do so only for fp32 weights:
+    `conf/check.py` refuses the others, and so does DeepSpeed.
     """
     layout = settings.layout
-    half = precision is not Precision.fp32
-    accumulate = "fp32" if layout.zero_stage > 0 or not half else precision.value
     return {
         "train_batch_size": global_batch_size,
         "train_micro_batch_size_per_gpu": layout.micro_batch_size,
@@ -25,7 +24,7 @@ def deepspeed_config(
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
         "communication_data_type": "fp32",
-        "data_types": {"grad_accum_dtype": accumulate},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "bf16": {"enabled": precision is Precision.bf16},
         "fp16": {
             "enabled": precision is Precision.fp16,

@@ -21,26 +21,51 @@ LONGER: set[str] = set()  # files above 300 lines, each with its reason; shrinks
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
-def imported(path: Path) -> set[str]:
+def imported(code: str) -> set[str]:
+    """Modules that `code` imports, and `torch.distributed` where it is reached through `torch` alone."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "a relative import hides its package"
+            names |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("torch.distributed"):
+            names.add(ast.unparse(node))
     return names
+
+
+def wrong(package: str, names: set[str]) -> set[str]:
+    """Those of `names` that a file of `package` may not import."""
+    refused = {name for name in names if name.split(".")[0] in PACKAGES.keys() - PACKAGES[package]}
+    if package != "parallel":
+        refused |= {name for name in names if f"{name}.".startswith(("deepspeed.", "torch.distributed."))}
+    if package in ("conf", "launch"):
+        refused |= {name for name in names if name.split(".")[0] == "torch"}
+    return refused
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    names = imported(path)
-    ours = {name.split(".")[0] for name in names} & PACKAGES.keys()
-    assert ours <= PACKAGES[package]
-    if package != "parallel":
-        assert not [name for name in names if name.startswith(("deepspeed", "torch.distributed"))]
-    if package in ("conf", "launch"):
-        assert not [name for name in names if name.split(".")[0] == "torch"]
+    assert not wrong(path.relative_to(ROOT).parts[0], imported(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("package", "line"),
+    [
+        ("conf", "import torch"),
+        ("conf", "from launch.local import count_gpus"),
+        ("launch", "def late():\n    from train import loop"),
+        ("parallel", "import model.codegen"),
+        ("model", "from train.job import Job"),
+        ("model", "from torch import distributed"),
+        ("model", "import torch\ntorch.distributed.all_reduce"),
+        ("train", "from deepspeed.utils import logger"),
+        ("train", "import launch"),
+    ],
+)
+def test_a_wrong_import_is_seen(package: str, line: str) -> None:
+    assert wrong(package, imported(line))
 
 
 @pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "tests").rglob("*.py"))], ids=lambda path: path.name)
@@ -50,8 +75,9 @@ def test_files_stay_short_and_have_a_purpose(path: Path) -> None:
 
 
 def test_every_package_says_what_it_is_for() -> None:
-    for path in [path for path in FILES if path.name == "__init__.py"]:
-        assert ast.get_docstring(ast.parse(path.read_text())), path
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == PACKAGES.keys()
+    for folder in {path.parent for path in FILES}:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
 
 
 def test_launch_imports_no_torch() -> None:
@@ -68,5 +94,5 @@ def test_launch_answers_at_once(tmp_path: Path) -> None:
         start = time.perf_counter()
         assert subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, check=False).returncode == 0
         seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 2.5
+    assert min(seconds) < 3.0
     assert not list(tmp_path.iterdir()), "a dry run leaves nothing"

@@ -1,11 +1,14 @@
 """Checkpoints: invisible until they are whole, and found again by looking.
 
-A checkpoint is a folder `step_<n>` with the engine's files and a `state.json` that lists each of them with its size.
-It is written under another name and renamed when every process is done, so a killed save leaves nothing that looks
-like one. `weights/` beside it is the stage's result: one file a layer, whole fp32 tensors, the same for every layout.
+A checkpoint is a folder `step_<n>` with the engine's files and a `state.json` that lists each of them with its size
+and its CRC-32, which are compared when it is read: one flipped byte is found, and the checkpoint before is taken. It is
+written under another name and renamed when every process is done, so a killed save leaves nothing that looks like one.
+`weights/` beside it is the stage's result: one file a layer, whole fp32 tensors, the same for every layout.
 """
 
 import shutil
+import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from conf.check import ConfigError
 from parallel.engine import Engine
-from parallel.layout import TensorGroup
+from parallel.layout import TensorGroup, World
 from parallel.tensor import shard_of
 from train.run_directory import read_json, write_json
 
+CHUNK_BYTES = 1 << 24  # of a file, read at a time
+
 
 def save_checkpoint(engine: Engine, folder: Path, state: dict[str, Any], keep: int) -> Path:
-    """Write checkpoint `state["step"]` below `folder`, then drop all but the newest `keep`. Every process calls it."""
+    """Write checkpoint `state["step"]` below `folder`, then drop all but the newest `keep`. Every process calls it.
+
+    Later steps are dropped too: the run has gone back behind them. Errors: OSError where a file cannot be read back.
+    """
     name, world = f"step_{state['step']:08d}", engine.world
     if world.is_main:
         shutil.rmtree(folder / f"{name}.partial", ignore_errors=True)
@@ -28,31 +37,97 @@ def save_checkpoint(engine: Engine, folder: Path, state: dict[str, Any], keep: i
     world.barrier()
     engine.save(folder, f"{name}.partial")
     world.barrier()
+    partial = folder / f"{name}.partial"
+    written = [path for path in sorted(partial.rglob("*")) if path.is_file()] if world.is_main else []
+    sizes = world.from_main({str(path.relative_to(partial)): path.stat().st_size for path in written})
+    checksums = _checksums(partial, sizes, world)
+    unread = sorted(file for file, checksum in checksums.items() if checksum is None)
+    if unread:
+        raise OSError(f"{partial / unread[0]} was just written and cannot be read back")
     if world.is_main:
-        partial = folder / f"{name}.partial"
-        sizes = {
-            str(path.relative_to(partial)): path.stat().st_size for path in sorted(partial.rglob("*")) if path.is_file()
-        }
-        write_json(partial / "state.json", {**state, "files": sizes})
+        write_json(partial / "state.json", {**state, "files": sizes, "crc32": checksums})
         shutil.rmtree(folder / name, ignore_errors=True)
         partial.rename(folder / name)
-        for old in checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
+        kept = [path for path in _steps(folder) if path.name <= name][-keep:]
+        for path in _steps(folder):
+            if path not in kept:
+                shutil.rmtree(path)
     world.barrier()
     return folder / name
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints below `folder`, oldest first."""
-    return [path for path in sorted(folder.glob("step_*")) if path.suffix != ".partial" and is_complete(path)]
+    return [path for path in _steps(folder) if is_complete(path)]
 
 
 def is_complete(path: Path) -> bool:
-    """Whether every file that the checkpoint lists is there in its full size."""
+    """Whether every file that the checkpoint lists is there in its full size. What the files hold is not read."""
+    return _shortfall(path) is None
+
+
+def newest_checkpoint(folder: Path, world: World, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint below `folder` whose every byte is as it was written. Every process calls it.
+
+    One that is damaged is told through `say`, a line with the file, and the one before it is taken.
+    Errors: `ConfigError` where there are checkpoints and none is whole.
+    """
+    found = world.from_main(_steps(folder) if world.is_main else None)
+    damage = None
+    for path in reversed(found):
+        damage = damage_of(path, world)
+        if damage is None:
+            return Path(path)
+        say(f"warning: {path} is damaged: {damage}; trying the checkpoint before it")
+    if damage is not None:
+        raise ConfigError(
+            f"{folder} holds no undamaged checkpoint (of {path.name}, {damage}); bring one back from a copy, or delete "
+            "the folder to begin the stage again"
+        )
+    return None
+
+
+def damage_of(path: Path, world: World) -> str | None:
+    """What is wrong with a checkpoint, in words, None where nothing is. The processes share the reading."""
+    shortfall: str | None = world.from_main(_shortfall(path) if world.is_main else None)
+    if shortfall is not None:
+        return shortfall
+    expected = world.from_main(read_json(path / "state.json")["crc32"] if world.is_main else None)
+    found = _checksums(path, expected, world)
+    wrong = sorted(file for file, checksum in expected.items() if found[file] != checksum)
+    return f"{wrong[0]} does not match its checksum" if wrong else None
+
+
+def _steps(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("step_*")) if path.suffix != ".partial"]
+
+
+def _shortfall(path: Path) -> str | None:
     if not (path / "state.json").is_file():
-        return False
-    files = read_json(path / "state.json")["files"]
-    return all((path / name).is_file() and (path / name).stat().st_size == size for name, size in files.items())
+        return "state.json is missing"
+    for name, size in read_json(path / "state.json")["files"].items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if (path / name).stat().st_size != size:
+            return f"{name} has {(path / name).stat().st_size} bytes, not {size}"
+    return None
+
+
+def _checksums(folder: Path, names: Iterable[str], world: World) -> dict[str, int | None]:
+    """CRC-32 of each file below `folder`, None where it cannot be read: each process reads its share of them."""
+    mine = {name: _crc32(folder / name) for name in sorted(names)[world.rank :: world.size]}
+    return {name: checksum for part in world.gather(mine) for name, checksum in part.items()}
+
+
+def _crc32(path: Path) -> int | None:
+    checksum = 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                checksum = zlib.crc32(chunk, checksum)
+    except OSError:  # told to every process; one that raised alone would leave the others waiting
+        return None
+    return checksum
 
 
 def save_weights(engine: Engine, folder: Path) -> None:

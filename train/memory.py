@@ -1,7 +1,7 @@
 """Memory of one GPU: the weights and the optimizer's state as DeepSpeed keeps them, and one micro-batch, measured.
 
 `states` follows DeepSpeed 0.19's source (runtime/engine.py `_do_optimizer_sanity_check` chooses among
-bf16_optimizer.py, zero/stage_1_and_2.py, zero/stage3.py and fp16/unfused_optimizer.py). `run_micro_batch` runs the
+bf16_optimizer.py, zero/stage_1_and_2.py and zero/stage3.py). `run_micro_batch` runs the
 stage's real layers forward and backward on meta tensors and watches every tensor come and go.
 """
 
@@ -64,12 +64,9 @@ class MicroBatchRun:
 
 def keeper_of(settings: Settings, precision: Precision) -> str:
     """The DeepSpeed class that keeps weights and optimizer state."""
-    layout, half = settings.layout, precision is not Precision.fp32
-    if layout.zero_stage == 0:
-        if not half:
-            return "torch.optim.AdamW"
-        pipelined = precision is Precision.bf16 and layout.pipeline_parallel_size > 1
-        return "BF16_Optimizer" if pipelined else "FP16_UnfusedOptimizer"
+    layout = settings.layout
+    if layout.zero_stage == 0:  # fp32: conf/check.py takes no other there
+        return "torch.optim.AdamW"
     if layout.zero_stage == 1 and precision is Precision.bf16 and layout.offload is Offload.none:
         return "BF16_Optimizer"
     return "DeepSpeedZeroOptimizer_Stage3" if layout.zero_stage == 3 else "DeepSpeedZeroOptimizer"
@@ -97,14 +94,9 @@ def states(
     if keeper == "torch.optim.AdamW":
         step = max(16 * largest, 0 if alone else FULL * min(size, ALLREDUCE_BUCKET))
         return States(keeper, FULL * size + buffers, FULL * size, 8 * size, 0, step, start, 0, reduced, 0)
-    if keeper == "FP16_UnfusedOptimizer":  # fp32 gradients exist only in the step
-        step = max(FULL * size, (HALF + FULL) * min(size, ALLREDUCE_BUCKET))
-        return States(keeper, HALF * size + buffers, HALF * size, ADAM * size, 0, step, start, 0, reduced, 0)
     if keeper == "BF16_Optimizer":  # whole gradients twice: a micro-batch's in bf16 until its end, and their sum
-        accumulator = FULL if config["data_types"]["grad_accum_dtype"] == "fp32" else HALF
-        step = accumulator * flat if max(groups) <= ALLREDUCE_BUCKET else 0  # small groups are reduced as a copy
-        step = max(step, FULL * flat if accumulator == HALF else 0)
-        gradients = accumulator * flat + HALF * size
+        step = FULL * flat if max(groups) <= ALLREDUCE_BUCKET else 0  # small groups are reduced as a copy
+        gradients = FULL * flat + HALF * size
         weights, reduced = HALF * flat + buffers, 0 if alone else FULL * flat
         return States(keeper, weights, gradients, ADAM * own, 0, step, start, 0, reduced, gathered)
     bucket, double = zero["reduce_bucket_size"], 2 if zero["overlap_comm"] else 1

@@ -9,7 +9,7 @@ import sys
 import warnings
 from typing import Any
 
-from conf.check import ConfigError, data_parallel_size, gradient_accumulation_steps
+from conf.check import ConfigError, check, data_parallel_size, gradient_accumulation_steps
 from conf.compose import compose_settings
 from conf.exit_codes import BAD_INPUT
 from conf.schema import Balance, Settings
@@ -29,6 +29,7 @@ def main(words: list[str]) -> int:
 
         size = world_size(settings)
         settings = on_gpu(compose_settings(overrides, size))
+        check(settings, size)
         stages = plan(settings, size)
         figures = summary(settings, size, stages)
         if "--json" in words:

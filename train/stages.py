@@ -15,10 +15,9 @@ from model.codegen import layers
 from model.init import initialise
 from parallel.cross_entropy import LossOptions
 from parallel.engine import Engine, build_engine
-from parallel.layout import World
 from parallel.zero import deepspeed_config
 from train.balance import layer_costs
-from train.checkpoint import checkpoints, load_layer
+from train.checkpoint import load_layer, newest_checkpoint
 from train.job import Job
 from train.optimizer import adamw
 from train.run_directory import read_json
@@ -62,6 +61,7 @@ def open_engine(job: Job, name: str, parent: Path | None) -> tuple[Engine, int]:
     """The stage's engine and the optimizer steps it has behind it.
 
     A new stage starts from its parent's weights, or from the seed; one that was interrupted from its last checkpoint.
+    Errors: `ConfigError` where the checkpoints are all damaged, or a full handover finds none.
     """
     settings, world, stage = job.settings, job.world, job.settings.stages[name]
     folder = stage_folder(job.folder, name)
@@ -85,22 +85,16 @@ def open_engine(job: Job, name: str, parent: Path | None) -> tuple[Engine, int]:
         config,
         world,
     )
-    newest = newest_checkpoint(folder, world)
+    newest = newest_checkpoint(folder / "checkpoints", world, job.say)
     if newest is not None:
         engine.load(newest.parent, newest.name)
         return engine, int(read_json(newest / "state.json")["step"])
     if parent is not None and stage.handover is Handover.full:
-        newest = newest_checkpoint(parent, world)
+        newest = newest_checkpoint(parent / "checkpoints", world, job.say)
         if newest is None:
             raise ConfigError(f"stages.{name}.handover=full needs a checkpoint below {parent}, and there is none")
         engine.load(newest.parent, newest.name)
     return engine, 0
-
-
-def newest_checkpoint(stage: Path, world: World) -> Path | None:
-    """The newest complete checkpoint of a stage's folder, as the main process sees it."""
-    found: str | None = world.from_main(str((checkpoints(stage / "checkpoints") or [""])[-1]))
-    return Path(found) if found else None
 
 
 def lineage(run: Path, name: str, parent: Path | None, settings: Settings) -> dict[str, Any]:

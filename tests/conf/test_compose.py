@@ -1,5 +1,6 @@
 """Every shipped setting composes, with the paper's numbers; every wrong word gets one line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ RECIPES = {
     ("16b", "multi"): (1024, 100_000, 0.5e-4, 0.5e-5, 97_000),
     ("16b", "mono"): (1024, 140_000, 0.5e-4, 0.5e-5, 137_000),
 }
+TINY = {"nl": (16, 120, 4e-3, 4e-4, 110), "multi": (16, 120, 3e-3, 4e-4, 110), "mono": (16, 120, 3e-3, 4e-4, 110)}
 SIZES = {"350m": (20, 1024, 16, 32), "2b": (32, 2560, 32, 64), "6b": (33, 4096, 16, 64), "16b": (34, 6144, 24, 64)}
 
 
@@ -41,6 +43,16 @@ def test_the_papers_recipes_compose(size: str, name: str) -> None:
     assert (optimizer.gradient_clipping, optimizer.z_loss) == (1.0, 1e-4)
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_the_laptops_recipe_composes(name: str) -> None:
+    settings = compose_settings(["model=tiny", f"stage={name}"])
+    stage, model = settings.stages[name], settings.model
+    numbers = (stage.global_batch_size, stage.steps, stage.peak_learning_rate, stage.end_learning_rate)
+    assert (*numbers, stage.anneal_steps) == TINY[name]
+    assert (model.n_layer, model.n_embd, model.n_head, model.rotary_dim) == (4, 128, 4, 16)
+    assert (model.vocab_size, model.context_length, stage.warmup_steps) == (2048, 256, 10)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("gpus", [8, 64, 512])
 def test_every_size_has_a_layout_for_8_64_and_512_gpus(size: str, gpus: int) -> None:
@@ -55,36 +67,55 @@ CHOICES = [
     (group, choice)
     for group, choices in GROUPS.items()
     for choice in choices
-    if group not in ("corpus", "recipe", "command")
-    and (group, choice) not in (("model", "codegen"), ("data", "base"), ("layout", "base"))
+    if group != "command" and choice != "base"  # no group; what the others of their group share
 ]
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
-    words = [f"{group}={choice}"]
+    words = [f"{'corpus@data.corpora.nl' if group == 'corpus' else group}={choice}"]
     if choice.startswith("a100"):
         words.append("model=350m")
-    if (group, choice) == ("data", "files"):
-        words.append("data.corpora.nl.paths=[x]")
     compose_settings(words)
 
 
-def test_stages_are_selected_in_order() -> None:
-    assert list(compose_settings(["stage=mono,nl"]).stages) == ["mono", "nl"]
+@pytest.mark.parametrize("names", ["nl,multi,mono", "mono,nl", "[multi,mono]", "multi"])
+def test_stages_are_selected_in_order(names: str) -> None:
+    assert list(compose_settings([f"stage={names}"]).stages) == names.strip("[]").split(",")
 
 
-def test_every_key_carries_a_comment_where_it_is_first_written() -> None:
-    """A size, a recipe or a layout that only gives another value to a key need not explain it again."""
-    for group in {path.parent for path in CONF.rglob("*.yaml")}:
-        lines = [line for path in group.glob("*.yaml") for line in path.read_text().splitlines()]
-        keys = [line for line in lines if ":" in line and not line.strip().startswith(("#", "-", "defaults:", "<<"))]
-        explained = {line.split(":")[0].strip() for line in keys if " #" in line}
-        if group.name in ("sizes", "experiment", "corpus"):
-            continue
-        named = {"nl", "multi", "mono", "run", "name", "experiment"}
-        missing = {line.split(":")[0].strip() for line in keys} - explained - named
-        assert not missing, f"{group.name}: {missing}"
+def comments(path: Path) -> tuple[set[str], set[str]]:
+    """(keys with a comment, keys without) of a file, dotted. A key above others is explained by what they say."""
+    explained, bare, above = set(), set(), []
+    for line in path.read_text().split("defaults:")[-1].splitlines():
+        found = re.match(r"( *)([\w]+):(?: ([^#\s&][^#]*))?(.*)", line)
+        if found:
+            del above[len(found[1]) // 2 :]
+            above.append(found[2])
+            key = ".".join(above)
+            if "#" in found[4] or key.rpartition(".")[0] in explained:
+                explained.add(key)
+            elif found[3]:
+                bare.add(key)
+    return explained, bare
+
+
+def explained_for(path: Path) -> set[str]:
+    """Keys explained in the files that `path` builds on: its bases; the first recipe; what the file is merged into."""
+    bases = [path.parent / f"{name}.yaml" for name in re.findall(r"^  - (\w+)$", path.read_text(), re.MULTILINE)]
+    bases += {"sizes": [CONF / "layout/base.yaml"], "experiment": [CONF / "config.yaml"]}.get(path.parent.name, [])
+    explained = set().union(*(comments(base)[0] | explained_for(base) for base in bases if base.exists()))
+    if path.parent.name == "recipe":
+        first = {key.partition(".")[2] for key in comments(CONF / "recipe/350m.yaml")[0]}
+        explained |= {f"{stage}.{key}" for stage in ("nl", "multi", "mono") for key in first}
+    return explained
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_every_key_carries_a_comment(path: Path) -> None:
+    explained, bare = comments(path)
+    assert explained or bare or "defaults:" in path.read_text()
+    assert bare <= explained | explained_for(path)
 
 
 def test_unconfirmed_figures_say_so() -> None:
@@ -105,12 +136,22 @@ def test_unconfirmed_figures_say_so() -> None:
         (["model.n_embdd=3"], "unknown setting 'model.n_embdd'; did you mean 'model.n_embd'?"),
         (["modell=tiny"], "unknown setting 'modell'; did you mean 'model'?"),
         (["+model.zork=1"], "unknown setting 'model.zork'"),
+        (["stages.nl.step=5"], "unknown setting 'stages.nl.step'; did you mean 'stages.nl.steps'?"),
+        (["zork=1"], "unknown setting 'zork'"),
         (["model.n_layer=abc"], "model.n_layer: Value 'abc'"),
         (["layout.precision=fp8"], "layout.precision: Invalid value 'fp8', expected one of [auto, fp32, bf16, fp16]"),
         (["model=7b"], "model=7b does not exist; there are 16b, 2b, 350m, 6b"),
         (["stage=foo"], "stage=foo does not exist; there are mono, multi, nl"),
         (["foo"], "'foo' is not a setting"),
-        (["model.n_layer=[1"], "no viable alternative"),
+        (["model.n_layer=[1"], "model.n_layer=[1"),
+        (["layout.sequence_parallel=maybe"], "layout.sequence_parallel: Value 'maybe' is not a valid bool"),
+        (["optimizer.weight_decay=abc"], "optimizer.weight_decay: Value 'abc'"),
+        (["model=null"], "model=null does not exist; there are 16b, 2b, 350m, 6b, tiny"),
+        (["model=base"], "model=base does not exist"),
+        (["stage=nl,null"], "stage=null does not exist"),
+        (["experiment=null"], "experiment=null does not exist; there are quickstart"),
+        (["commandd=sample"], "unknown setting 'commandd'; see conf/"),
+        (["=3"], "=3"),
         (["run.name=???"], "run.name has no value"),
     ],
 )
@@ -119,6 +160,20 @@ def test_a_wrong_word_gets_one_line(words: list[str], said: str) -> None:
         compose_settings(words)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("group", ["model", "data", "layout", "stage", "kernels"])
+def test_every_choice_that_a_message_lists_can_be_chosen(group: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_settings([f"{group}=zork"])
+    for choice in str(caught.value).partition("there are ")[2].split(", "):
+        compose_settings([f"{group}={choice}", *(["model=350m"] if choice.startswith("a100") else [])])
+
+
+def test_a_cluster_layout_without_the_size_says_which_sizes_it_has() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_settings(["layout=a100_8", "model=tiny"])
+    assert all(size in str(caught.value) for size in ("a100_8", "tiny", "350m", "2b", "6b", "16b"))
 
 
 def test_saved_settings_come_back(tmp_path: Path) -> None:

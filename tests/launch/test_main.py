@@ -26,6 +26,10 @@ def launch(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     [
         (["model.n_embdd=3"], "unknown setting 'model.n_embdd'"),
         (["layout.micro_batch_size=3"], "is not a multiple of micro_batch_size=3"),
+        (["cluster.processes_per_node=3"], "micro_batch_size=4 x 3 replicas; use 12"),
+        (["cluster.nodes=0"], "cluster.nodes=0"),
+        (["cluster.processes_per_node=-1"], "cluster.processes_per_node=-1"),
+        (["model=null"], "model=null"),
         (["layout=3d_2x2x2", "cluster.processes_per_node=4"], "layout=3d_2x2x2 is for 8 processes, and there are 4"),
     ],
 )
@@ -50,6 +54,15 @@ def test_a_missing_corpus_ends_before_any_process_starts(tmp_path: Path) -> None
     done = launch(tmp_path, "data=files", "stage=nl", f"data.corpora.nl.paths=[{tmp_path}/none.jsonl]")
     assert done.returncode == 2
     assert "none.jsonl does not exist" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_run_that_is_another_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "runs/codegen-tiny").mkdir(parents=True)
+    (tmp_path / "runs/codegen-tiny/notes").write_text("mine")
+    done = launch(tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
+    assert "runs/codegen-tiny is not empty and holds no run" in done.stderr
+    assert [path.name for path in (tmp_path / "runs/codegen-tiny").iterdir()] == ["notes"]
 
 
 @pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("0", 1), ("0,3", 2), ("GPU-a,GPU-b,GPU-c", 3)])
@@ -80,18 +93,49 @@ def test_cores_are_shared_among_the_processes(monkeypatch: pytest.MonkeyPatch) -
     assert environment(2)["OMP_NUM_THREADS"] == "7"
 
 
-def test_a_second_signal_kills_what_does_not_stop(tmp_path: Path) -> None:
-    """A launcher with one rank that ignores SIGTERM, as a rank inside a long collective does."""
-    rank = "import signal, time; signal.signal(15, signal.SIG_IGN); open('up', 'w').close(); time.sleep(60)"
-    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {rank!r}])"
+def start(folder: Path, rank: str) -> subprocess.Popen[str]:
+    """`run()` with a launcher of one rank that runs the code `rank`; back when the rank has made the file `up`."""
+    launcher = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {rank!r}]).returncode)"
     call = f"run([sys.executable, '-c', {launcher!r}], dict(os.environ, RANK='0'))"
     code = f"import os, sys; from launch.__main__ import run; sys.exit({call})"
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True
+    words = [sys.executable, "-c", code]
+    process = subprocess.Popen(words, cwd=folder, env=variables, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (folder / "up").exists():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_the_ranks_as_sigterm_and_the_code_is_75(number: signal.Signals, tmp_path: Path) -> None:
+    rank = (
+        "import signal, sys, time\n"
+        "def stop(number, _):\n    open(f'stopped by {number}', 'w').close()\n    sys.exit(0)\n"
+        "signal.signal(15, stop)\nopen('up', 'w').close()\ntime.sleep(60)"
     )
-    while not (tmp_path / "up").exists():
-        time.sleep(0.1)
+    process = start(tmp_path, rank)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 75
+    assert (tmp_path / "stopped by 15").exists()
+    assert "stopping: the run saves itself first" in errors and "error" not in errors
+
+
+def test_a_rank_that_fails_gives_its_code_and_is_named(tmp_path: Path) -> None:
+    process = start(tmp_path, "import time; open('up', 'w').close(); time.sleep(2); raise SystemExit(9)")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 9
+    assert "error: rank 0 (process " in errors
+
+
+def test_a_second_signal_kills_what_does_not_stop(tmp_path: Path) -> None:
+    """As a rank inside a long collective, which sees no SIGTERM."""
+    process = start(
+        tmp_path,
+        "import signal, time; signal.signal(15, signal.SIG_IGN); open('up', 'w').close(); time.sleep(60)",
+    )
     process.send_signal(signal.SIGTERM)
     time.sleep(1)
     assert process.poll() is None

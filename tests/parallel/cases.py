@@ -15,7 +15,7 @@ from model.init import initialise
 from model.kernels import REFERENCE
 from parallel.cross_entropy import IGNORE, LossOptions, chunked_cross_entropy
 from parallel.layout import TensorGroup
-from parallel.tensor import ColumnLinear, RowLinear, shard_of
+from parallel.tensor import ColumnLinear, LayerNorm, RowLinear, Shard, VocabEmbedding, shard_of
 from tests.worlds import world_of
 
 MODEL = Model("case", 2, 32, 4, 4, 64, 8, 1e-5, 0.0)
@@ -42,6 +42,43 @@ def _whole(gradient: Tensor, parameter: nn.Parameter, tensor: TensorGroup) -> Te
     slices = [torch.empty_like(gradient) for _ in range(tensor.size)]
     dist.all_gather(slices, gradient.contiguous(), group=tensor.group)
     return shard.join(slices)
+
+
+def layer_gradients(kind: str, size: int, sequence_parallel: bool, overlap: bool) -> None:
+    """Output, input gradient and whole parameter gradients of one layer equal those of one process."""
+    tensor, parts, cut = world_of(size, 1, sequence_parallel, overlap).tensor, (8, 24), Shard(2, (8, 24))
+
+    def sequence(value: Tensor) -> Tensor:
+        return value.chunk(size, dim=1)[tensor.rank] if sequence_parallel else value
+
+    def features(value: Tensor) -> Tensor:
+        return cut.slice(value, tensor.rank, size)
+
+    generator = torch.Generator().manual_seed(1)
+    hidden, wide = torch.randn(2, 8, 16, generator=generator), torch.randn(2, 8, 32, generator=generator)
+    ids, width = torch.randint(0, 24, (2, 8), generator=generator), hidden.shape[-1]
+    make, x, own_input, own_output = {
+        "column": (lambda group: ColumnLinear(width, parts, group), hidden, sequence, features),
+        "row": (lambda group: RowLinear(parts, width, group), wide, features, sequence),
+        "embedding": (lambda group: VocabEmbedding(24, width, group), ids, lambda value: value, sequence),
+        "norm": (lambda group: LayerNorm(width, 1e-5, group), hidden, sequence, sequence),
+    }[kind]
+    alone, layer = make(TensorGroup()), make(tensor)
+    for (_, full), (_, mine) in zip(alone.named_parameters(), layer.named_parameters(), strict=True):
+        full.data.copy_(torch.randn(full.shape, generator=generator))
+        shard = shard_of(mine)
+        mine.data.copy_(full if shard is None else shard.slice(full.data, tensor.rank, size))
+    differentiable = x.is_floating_point()
+    whole, own = x.clone().requires_grad_(differentiable), own_input(x).clone().requires_grad_(differentiable)
+    expected, output = alone(whole), layer(own)
+    upstream = torch.randn(expected.shape, generator=generator)
+    expected.backward(upstream)
+    output.backward(own_output(upstream))
+    torch.testing.assert_close(output, own_output(expected), rtol=1e-5, atol=1e-5)
+    if differentiable:
+        torch.testing.assert_close(own.grad, own_input(whole.grad), rtol=1e-5, atol=1e-5)
+    for (name, full), (_, mine) in zip(alone.named_parameters(), layer.named_parameters(), strict=True):
+        assert torch.allclose(_whole(mine.grad, mine, tensor), full.grad, rtol=1e-5, atol=1e-5), name
 
 
 def block_gradients(size: int, sequence_parallel: bool, overlap: bool) -> dict[str, Any]:

@@ -28,12 +28,11 @@ def reference(values: list[torch.Tensor], labels: torch.Tensor, z_loss: float) -
     return loss + z_loss * (logits.logsumexp(-1).square() * (labels != IGNORE)).sum()
 
 
-@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
-@pytest.mark.parametrize("chunk", [1, 7, 24, 100])
-def test_loss_and_gradients_are_torchs(chunk: int, z_loss: float, compiled: bool) -> None:
-    if compiled and chunk not in (7, 24):
-        return
+@pytest.mark.parametrize(
+    ("chunk", "compiled"), [(1, False), (7, False), (TOKENS, False), (100, False), (7, True), (TOKENS, True)]
+)
+def test_loss_and_gradients_are_torchs(chunk: int, compiled: bool, z_loss: float) -> None:
     values, labels = inputs()
     loss = chunked_cross_entropy(*values, labels, LossOptions(z_loss, chunk, TensorGroup(), compiled))
     (0.3 * loss).backward()
@@ -67,6 +66,25 @@ def test_without_gradients_the_loss_is_the_same() -> None:
         alone = chunked_cross_entropy(*values, labels, options)
     assert not alone.requires_grad
     torch.testing.assert_close(alone, chunked_cross_entropy(*values, labels, options).detach())
+
+
+@pytest.mark.parametrize("chunk", [1, 7, TOKENS])
+def test_compiling_changes_nothing(chunk: int) -> None:
+    results = []
+    for compiled in (False, True):
+        values, labels = inputs()
+        loss = chunked_cross_entropy(*values, labels, LossOptions(0.01, chunk, TensorGroup(), compiled))
+        loss.backward()
+        results.append([loss, *(value.grad for value in values)])
+    for plain, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_labels_that_do_not_count_leave_no_trace() -> None:
+    values, labels = inputs()
+    loss = chunked_cross_entropy(*values, torch.full_like(labels, IGNORE), LossOptions(0.01, 7, TensorGroup()))
+    loss.backward()
+    assert loss == 0 and all(not value.grad.any() for value in values)
 
 
 def test_no_tensor_is_larger_than_a_chunk_of_logits() -> None:

@@ -3,16 +3,21 @@
 import pytest
 import torch
 
-from parallel.tensor import Shard
-from tests.parallel import cases
-from tests.worlds import Worlds
+from parallel.tensor import LayerNorm, RowLinear, Shard
+from tests.parallel import cases, test_tensor
+from tests.worlds import Worlds, world_of
 
 HIDDEN_BYTES = 2 * 8 * 32 * 4  # [batch, seq, hidden] of the cases, fp32
 
 
-@pytest.mark.parametrize("size", [1, 2, 4])
-@pytest.mark.parametrize(("dim", "parts"), [(0, (8, 8, 8, 32)), (1, (8, 32)), (0, (16,))])
-def test_slices_join_to_the_whole(size: int, dim: int, parts: tuple[int, ...]) -> None:
+CUTS = [(0, (8, 8, 8, 32)), (1, (8, 32)), (0, (24,)), (0, (12, 12, 12, 48)), (1, (6, 24))]
+
+
+@pytest.mark.parametrize(
+    ("dim", "parts", "size"),
+    [(*cut, size) for cut in CUTS for size in range(1, 9) if not any(p % size for p in cut[1])],
+)
+def test_slices_join_to_the_whole(dim: int, parts: tuple[int, ...], size: int) -> None:
     shape = [3, 3]
     shape[dim] = sum(parts)
     full, shard = torch.randn(shape), Shard(dim, parts)
@@ -25,6 +30,51 @@ def test_each_part_is_cut_by_itself() -> None:
     """Or q, k, v and fc_in of a checkpoint would trade places when its tensor-parallel size changes."""
     rows = torch.arange(14.0).unsqueeze(1)
     assert Shard(0, (2, 2, 2, 8)).slice(rows, 1, 2).flatten().tolist() == [1, 3, 5, 10, 11, 12, 13]
+
+
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "overlap"), [("column", False), ("column", True), ("row", False), ("embedding", False), ("norm", False)]
+)
+def test_each_layer_is_its_size_1_self(kind: str, overlap: bool, sequence_parallel: bool, worlds: Worlds) -> None:
+    worlds(2).run(cases.layer_gradients, kind, 2, sequence_parallel, overlap)
+
+
+def bias_alone(size: int, sequence_parallel: bool) -> torch.Tensor:
+    """What a row layer of zero weights and a bias of one makes."""
+    layer = RowLinear((8, 24), 16, world_of(size, 1, sequence_parallel).tensor)
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.ones_(layer.bias)
+    return layer(torch.randn(2, 8, 32 // size)).detach()
+
+
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_trap_bias_added_once_per_rank(sequence_parallel: bool, worlds: Worlds) -> None:
+    """GPT-NeoX issue 962: a bias that is summed over the group counts as often as there are ranks."""
+    for output in worlds(2).run(test_tensor.bias_alone, 2, sequence_parallel):
+        assert torch.equal(output, torch.ones_like(output))
+
+
+def counted_tokens(size: int, sequence_parallel: bool) -> dict[str, torch.Tensor]:
+    """Gradients of the parameters that every rank holds whole, where each token adds one to a bias's gradient."""
+    tensor = world_of(size, 1, sequence_parallel).tensor
+    norm, row = LayerNorm(16, 1e-5, tensor), RowLinear((8, 24), 16, tensor)
+    torch.nn.init.zeros_(row.weight)
+    torch.nn.init.zeros_(row.bias)
+    x = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(2))
+    norm(x.chunk(size, dim=1)[tensor.rank] if sequence_parallel else x).sum().backward()
+    row(torch.randn(2, 8, 32 // size)).sum().backward()
+    return {"norm.weight": norm.weight.grad, "norm.bias": norm.bias.grad, "row.bias": row.bias.grad}
+
+
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_trap_replicated_gradients_under_sequence_parallelism(sequence_parallel: bool, worlds: Worlds) -> None:
+    """LayerNorm and fc_out's bias see a part of the tokens on each rank; their gradients count all 16, once."""
+    x = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(2))
+    by_token = torch.nn.functional.layer_norm(x, (16,))
+    for gradients in worlds(2).run(test_tensor.counted_tokens, 2, sequence_parallel):
+        assert gradients["norm.bias"].tolist() == gradients["row.bias"].tolist() == [16.0] * 16
+        torch.testing.assert_close(gradients["norm.weight"], by_token.sum((0, 1)), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("overlap", [True, False])

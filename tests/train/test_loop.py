@@ -13,6 +13,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from train.checkpoint import checkpoints
 from train.report import read_scores
 from train.tracking import read_metrics
 
@@ -39,7 +40,7 @@ def command(folder: Path, name: str, *more: str) -> list[str]:
     places = [f"run.root={folder / 'runs'}", f"run.name={name}", f"data.cache={folder / 'cache'}"]
     rest = ["model.context_length=32", "data=files", "data.corpora.multi.code=false", "data.corpora.mono.code=false"]
     quick = ["kernels=eager", "evaluation.sample_tokens=4", "tracking.log_every=1", "data.validation_fraction=0.1"]
-    own = ["run.save_every=2", "cluster.processes_per_node=2", "tracking.wandb=false"]
+    own = ["run.save_every=1", "cluster.processes_per_node=2", "tracking.wandb=false"]
     return [sys.executable, "-m", "launch", *sizes, *stages, *paths, *places, *rest, *quick, *own, *more]
 
 
@@ -130,6 +131,12 @@ def ranks(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return [child for child in psutil.Process(process.pid).children(recursive=True) if "RANK" in child.environ()]
 
 
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.parametrize("how", ["SIGTERM", "a rank is killed"])
 def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path, corpora: Path) -> None:
     name = how.replace(" ", "-")
@@ -150,11 +157,15 @@ def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path,
         assert process.returncode == 75, "".join(lines) + rest + errors
         assert "the same command goes on from here" in rest
 
+    run = corpora / "runs" / name
+    if how == "a rank is killed":
+        damaged = checkpoints(run / "stages/multi/checkpoints")[-1]
+        flip(max(damaged.iterdir(), key=lambda path: path.stat().st_size))
     done = launch(*words)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert ("is damaged: " in done.stdout) == (how == "a rank is killed")
     assert "going on with" in done.stdout and "stage nl: finished before, kept" in done.stdout
     assert "stage multi: going on after step" in done.stdout
-    run = corpora / "runs" / name
     for stage in ("nl", "multi", "mono"):
         assert weights(run, stage) == weights(undisturbed, stage)
     steps = [(row["stage"], row["step"]) for row in read_metrics(run) if "loss" in row]

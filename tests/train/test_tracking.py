@@ -1,0 +1,118 @@
+"""The records of a run: what is written comes back, and a record cut off by a kill does no harm."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from conf.schema import Precision, Settings
+from model.flops import flops_per_token
+from model.kernels import REFERENCE
+from parallel.engine import StepResult
+from parallel.layout import TensorGroup, World
+from train.job import Job
+from train.tracking import Meter, Tracker, open_tracker, read_metrics
+
+CUT_OFF = '{"stage": "nl", "step": 3, "lo'
+
+
+@pytest.fixture
+def job(tmp_path: Path, settings: Settings) -> Job:
+    """A job of one process, without W&B."""
+    settings = replace(settings, tracking=replace(settings.tracking, wandb=False))
+    world = World(0, 1, torch.device("cpu"), 0, 1, 0, 1, TensorGroup(), None)
+    prepared: Any = None  # a tracker reads no data
+    return Job(settings, tmp_path, prepared, world, Precision.fp32, REFERENCE, 0.5)
+
+
+def write(folder: Path, *steps: tuple[str, int], end: str = "") -> None:
+    rows = [json.dumps({"stage": stage, "step": step}) + "\n" for stage, step in steps]
+    (folder / "metrics.jsonl").write_text("".join(rows) + end)
+
+
+def steps(folder: Path) -> list[tuple[str, int]]:
+    return [(row["stage"], row["step"]) for row in read_metrics(folder)]
+
+
+@pytest.mark.parametrize("end", [CUT_OFF, CUT_OFF + '"}', '{"stage": "nl"}', ""])
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path, end: str) -> None:
+    write(tmp_path, ("nl", 1), ("nl", 2), end=end)
+    assert steps(tmp_path) == [("nl", 1), ("nl", 2)]
+
+
+def test_a_run_without_records_has_none(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+
+
+def test_going_on_drops_what_was_recorded_beyond_the_checkpoint(job: Job) -> None:
+    write(job.folder, ("nl", 8), ("multi", 2), ("multi", 4), ("multi", 6), end=CUT_OFF)
+    tracker = open_tracker(job, "multi", 4, {})
+    assert steps(job.folder) == [("nl", 8), ("multi", 2), ("multi", 4)]
+    tracker.record_scores("multi", 6, {"nl": 2.5})
+    assert steps(job.folder) == [("nl", 8), ("multi", 2), ("multi", 4), ("multi", 6)]
+
+
+def test_a_step_is_recorded_with_its_tokens_and_speed(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    tracker, meter = open_tracker(job, "nl", 0, {}), Meter(job)
+    meter.count(16)
+    tracker.record_step("nl", 10, 1e-3, StepResult(5.25, 0.75, False), meter)
+    (row,) = read_metrics(job.folder)
+    assert (row["stage"], row["step"], row["loss"], row["learning_rate"]) == ("nl", 10, 5.25, 1e-3)
+    assert (row["gradient_norm"], row["skipped"], row["tokens"]) == (0.75, False, 10 * 16 * 256)
+    flops = row["tokens_per_second"] * flops_per_token(job.settings.model)
+    assert row["tflops_per_device"] == pytest.approx(flops / 1e12)
+    assert row["mfu"] == pytest.approx(row["tflops_per_device"] / 0.5)
+    assert row["memory_bytes"] > 2**20
+    line = capsys.readouterr().out
+    assert line.startswith("nl  10/120  loss 5.2500  lr 1.00e-03  grad norm 0.750") and line.count("\n") == 1
+
+
+def test_a_meter_measures_its_own_stretch(job: Job) -> None:
+    meter = Meter(job)
+    meter.started -= 10.0  # ten seconds ago
+    meter.count(16)
+    meter.count(16)
+    assert meter.read()["tokens_per_second"] == pytest.approx(2 * 16 * 256 / 10, rel=0.05)
+    meter.started -= 10.0
+    assert meter.read()["tokens_per_second"] == 0
+
+
+def test_a_loss_that_is_no_number_leaves_lines_that_any_reader_takes(job: Job) -> None:
+    tracker, meter = open_tracker(job, "nl", 0, {}), Meter(job)
+    meter.count(1)
+    tracker.record_step("nl", 1, 0.0, StepResult(float("nan"), float("inf"), True), meter)
+    (line,) = (job.folder / "metrics.jsonl").read_text().splitlines()
+    row = json.loads(line, parse_constant=pytest.fail)
+    assert row["loss"] is None and row["gradient_norm"] is None and row["skipped"] is True
+
+
+def test_other_processes_write_nothing(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    quiet = replace(job, world=replace(job.world, rank=1))
+    open_tracker(quiet, "nl", 0, {}).record_scores("nl", 1, {"nl": 1.0})
+    assert not list(job.folder.iterdir()) and capsys.readouterr().out == ""
+
+
+def test_a_run_goes_on_without_wandb_where_it_fails(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[int] = []
+
+    def log(values: dict[str, Any], step: int) -> None:
+        calls.append(step)
+        raise OSError("disk full")
+
+    tracker = Tracker(job.folder, job, SimpleNamespace(log=log))
+    tracker.record_scores("nl", 1, {"nl": 2.5})
+    tracker.record_scores("nl", 2, {"nl": 2.0})
+    assert calls == [1] and steps(job.folder) == [("nl", 1), ("nl", 2)]
+    assert "W&B failed and is left out from here (OSError('disk full'))" in capsys.readouterr().out
+
+
+def test_samples_are_kept_and_shown_without_control_characters(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    tracker = open_tracker(job, "nl", 0, {})
+    tracker.record_samples("nl", {"mono": "f():\x1b[2J\n\treturn"}, job.folder / "samples.md")
+    shown = capsys.readouterr().out
+    assert "def f():\ufffd[2J\n\treturn" in shown and "\x1b" not in shown
+    assert "# Samples after stage nl" in (job.folder / "samples.md").read_text()
