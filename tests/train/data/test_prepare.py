@@ -13,6 +13,7 @@ import numpy
 import pytest
 
 import train.data.prepare as module
+from conf.check import ConfigError
 from tests.train.data.conftest import write_jsonl
 from train.data.documents import DataError
 from train.data.prepare import find, prepare
@@ -114,7 +115,7 @@ def test_a_killed_preparation_leaves_nothing_that_looks_complete(settings, tmp_p
 
 def test_a_failed_preparation_leaves_nothing(settings):
     settings.data.tokenizer.kind = "gpt3"
-    with pytest.raises(DataError, match="there is sentencepiece"):
+    with pytest.raises(ConfigError, match="there is codegen, gpt2, sentencepiece"):
         prepare(settings, lambda line: None)
     assert list(Path(settings.data.cache).iterdir()) == []
 
