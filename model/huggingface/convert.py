@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
+from safetensors import SafetensorError
 from torch import Tensor
 
 from conf.check import ConfigError
@@ -88,12 +89,10 @@ def whole_folder(target: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         partial.rename(target)
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, ConfigError):
-            raise
-        reason = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"{target} cannot be written: {reason}") from error
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{target} cannot be written: {reason}") from None
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
