@@ -10,7 +10,6 @@ from pathlib import Path
 from conf.check import ConfigError
 from conf.commands import Export, Import, read_command
 from conf.exit_codes import BAD_INPUT
-from model.huggingface.convert import export_weights, import_weights
 
 USAGE = "write `python -m model.huggingface import SOURCE TARGET` or `export SOURCE TARGET`, then key=value words"
 
@@ -20,13 +19,18 @@ def main(words: list[str]) -> int:
     try:
         if len(words) < 3 or words[0] not in ("import", "export"):
             raise ConfigError(USAGE)
-        named = [f"source={words[1]}", f"target={words[2]}", *words[3:]]
-        if words[0] == "import":
-            into = read_command(Import, named)
-            made = import_weights(into.source, Path(into.target), into.mp_num, into.vocab_size)
+        read = Import if words[0] == "import" else Export
+        asked = read_command(read, [f"source={words[1]}", f"target={words[2]}", *words[3:]])
+        from model.huggingface.convert import (  # slow to import: only for words that can run
+            export_weights,
+            import_weights,
+        )
+
+        target = Path(asked.target)
+        if isinstance(asked, Import):
+            made = import_weights(asked.source, target, asked.mp_num, asked.vocab_size)
         else:
-            out = read_command(Export, named)
-            made = export_weights(out.source, Path(out.target), out.mp_num, out.dtype)
+            made = export_weights(asked.source, target, asked.mp_num, asked.dtype)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return BAD_INPUT

@@ -44,7 +44,7 @@ def test_import_and_export_say_what_they_made(tmp_path: Path) -> None:
     [
         ([], "write `python -m model.huggingface import SOURCE TARGET`"),
         (["convert", "a", "b"], "write `python -m model.huggingface import SOURCE TARGET`"),
-        (["import", "a", "b", "mp=4"], "unknown setting 'mp'; did you mean 'mp_num'?"),
+        (["import", "a", "b", "mpnum=4"], "unknown setting 'mpnum'; did you mean 'mp_num'?"),
         (["import", "/nowhere", "b"], "source=/nowhere does not exist"),
         (["import", "nobody/nothing", "b"], "source=nobody/nothing is no folder here and cannot be fetched"),
         (["export", "a", "b", "dtype=int4"], "dtype: "),
