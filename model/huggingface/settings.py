@@ -71,8 +71,7 @@ def config_of(model: Model, dtype: str, eos: int | None) -> dict[str, Any]:
 def mp_num_of(config: dict[str, Any], source: str, model: Model, asked: int | None) -> int:
     """The number of groups in qkv_proj: what was asked, where config.json and the name do not know better.
 
-    The tensor's shape is the same for every number, so a wrong one that nothing contradicts loads, and shows as a bad
-    loss: evaluate what was imported before training on.
+    The tensor's shape is the same for every number; `groups.py` looks at what is in it.
     Errors: `ConfigError` where they do, or where heads cannot be cut into so many groups.
     """
     known, where = config.get("mp_num"), "config.json"
