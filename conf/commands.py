@@ -9,9 +9,10 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.check import ConfigError
+from conf.schema import Precision
 
 FOLDER = Path(__file__).parent / "command"
-Command = TypeVar("Command", bound="Sampling")
+Command = TypeVar("Command", bound="Sampling | Import | Export")
 
 
 @dataclass
@@ -39,6 +40,26 @@ class Evaluate(Sampling):
 
     run: str = MISSING
     task: str = MISSING
+
+
+@dataclass
+class Import:
+    """`python -m model.huggingface import`: conf/command/import.yaml."""
+
+    source: str = MISSING
+    target: str = MISSING
+    mp_num: int | None = None
+    vocab_size: int | None = None
+
+
+@dataclass
+class Export:
+    """`python -m model.huggingface export`: conf/command/export.yaml."""
+
+    source: str = MISSING
+    target: str = MISSING
+    mp_num: int = MISSING
+    dtype: Precision = MISSING
 
 
 def read_command(schema: type[Command], words: list[str]) -> Command:

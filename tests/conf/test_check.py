@@ -35,6 +35,21 @@ REFUSED: list[tuple[str, str, str]] = [
         "stages.nl.corpus=pile is not among data.corpora (nl, multi, mono)",
         "stages.nl.corpus=multi",
     ),
+    (
+        "data.tokenizer.kind=codegen",
+        "data.tokenizer.kind=codegen needs data.tokenizer.path=",
+        "data.tokenizer.kind=sentencepiece",
+    ),
+    (
+        "data.tokenizer.path=/nowhere",
+        "data.tokenizer.path=/nowhere is no folder, and names on the hub",
+        "data.tokenizer.path=null",
+    ),
+    (
+        "stages.mono.init_from=/nowhere",
+        "/nowhere is no run, stage, imported or Hugging Face folder",
+        "stages.mono.init_from=owner/name",
+    ),
     ("stages.nl.steps=0", "stages.nl.steps=0 must be at least 1", "stages.nl.steps=1 stages.nl.warmup_steps=1"),
     ("stages.nl.warmup_steps=-1", "stages.nl: warmup_steps and anneal_steps must not", "stages.nl.warmup_steps=0"),
     ("stages.nl.anneal_steps=-1", "stages.nl: warmup_steps and anneal_steps must not", "stages.nl.anneal_steps=0"),

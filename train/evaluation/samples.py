@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from conf.schema import Evaluation
+from model.tokenizer import Tokenizer
 from parallel.engine import Engine
-from train.data.tokenizer import Tokenizer
 
 
 def sample(
