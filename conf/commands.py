@@ -1,7 +1,8 @@
 """Settings of the commands that read a finished run: the same `key=value` words, one YAML file a command."""
 
 import difflib
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -9,8 +10,10 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.check import ConfigError
+from conf.schema import Precision
 
 FOLDER = Path(__file__).parent / "command"
+LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
 Command = TypeVar("Command", bound="Sampling")
 
 
@@ -31,6 +34,12 @@ class Sample(Sampling):
 
     run: str = MISSING
     prompt: str = MISSING
+    samples: int = MISSING
+    batch_size: int = MISSING
+    stop: list[str] = field(default_factory=list)
+    truncate: bool = MISSING
+    precision: Precision = MISSING
+    output: str | None = None
 
 
 @dataclass
@@ -65,4 +74,21 @@ def read_command(schema: type[Command], words: list[str]) -> Command:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"{missing[0]} has no value; write {missing[0]}=...")
-    return cast(Command, OmegaConf.to_object(config))
+    command = cast(Command, OmegaConf.to_object(config))
+    check_sampling(command)
+    return command
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Errors: `ConfigError` for the first number that no token can be drawn with."""
+    for name in ("max_new_tokens", "samples", "batch_size"):
+        if getattr(sampling, name, 1) < 1:
+            raise ConfigError(f"{name}={getattr(sampling, name)} must be at least 1")
+    if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
+        raise ConfigError(f"temperature={sampling.temperature} must be at least 0; 0 takes the most likely token")
+    if not 0 < sampling.top_p <= 1:
+        raise ConfigError(f"top_p={sampling.top_p} must be above 0 and at most 1; 1 keeps every token")
+    if sampling.top_k < 0:
+        raise ConfigError(f"top_k={sampling.top_k} must be at least 0; 0 keeps every token")
+    if not 0 <= sampling.seed < LARGEST_SEED:
+        raise ConfigError(f"seed={sampling.seed} must be at least 0 and below {LARGEST_SEED}")
