@@ -3,6 +3,7 @@
 Each message holds what was asked, what was found, and what to do.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,17 @@ from conf.schema import Offload, Settings
 
 class ConfigError(Exception):
     """The settings cannot make a run. The message is one line for the person at the terminal; exit code 2."""
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether `source` is written as the hub writes names, `owner/name`; no folder here goes by it."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None and not Path(source).exists()
+
+
+def holds_weights(source: str) -> bool:
+    """Whether `source` looks like a run, a stage, imported weights, a Hugging Face folder or a name on the hub."""
+    marks = (Path(source) / name for name in ("config.yaml", "weights", "model.json", "config.json"))
+    return is_hub_name(source) or any(mark.exists() for mark in marks)
 
 
 def divisors(number: int) -> str:
@@ -80,8 +92,11 @@ def _stages(settings: Settings) -> Iterator[str]:
                 f"stages.{name}.end_learning_rate={stage.end_learning_rate} is above its "
                 f"peak_learning_rate={stage.peak_learning_rate}"
             )
-        if stage.init_from and not (Path(stage.init_from) / "config.yaml").is_file():
-            yield f"stages.{name}.init_from={stage.init_from} is not a run folder: it holds no config.yaml"
+        if stage.init_from and not holds_weights(stage.init_from):
+            yield (
+                f"stages.{name}.init_from={stage.init_from} is no run, stage, imported or Hugging Face folder, "
+                "and names on the hub are written owner/name"
+            )
 
 
 def _layout(settings: Settings, world_size: int | None) -> Iterator[str]:
@@ -156,6 +171,14 @@ def _numbers(settings: Settings) -> Iterator[str]:
             yield f"optimizer.{name}={getattr(optimizer, name)} must not be negative"
     if optimizer.epsilon <= 0:
         yield f"optimizer.epsilon={optimizer.epsilon} must be positive"
+    tokenizer = settings.data.tokenizer
+    if tokenizer.kind in ("codegen", "gpt2") and tokenizer.path is None:
+        yield (
+            f"data.tokenizer.kind={tokenizer.kind} needs data.tokenizer.path=: a folder with tokenizer.json, or "
+            "vocab.json and merges.txt, or a name on the hub such as Salesforce/codegen-350M-mono"
+        )
+    if tokenizer.path is not None and not (is_hub_name(tokenizer.path) or Path(tokenizer.path).is_dir()):
+        yield (f"data.tokenizer.path={tokenizer.path} is no folder, and names on the hub are written owner/name")
     if not 0 < settings.data.validation_fraction < 1:
         yield f"data.validation_fraction={settings.data.validation_fraction} must be between 0 and 1"
     for name in ("save_every", "keep_checkpoints"):

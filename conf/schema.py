@@ -170,6 +170,7 @@ class Tokenizer:
     """Tokenizer: conf/data."""
 
     kind: str = MISSING
+    path: str | None = None
     train_bytes: int = MISSING
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
+from model.weights import Weights, write_layer
 from parallel.engine import Engine
 from parallel.layout import TensorGroup
 from parallel.tensor import shard_of
@@ -67,11 +66,11 @@ def save_weights(engine: Engine, folder: Path) -> None:
     for name, value in engine.weights():
         index, _, rest = name.partition(".")
         if index != current:
-            _write_layer(partial, current, layer)
+            _write(partial, current, layer)
             current, layer = index, {}
         if value is not None:
-            layer[rest] = value.contiguous()
-    _write_layer(partial, current, layer)
+            layer[rest] = value
+    _write(partial, current, layer)
     world.barrier()
     if world.is_main:
         shutil.rmtree(folder, ignore_errors=True)
@@ -79,30 +78,27 @@ def save_weights(engine: Engine, folder: Path) -> None:
     world.barrier()
 
 
-def _write_layer(folder: Path, index: str | None, layer: dict[str, torch.Tensor]) -> None:
+def _write(folder: Path, index: str | None, layer: dict[str, torch.Tensor]) -> None:
     if index is not None and layer:
-        save_file(layer, folder / f"layer_{int(index):03d}.safetensors")
+        write_layer(folder, int(index), layer)
 
 
-def load_layer(folder: Path, layer: torch.nn.Module, index: int, tensor: TensorGroup) -> None:
-    """Set the weights of the `index`-th layer, in place, from what `save_weights` wrote under any layout.
+def load_layer(weights: Weights, layer: torch.nn.Module, index: int, tensor: TensorGroup) -> None:
+    """Set the weights of the `index`-th layer, in place, from whole tensors of any origin.
 
     Errors: ValueError naming the tensors that are missing, extra or of another shape.
     """
-    path = folder / f"layer_{index:03d}.safetensors"
-    parameters = dict(layer.named_parameters())
-    with safe_open(path, framework="pt") as file:
-        names = set(file.keys())
-        wrong = [f"missing {name}" for name in sorted(parameters.keys() - names)]
-        wrong += [f"extra {name}" for name in sorted(names - parameters.keys())]
-        for name in sorted(names & parameters.keys()):
-            full, parameter = file.get_tensor(name), parameters[name]
-            shard = shard_of(parameter)
-            value = full if shard is None else shard.slice(full, tensor.rank, tensor.size)
-            if value.shape != parameter.shape:
-                wrong.append(f"{name} is {list(full.shape)}, which does not fit {list(parameter.shape)}")
-                continue
-            with torch.no_grad():
-                parameter.copy_(value)
+    parameters, found = dict(layer.named_parameters()), weights.layer(index)
+    wrong = [f"missing {name}" for name in sorted(parameters.keys() - found.keys())]
+    wrong += [f"extra {name}" for name in sorted(found.keys() - parameters.keys())]
+    for name in sorted(found.keys() & parameters.keys()):
+        full, parameter = found[name], parameters[name]
+        shard = shard_of(parameter)
+        value = full if shard is None else shard.slice(full, tensor.rank, tensor.size)
+        if value.shape != parameter.shape:
+            wrong.append(f"{name} is {list(full.shape)}, which does not fit {list(parameter.shape)}")
+            continue
+        with torch.no_grad():
+            parameter.copy_(value)
     if wrong:
-        raise ValueError(f"{path}: {'; '.join(wrong)}")
+        raise ValueError(f"{weights.source}, layer {index}: {'; '.join(wrong)}")

@@ -19,11 +19,12 @@ from model.codegen import layers
 from model.kernels import Operations
 from model.kernels.attention import sdpa_attention
 from model.tokenizer import Tokenizer, load_tokenizer
-from model.weights import open_weights
+from model.weights import Weights, open_weights
 from parallel.collectives import gather_vocabulary
 from parallel.cross_entropy import LossOptions
 from parallel.layout import World, build_world, join
-from parallel.tensor import pack, shard_of
+from parallel.tensor import pack
+from train.checkpoint import load_layer
 from train.draw import choose, uniforms
 from train.hardware import dtype_of, resolve_precision
 
@@ -197,24 +198,20 @@ def open_generator(source: str | Path, precision: Precision = Precision.auto) ->
     join()
     world = build_world(tensor_size=size)
     dtype = dtype_of(resolve_precision(precision, world.device))
-    return Generator(weights.model, build_modules(weights.model, weights.layer, world, dtype), tokenizer, world)
+    return Generator(weights.model, build_modules(weights, world, dtype), tokenizer, world)
 
 
-def build_modules(
-    model: Model, layer: Callable[[int], dict[str, Tensor]], world: World, dtype: torch.dtype
-) -> list[nn.Module]:
-    """The layers of `model` as this process holds them, on its device, from whole tensors a layer at a time."""
+def build_modules(weights: Weights, world: World, dtype: torch.dtype) -> list[nn.Module]:
+    """The layers of `weights` as this process holds them, on its device, read a layer at a time."""
     options = LossOptions(z_loss=0.0, chunk_tokens=LOSS_TOKENS, tensor=world.tensor)
     operations = Operations(attention=sdpa_attention, compile=False)
     modules = []
-    for index, build in enumerate(layers(model, world.tensor, operations, Recompute.none, options)):
-        module, whole = build().eval(), layer(index)
-        for name, parameter in module.named_parameters():
-            shard = shard_of(parameter)
-            value = whole[name] if shard is None else shard.slice(whole[name], world.tensor.rank, world.tensor.size)
-            parameter.data = value.to(dtype, copy=True).contiguous()  # the rotary table, a buffer, stays fp32
-        module.to(world.device)
-        pack(module)
+    for index, build in enumerate(layers(weights.model, world.tensor, operations, Recompute.none, options)):
+        module = build().eval()
+        for parameter in module.parameters():
+            parameter.data = parameter.data.to(dtype)  # not the module: its rotary table, a buffer, stays fp32
+        load_layer(weights, module, index, world.tensor)
+        pack(module.to(world.device))
         modules.append(module)
     return modules
 

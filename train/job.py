@@ -56,7 +56,7 @@ def open_job(settings: Settings) -> Job:
     precision = resolve_precision(layout.precision, world.device)
     settings = replace(settings, layout=replace(layout, precision=precision))
     check(settings, world.size)
-    folder = Path(on_main(world, lambda: str(open_run(settings))))
+    folder = Path(on_main(world, lambda: str(open_run(settings, data.directory / "tokenizer"))))
     operations = select(settings.kernels)
     peak, source = peak_tflops(world.device, precision)
     peak = settings.cluster.peak_tflops or peak

@@ -1,10 +1,10 @@
 """The training loop: each stage takes its parent's weights, trains on its corpus, is evaluated on all, hands on."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from conf.exit_codes import INTERRUPTED
 from conf.schema import Settings
+from model.weights import Weights
 from parallel.engine import Engine, MicroBatch
 from parallel.layout import leave
 from train.checkpoint import save_checkpoint, save_weights
@@ -40,7 +40,7 @@ def train_stage(job: Job, name: str, stop: StopSignal) -> bool:
     settings, stage, folder = job.settings, job.settings.stages[name], stage_folder(job.folder, name)
     parent = parent_of(job.folder, name, settings)
     engine, done = open_engine(job, name, parent)
-    origin = f"going on after step {done}" if done else f"from {parent or 'random weights'}"
+    origin = f"going on after step {done}" if done else f"from {parent.source if parent else 'random weights'}"
     job.say(f"stage {name}: {origin}")
     batches = stage_batches(job, name, done)
     tracker = open_tracker(job, name, done, lineage(job.folder, name, parent, settings))
@@ -86,7 +86,7 @@ def evaluate(job: Job, engine: Engine) -> dict[str, float]:
     return {name: bits_per_byte(engine, files, length, batch_size) for name, files in job.data.corpora.items()}
 
 
-def finish(job: Job, engine: Engine, name: str, parent: Path | None, tracker: Tracker) -> None:
+def finish(job: Job, engine: Engine, name: str, parent: Weights | None, tracker: Tracker) -> None:
     """Leave what the next stage and the reader need: weights, lineage, samples, and last the scores."""
     folder, settings = stage_folder(job.folder, name), job.settings
     save_weights(engine, folder / "weights")

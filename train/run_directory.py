@@ -7,6 +7,7 @@ stages/<stage>/ deepspeed.json lineage.json evaluation.json samples.md checkpoin
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -36,9 +37,10 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def open_run(settings: Settings) -> Path:
+def open_run(settings: Settings, tokenizer: Path) -> Path:
     """Make the run's folder, or take the one that holds this run, and record what it runs on. Main process only.
 
+    The tokenizer's folder is copied, since the run outlives the prepared data.
     Errors: `ConfigError` where the folder holds something else.
     """
     folder = run_folder(settings)
@@ -47,6 +49,10 @@ def open_run(settings: Settings) -> Path:
         partial = folder / "config.yaml.partial"
         partial.write_text(OmegaConf.to_yaml(OmegaConf.create(plain(settings))))
         partial.replace(folder / "config.yaml")
+    if not (folder / "tokenizer").is_dir():
+        partial = folder / "tokenizer.partial"
+        shutil.copytree(tokenizer, partial, dirs_exist_ok=True)
+        partial.rename(folder / "tokenizer")
     write_json(folder / "environment.json", environment())
     return folder
 

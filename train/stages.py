@@ -1,6 +1,5 @@
 """Stages: where each one's weights come from, and what it leaves behind for the next."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from conf.check import ConfigError
-from conf.compose import load_settings
 from conf.schema import Handover, Settings
 from model.codegen import layers
 from model.init import initialise
+from model.weights import Weights, open_weights
 from parallel.cross_entropy import LossOptions
 from parallel.engine import Engine, build_engine
 from parallel.layout import World
@@ -22,6 +21,8 @@ from train.checkpoint import checkpoints, load_layer
 from train.job import Job
 from train.optimizer import adamw
 from train.run_directory import read_json
+
+SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "layer_norm_epsilon")  # what weights depend on
 
 
 def stage_folder(run: Path, name: str) -> Path:
@@ -35,30 +36,28 @@ def is_finished(run: Path, name: str) -> bool:
     return (folder / "weights").is_dir() and (folder / "evaluation.json").is_file()
 
 
-def parent_of(run: Path, name: str, settings: Settings) -> Path | None:
-    """The folder of the stage whose weights `name` starts from: `init_from`'s last, the one before it, or none.
+def parent_of(run: Path, name: str, settings: Settings) -> Weights | None:
+    """The weights that the stage `name` starts from: those of `init_from`, of the stage before it, or none.
 
-    Errors: `ConfigError` where `init_from` is a run of another model, or has not finished.
+    Errors: `ConfigError` where `init_from` holds none, or those of another model.
     """
     stage = settings.stages[name]
     if stage.init_from is None:
         names = list(settings.stages)
         before = names.index(name) - 1
-        return stage_folder(run, names[before]) if before >= 0 else None
-    source = Path(stage.init_from)
-    other = load_settings(source / "config.yaml")
-    shape = replace(settings.model, name=other.model.name, dropout=other.model.dropout)
-    if other.model != shape:
-        raise ConfigError(
-            f"stages.{name}.init_from={source} holds another model: {other.model.name}, not {settings.model.name}"
-        )
-    last = list(other.stages)[-1]
-    if not is_finished(source, last):
-        raise ConfigError(f"stages.{name}.init_from={source} has not finished its stage {last}")
-    return stage_folder(source, last)
+        return open_weights(stage_folder(run, names[before])) if before >= 0 else None
+    weights = open_weights(stage.init_from)
+    different = [
+        f"model.{key} is {getattr(weights.model, key)} there and {getattr(settings.model, key)} here"
+        for key in SHAPE
+        if getattr(weights.model, key) != getattr(settings.model, key)
+    ]
+    if different:
+        raise ConfigError(f"stages.{name}.init_from={stage.init_from} holds another model: {', '.join(different)}")
+    return weights
 
 
-def open_engine(job: Job, name: str, parent: Path | None) -> tuple[Engine, int]:
+def open_engine(job: Job, name: str, parent: Weights | None) -> tuple[Engine, int]:
     """The stage's engine and the optimizer steps it has behind it.
 
     A new stage starts from its parent's weights, or from the seed; one that was interrupted from its last checkpoint.
@@ -75,7 +74,7 @@ def open_engine(job: Job, name: str, parent: Path | None) -> tuple[Engine, int]:
         if parent is None:
             initialise(layer, index, settings.model, world.tensor, settings.run.seed)
         else:
-            load_layer(parent / "weights", layer, index, world.tensor)
+            load_layer(parent, layer, index, world.tensor)
 
     engine = build_engine(
         layers(settings.model, world.tensor, job.operations, settings.layout.recompute, loss),
@@ -90,9 +89,11 @@ def open_engine(job: Job, name: str, parent: Path | None) -> tuple[Engine, int]:
         engine.load(newest.parent, newest.name)
         return engine, int(read_json(newest / "state.json")["step"])
     if parent is not None and stage.handover is Handover.full:
-        newest = newest_checkpoint(parent, world)
+        newest = newest_checkpoint(parent.folder, world)
         if newest is None:
-            raise ConfigError(f"stages.{name}.handover=full needs a checkpoint below {parent}, and there is none")
+            raise ConfigError(
+                f"stages.{name}.handover=full needs a run's checkpoint in {parent.source}, and there is none"
+            )
         engine.load(newest.parent, newest.name)
     return engine, 0
 
@@ -103,15 +104,18 @@ def newest_checkpoint(stage: Path, world: World) -> Path | None:
     return Path(found) if found else None
 
 
-def lineage(run: Path, name: str, parent: Path | None, settings: Settings) -> dict[str, Any]:
+def lineage(run: Path, name: str, parent: Weights | None, settings: Settings) -> dict[str, Any]:
     """Where a stage's weights came from, back to the random ones: what makes nl -> multi -> mono data."""
     stage = settings.stages[name]
-    ancestors = [] if parent is None else read_json(parent / "lineage.json")["lineage"]
+    ancestors: list[str] = []
+    if parent is not None:
+        recorded = parent.folder / "lineage.json"  # of a run; what was imported or fetched starts a line
+        ancestors = read_json(recorded)["lineage"] if recorded.is_file() else [parent.source]
     return {
         "run": str(run),
         "stage": name,
         "corpus": stage.corpus,
-        "parent": None if parent is None else str(parent),
+        "parent": None if parent is None else parent.source,
         "handover": None if parent is None else stage.handover.value,
         "steps": stage.steps,
         "tokens": stage.steps * stage.global_batch_size * settings.model.context_length,

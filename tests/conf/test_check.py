@@ -16,7 +16,7 @@ REFUSED = [
     (["stages.nl.steps=0"], "stages.nl.steps=0", ["stages.nl.steps=10"]),
     (["stages.nl.steps=5"], "warmup_steps=10 is more than its steps=5", ["stages.nl.steps=10"]),
     (["stages.nl.end_learning_rate=1"], "is above its peak_learning_rate", ["stages.nl.end_learning_rate=0"]),
-    (["stages.mono.init_from=/nowhere"], "/nowhere is not a run folder", []),
+    (["stages.mono.init_from=/nowhere"], "/nowhere is no run, stage, imported or Hugging Face folder", []),
     (
         ["layout.tensor_parallel_size=3"],
         "layout.tensor_parallel_size=3 does not divide model.n_head=4; use 1, 2 or 4",

@@ -8,8 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from conf.schema import Model, Recompute
 from model.codegen import Block
+from model.huggingface.files import read_tensors
 from model.init import initialise
 from model.kernels import REFERENCE
+from model.weights import Weights, layer_file
 from parallel.layout import TensorGroup
 from train.checkpoint import checkpoints, load_layer
 from train.run_directory import write_json
@@ -35,6 +37,10 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "none") == []
 
 
+def weights_in(folder: Path, model: Model) -> Weights:
+    return Weights("test", folder, model, None, "test", lambda index: read_tensors(folder / layer_file(index)))
+
+
 def block_of(model: Model, tensor: TensorGroup) -> Block:
     return Block(model, tensor, REFERENCE, Recompute.none)
 
@@ -45,7 +51,7 @@ def test_a_layer_comes_back_whole_and_in_slices(tmp_path: Path, tiny: Model) -> 
     save_file({name: p.detach().clone() for name, p in whole.named_parameters()}, tmp_path / "layer_001.safetensors")
     for tensor in (TensorGroup(), TensorGroup(size=2, rank=1)):
         layer, expected = block_of(tiny, tensor), block_of(tiny, tensor)
-        load_layer(tmp_path, layer, 1, tensor)
+        load_layer(weights_in(tmp_path, tiny), layer, 1, tensor)
         initialise(expected, 1, tiny, tensor, seed=9)
         assert all(torch.equal(p, q) for p, q in zip(layer.parameters(), expected.parameters(), strict=True))
 
@@ -60,4 +66,4 @@ def test_everything_that_does_not_fit_is_named_at_once(tmp_path: Path, tiny: Mod
     tensors["norm.weight"] = tensors["norm.weight"][:3].clone()
     save_file(tensors, path)
     with pytest.raises(ValueError, match=r"missing mlp_bias; extra surplus; norm\.weight is \[3\]"):
-        load_layer(tmp_path, layer, 1, TensorGroup())
+        load_layer(weights_in(tmp_path, tiny), layer, 1, TensorGroup())

@@ -14,13 +14,13 @@ from typing import BinaryIO, TextIO
 import numpy
 
 from conf.schema import Corpus, Data, Source
+from model.tokenizer import Tokenizer
 from train.data.documents import DataError, Document
 from train.data.files import Broken, read_files
 from train.data.filters import ValidationPart, digest, is_held_out, why_dropped
 from train.data.hub import read_hub
 from train.data.local import harvest
 from train.data.progress import progress_bar
-from train.data.tokenizer import Tokenizer
 
 SPREAD = 1.2  # a sample takes this much more than its share by chance, then stops at the share
 

@@ -4,12 +4,15 @@ import hashlib
 import json
 from importlib.metadata import version
 
-from conf.schema import Corpus, Settings, Source, plain
+from conf.schema import Corpus, Settings, Source, Tokenizer, plain
+from model.tokenizer import tokenizer_folder
+from model.tokenizer.gpt2 import FILES
+from model.tokenizer.sentencepiece import MODEL_FILE
 from train.data.documents import DataError
 from train.data.files import list_files
 from train.data.local import inventory
 
-FORMAT = 1  # counts changes in what the same settings and sources give
+FORMAT = 2  # counts changes in what the same settings and sources give
 
 
 def selected_corpora(settings: Settings) -> dict[str, Corpus]:
@@ -34,24 +37,34 @@ def selected_corpora(settings: Settings) -> dict[str, Corpus]:
 def fingerprint(settings: Settings) -> str:
     """16 hexadecimal digits. The same for the same data, tokenizer and sources, whatever else is trained with them.
 
-    Errors: `DataError` for files that do not exist, or a stage without a corpus.
+    Errors: `DataError` for files that do not exist, or a stage without a corpus; `ConfigError` for a tokenizer that
+    cannot be found.
     """
     data = settings.data
     corpora = selected_corpora(settings)
     decides: dict[str, object] = {
         "format": FORMAT,
-        "sentencepiece": version("sentencepiece"),
         "vocab_size": settings.model.vocab_size,
         "on_error": data.on_error.value,
         "validation": [data.validation_fraction, data.validation_bytes],
         "filters": plain(data.filters),
-        "tokenizer": plain(data.tokenizer),
+        "tokenizer": _tokenizer(data.tokenizer),
         "corpora": [[key, plain(corpus)] for key, corpus in corpora.items()],
         "files": {key: _states(key, corpus) for key, corpus in corpora.items() if corpus.source is Source.files},
     }
     if any(corpus.source is Source.local for corpus in corpora.values()):
         decides["machine"] = inventory()
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _tokenizer(wanted: Tokenizer) -> dict[str, object]:
+    """What decides the ids: the content of a finished tokenizer's files, or how one is trained."""
+    if wanted.path is None:
+        return {**plain(wanted), "sentencepiece": version("sentencepiece")}
+    folder = tokenizer_folder(wanted.path)
+    files = {name: folder / name for name in (*FILES, MODEL_FILE)}
+    content = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
+    return {"kind": wanted.kind, "tokenizers": version("tokenizers"), "files": content}
 
 
 def _says_where(corpus: Corpus) -> bool:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import Settings, plain
+from model.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
 from train.data.corpus import Gathered, gather, training_sample, write_tokens
 from train.data.documents import DataError
 from train.data.fingerprint import fingerprint, selected_corpora
-from train.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 ABANDONED_SECONDS = 24 * 3600  # a partial folder of another machine that has not changed for this long
 
@@ -93,13 +93,8 @@ def _make(settings: Settings, partial: Path, say: Callable[[str], None]) -> None
     gathered: dict[str, Gathered] = {}
     for key, corpus in selected_corpora(settings).items():
         gathered[key] = gather(key, corpus, data, partial / f"{key}.waiting")
-    share = data.tokenizer.train_bytes // len(gathered)
     started = time.perf_counter()
-    tokenizer = train_tokenizer(
-        data.tokenizer.kind,
-        (text for one in gathered.values() for text in training_sample(one, share)),
-        settings.model.vocab_size,
-    )
+    tokenizer = _tokenizer(settings, gathered)
     tokenizer.save(partial / "tokenizer")
     say(f"data: tokenizer with {tokenizer.vocab_size:,} pieces in {time.perf_counter() - started:.0f} s")
     dtype = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
@@ -112,6 +107,16 @@ def _make(settings: Settings, partial: Path, say: Callable[[str], None]) -> None
         say(_line(key, corpora[key]))
     summary = {"vocab_size": tokenizer.vocab_size, "data": plain(data), "corpora": corpora}
     (partial / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _tokenizer(settings: Settings, gathered: dict[str, Gathered]) -> Tokenizer:
+    """The finished tokenizer that the settings name, or one trained on what was gathered."""
+    wanted = settings.data.tokenizer
+    if wanted.path is not None:
+        return open_tokenizer(wanted.kind, wanted.path, settings.model.vocab_size)
+    share = wanted.train_bytes // len(gathered)
+    texts = (text for one in gathered.values() for text in training_sample(one, share))
+    return train_tokenizer(wanted.kind, texts, settings.model.vocab_size)
 
 
 def _line(key: str, counts: dict[str, Any]) -> str:

@@ -3,8 +3,8 @@
 import torch
 
 from conf.schema import Evaluation
+from model.tokenizer import Tokenizer
 from parallel.engine import Engine
-from train.data.tokenizer import Tokenizer
 from train.draw import choose
 
 

@@ -4,11 +4,11 @@ import numpy
 import pytest
 
 from conf.schema import OnError
+from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.train.data.conftest import text, write_jsonl
 from train.data.corpus import Kept, gather, training_sample, write_tokens
 from train.data.documents import DataError
 from train.data.filters import digest
-from train.data.tokenizer import SentencePieceTokenizer
 
 
 def gathered(settings, tmp_path, key="nl"):

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data.documents import DataError
-from train.data.tokenizer import SPACE, SentencePieceTokenizer, load_tokenizer, train_tokenizer
+from conf.check import ConfigError
+from model.tokenizer import load_tokenizer, train_tokenizer
+from model.tokenizer.sentencepiece import SPACE, SentencePieceTokenizer
 
 TEXTS = [
     "def add(a, b):\n    return a + b\n\n\nclass Sum:\n    def value(self):\n        return self.a\n" * 30,
@@ -93,20 +94,20 @@ def test_rare_characters_give_way_in_a_small_vocabulary():
 @pytest.mark.parametrize(
     ("kind", "texts", "vocab_size", "words"),
     [
-        ("gpt3", TEXTS, 400, "data.tokenizer.kind=gpt3 does not exist; there is sentencepiece"),
+        ("gpt3", TEXTS, 400, "data.tokenizer.kind=gpt3 does not exist; there is codegen, gpt2"),
         ("sentencepiece", TEXTS, 200, "model.vocab_size=200 is too small"),
         ("sentencepiece", [""], 400, "no text to train"),
     ],
 )
 def test_what_cannot_be_trained_is_one_clear_line(kind, texts, vocab_size, words):
-    with pytest.raises(DataError, match=words) as error:
+    with pytest.raises(ConfigError, match=words) as error:
         train_tokenizer(kind, texts, vocab_size)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [None, "{", json.dumps({"kind": "sentencepiece"})])
+@pytest.mark.parametrize("content", [None, "{", json.dumps({"version": "1.0"})])
 def test_a_folder_without_a_tokenizer_is_one_clear_line(tmp_path: Path, content):
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(DataError, match="holds no tokenizer"):
+    with pytest.raises(ConfigError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)

@@ -10,12 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import sentencepiece
+from tokenizers import AddedToken, decoders, models
+from tokenizers import Tokenizer as Rust
 
-from train.data.documents import DataError
+from conf.check import ConfigError
 
+MODEL_FILE = "sentencepiece.model"
 SPACE = "\u2581"  # how sentencepiece writes a space
 TABS = ["\t" * count for count in range(1, 9)]  # the trainer uses the tab as its own mark, so tabs are given
 UNKNOWN, EOS, FIRST_BYTE = 0, 1, 2
@@ -24,36 +27,6 @@ UNKNOWN, EOS, FIRST_BYTE = 0, 1, 2
 WORDS = re.compile(r"\s*\w+|\s*[^\s\w]+|\s+")
 RESERVED_IN_TRAINING = "\0\u2581\u2585"
 CHARACTER_COVERAGE = 0.9995  # of the text; rarer characters are spelt in bytes
-
-
-class Tokenizer(Protocol):
-    """What the rest of the stack knows of a tokenizer."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids; the model may have room for more."""
-        ...
-
-    @property
-    def eos(self) -> int:
-        """Id that ends a document; no text encodes to it."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`, no eos added. Errors: `UnicodeEncodeError` for lone surrogates, which are no text."""
-        ...
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; bytes that are no UTF-8, as a cut sequence has them, become U+FFFD."""
-        ...
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for; none for eos."""
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write what `load_tokenizer` reads."""
-        ...
 
 
 class SentencePieceTokenizer:
@@ -71,30 +44,67 @@ class SentencePieceTokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int) -> Self:
         """Learn at most `vocab_size` pieces, bytes and eos included; fewer where the texts are small.
 
-        Errors: `DataError` for no text, or where the bytes alone do not fit in `vocab_size`.
+        Errors: `ConfigError` for no text, or where the bytes alone do not fit in `vocab_size`.
         """
         smallest = FIRST_BYTE + 256 + len(TABS) + 1
         if vocab_size < smallest:
-            raise DataError(f"model.vocab_size={vocab_size} is too small for a tokenizer; use at least {smallest}")
+            raise ConfigError(f"model.vocab_size={vocab_size} is too small for a tokenizer; use at least {smallest}")
         texts = list(texts)
         characters = _frequent_characters(texts, (vocab_size - smallest) // 2 + 1)
         if not characters:
-            raise DataError("there is no text to train the tokenizer on")
+            raise ConfigError("there is no text to train the tokenizer on")
         try:
             return cls(_train_model(_training_words(texts, characters), vocab_size))
         except RuntimeError as error:
-            raise DataError(f"sentencepiece could not train: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"sentencepiece could not train: {' '.join(str(error).split())}") from None
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
-        return cls((folder / "sentencepiece.model").read_bytes())
+        return cls((folder / MODEL_FILE).read_bytes())
 
     def save(self, folder: Path) -> None:
-        """Write the model, in sentencepiece's own format, and its kind."""
+        """Write the model, in sentencepiece's own format, and the same tokenizer in the form transformers reads."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "sentencepiece.model").write_bytes(self._model)
-        (folder / "tokenizer.json").write_text(json.dumps({"kind": self.kind, "vocab_size": self.vocab_size}) + "\n")
+        (folder / MODEL_FILE).write_bytes(self._model)
+        self.for_transformers().save(str(folder / "tokenizer.json"))
+        config = {
+            "added_tokens_decoder": {str(EOS): {"content": self._processor.id_to_piece(EOS), "special": True}},
+            "clean_up_tokenization_spaces": False,
+            "eos_token": self._processor.id_to_piece(EOS),
+            "split_special_tokens": True,  # the text '</s>' is ordinary text
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    def for_transformers(self) -> Rust:
+        """The same pieces and merges for the `tokenizers` library, with the same ids for every text.
+
+        Pieces hold real spaces, so that U+2581 is a character like any other that has no piece. Merges come in the
+        order of the piece they make, from every pair of pieces that makes it, as sentencepiece merges.
+        """
+        processor, size = self._processor, self.vocab_size
+        ordinary = [
+            token
+            for token in range(size)
+            if not (processor.is_byte(token) or processor.is_control(token) or processor.is_unknown(token))
+        ]
+        texts = {token: processor.id_to_piece(token) for token in range(size)}
+        texts |= {token: texts[token].replace(SPACE, " ") for token in ordinary}
+        known = {texts[token] for token in ordinary} - set(TABS)
+        merges = [
+            (text[:cut], text[cut:])
+            for text in (texts[token] for token in sorted(ordinary, key=processor.get_score, reverse=True))
+            if text in known
+            for cut in range(1, len(text))
+            if text[:cut] in known and text[cut:] in known
+        ]
+        vocabulary = {text: token for token, text in texts.items()}
+        rust = Rust(models.BPE(vocabulary, merges, unk_token=texts[UNKNOWN], fuse_unk=False, byte_fallback=True))
+        rust.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        rust.add_tokens([AddedToken(tab, normalized=False) for tab in TABS])
+        rust.add_special_tokens([AddedToken(texts[EOS], normalized=False)])
+        return rust
 
     @property
     def vocab_size(self) -> int:
@@ -133,29 +143,6 @@ class SentencePieceTokenizer:
         if self._processor.is_control(token) or self._processor.is_unknown(token):
             return b""
         return bytes(piece.replace(SPACE, " ").encode())
-
-
-KINDS: dict[str, type[SentencePieceTokenizer]] = {SentencePieceTokenizer.kind: SentencePieceTokenizer}
-
-
-def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer of `kind` for `texts`, with at most `vocab_size` ids. Errors: `DataError` for an unknown kind."""
-    return _kind(kind).train(texts, vocab_size)
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer saved in `folder`. Errors: `DataError` where there is none."""
-    try:
-        kind = json.loads((folder / "tokenizer.json").read_text())["kind"]
-        return _kind(kind).load(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder} holds no tokenizer ({error})") from None
-
-
-def _kind(kind: str) -> type[SentencePieceTokenizer]:
-    if kind not in KINDS:
-        raise DataError(f"data.tokenizer.kind={kind} does not exist; there is {', '.join(KINDS)}")
-    return KINDS[kind]
 
 
 def _frequent_characters(texts: list[str], most: int) -> set[str]:

@@ -1,0 +1,86 @@
+"""Between Hugging Face's config.json and the settings of a model."""
+
+import re
+from pathlib import PurePath
+from typing import Any
+
+from conf.check import ConfigError
+from conf.schema import Model
+
+GPT2_EOS, GPT2_TOKENS = 50256, 50257
+MP_NUM = 4  # of CodeGen1, MOSS and CodeGen2 7B and 16B, and what transformers' CodeGenForCausalLM assumes
+EIGHT_GROUPS = re.compile(r"codegen2-(1B|3_7B)", re.IGNORECASE)
+# Hugging Face's name, ours, and the value of a config.json that does not say; None: it has to.
+NAMES: tuple[tuple[str, str, float | None], ...] = (
+    ("n_layer", "n_layer", None),
+    ("n_embd", "n_embd", None),
+    ("n_head", "n_head", None),
+    ("vocab_size", "vocab_size", None),
+    ("rotary_dim", "rotary_dim", 64),
+    ("n_positions", "context_length", 2048),
+    ("layer_norm_epsilon", "layer_norm_epsilon", 1e-5),
+    ("resid_pdrop", "dropout", 0.0),
+)
+
+
+def settings_of(config: dict[str, Any], source: str) -> Model:
+    """The architecture that `config` describes, by the name of the folder or repository.
+
+    Errors: `ConfigError` for another family, or a variant that `model.codegen` is not.
+    """
+    if config.get("model_type") not in ("codegen", "moss"):
+        raise ConfigError(f"{source} is a {config.get('model_type')} model; only codegen's form can be read")
+    absent = [name for name, _, default in NAMES if default is None and name not in config]
+    if absent:
+        raise ConfigError(f"{source}: config.json does not say {', '.join(absent)}")
+    for key, known in (
+        ("activation_function", ("gelu_new",)),
+        ("n_inner", (None, 4 * config["n_embd"])),
+        ("tie_word_embeddings", (False,)),
+    ):
+        if config.get(key, known[0]) not in known:
+            raise ConfigError(f"{source}: config.json has {key}={config[key]}, which is not CodeGen's {known[0]}")
+    values = {ours: config.get(theirs, default) for theirs, ours, default in NAMES}
+    return Model(name=PurePath(config.get("_name_or_path") or source).name, **values)
+
+
+def config_of(model: Model, dtype: str) -> dict[str, Any]:
+    """What config.json says of `model`, its weights of torch's type `dtype` (float16), in Hugging Face's form."""
+    eos = GPT2_EOS if model.vocab_size >= GPT2_TOKENS else None
+    return {
+        "architectures": ["CodeGenForCausalLM"],
+        "model_type": "codegen",
+        **{theirs: getattr(model, ours) for theirs, ours, _ in NAMES},
+        "n_ctx": model.context_length,
+        "n_inner": None,
+        "activation_function": "gelu_new",
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "bos_token_id": eos,
+        "eos_token_id": eos,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+        "use_cache": True,
+    }
+
+
+def mp_num_of(config: dict[str, Any], source: str, model: Model, asked: int | None) -> int:
+    """The number of groups in qkv_proj: what was asked, where config.json and the name do not know better.
+
+    Errors: `ConfigError` where they do, or where heads cannot be cut into so many groups.
+    """
+    known, where = config.get("mp_num"), "config.json"
+    name = str(config.get("_name_or_path", ""))
+    if known is None and (EIGHT_GROUPS.search(name) or EIGHT_GROUPS.search(source)):
+        known, where = 8, "its name"
+    mp_num = asked or known or MP_NUM
+    if known is not None and mp_num != known:
+        raise ConfigError(f"mp_num={mp_num} is not that of {source}: {where} says {known}; write mp_num={known}")
+    check_mp_num(mp_num, model)
+    return mp_num
+
+
+def check_mp_num(mp_num: int, model: Model) -> None:
+    """Errors: `ConfigError` where `model`'s heads cannot be cut into `mp_num` groups."""
+    if mp_num < 1 or model.n_head % mp_num:
+        raise ConfigError(f"mp_num={mp_num} does not divide n_head={model.n_head}: groups hold whole heads")

@@ -1,0 +1,97 @@
+"""Text to token ids and back, without loss: decode(encode(text)) == text for every text.
+
+What may enter: tokenizers, one kind a file, and the one door to a folder that holds one. A saved tokenizer is a folder
+that `transformers.AutoTokenizer` loads as well. Nothing here needs torch.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from conf.check import ConfigError
+from model.hub import local_folder
+from model.tokenizer.gpt2 import FILES, GPT2Tokenizer
+from model.tokenizer.sentencepiece import MODEL_FILE, SentencePieceTokenizer
+
+KINDS = ("codegen", "gpt2", "sentencepiece")
+
+
+class Tokenizer(Protocol):
+    """What the rest of the stack knows of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids; the model may have room for more."""
+        ...
+
+    @property
+    def eos(self) -> int:
+        """Id that ends a document; no text encodes to it."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, no eos added. Errors: `UnicodeEncodeError` for lone surrogates, which are no text."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`; bytes that are no UTF-8, as a cut sequence has them, become U+FFFD."""
+        ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that one id stands for; none for eos."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what `load_tokenizer` reads."""
+        ...
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer saved in `folder`, or released in it. Errors: `ConfigError` where there is none."""
+    try:
+        if (folder / MODEL_FILE).is_file():
+            return SentencePieceTokenizer.load(folder)
+        return GPT2Tokenizer.load(folder)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ConfigError(f"{folder} holds no tokenizer ({error})") from None
+
+
+def open_tokenizer(kind: str, source: str, vocab_size: int) -> Tokenizer:
+    """The finished tokenizer of `kind` from `source`, a folder or a name on the hub, for a model of `vocab_size` rows.
+
+    codegen adds CodeGen's whitespace tokens where the folder is plain GPT-2's; gpt2 takes the NL models'.
+    Errors: `ConfigError` for an unknown kind, a folder of another kind, or more ids than the model has rows.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"data.tokenizer.kind={kind} does not exist; there is {', '.join(KINDS)}")
+    tokenizer = load_tokenizer(tokenizer_folder(source))
+    if isinstance(tokenizer, SentencePieceTokenizer) != (kind == "sentencepiece"):
+        raise ConfigError(
+            f"data.tokenizer.path={source} holds a {tokenizer.kind} tokenizer, not data.tokenizer.{kind=}"
+        )
+    if kind == "codegen" and isinstance(tokenizer, GPT2Tokenizer):
+        tokenizer = tokenizer.with_whitespace()
+    elif kind == "gpt2" and isinstance(tokenizer, GPT2Tokenizer) and tokenizer.has_whitespace:
+        raise ConfigError(
+            f"data.tokenizer.path={source} has CodeGen's whitespace tokens; use data.tokenizer.kind=codegen"
+        )
+    if tokenizer.vocab_size > vocab_size:
+        raise ConfigError(
+            f"model.vocab_size={vocab_size} has no room for the {tokenizer.vocab_size} ids of "
+            f"data.tokenizer.path={source}; use at least {tokenizer.vocab_size}"
+        )
+    return tokenizer
+
+
+def tokenizer_folder(source: str) -> Path:
+    """The folder of tokenizer files that `source` stands for: itself, its tokenizer/, or the hub's copy."""
+    folder = local_folder(source, [MODEL_FILE, *FILES], "data.tokenizer.path")
+    return folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+
+
+def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A tokenizer of `kind` for `texts`, with at most `vocab_size` ids. Errors: `ConfigError` for another kind."""
+    if kind != SentencePieceTokenizer.kind:
+        known = "needs data.tokenizer.path=..." if kind in KINDS else f"does not exist; there is {', '.join(KINDS)}"
+        raise ConfigError(f"data.tokenizer.kind={kind} {known}")
+    return SentencePieceTokenizer.train(texts, vocab_size)

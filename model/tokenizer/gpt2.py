@@ -1,0 +1,166 @@
+"""GPT-2's byte-level BPE, and CodeGen's: the same with tokens for runs of spaces and tabs.
+
+CodeGen (arXiv 2203.13474) gives runs of 31 to 2 spaces the ids 50257 to 50286 and runs of 9 to 2 tabs 50287 to 50294.
+Text never encodes to a special token: "<|endoftext|>" inside of a document is spelt in ordinary tokens, where
+transformers' CodeGenTokenizer gives 50256 and would let a file end a document. Everything else is the same.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Rust
+
+EOS = "<|endoftext|>"
+WHITESPACE = [" " * count for count in range(31, 1, -1)] + ["\t" * count for count in range(9, 1, -1)]
+PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))  # the second as OpenAI released them
+FILES = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    *(name for pair in PAIRS for name in pair),
+]
+
+
+def byte_of_character() -> dict[str, int]:
+    """GPT-2's alphabet: bytes that print stand for themselves, the others for the characters from U+0100."""
+    printing = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printing]
+    return {chr(byte): byte for byte in printing} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+class GPT2Tokenizer:
+    """A byte-level BPE with added tokens, read through a table of each token's bytes."""
+
+    kind = "gpt2"
+
+    def __init__(self, rust: Rust, eos: str = EOS) -> None:
+        if rust.token_to_id(eos) is None:
+            raise ValueError(f"it has no token {eos}")
+        rust.encode_special_tokens = True
+        self._rust, self._eos, self.eos_text = rust, rust.token_to_id(eos), eos
+        alphabet, added = byte_of_character(), rust.get_added_tokens_decoder()
+        self.vocab_size = rust.get_vocab_size(with_added_tokens=True)
+        self._bytes: list[bytes] = [b""] * self.vocab_size
+        for text, token in rust.get_vocab(with_added_tokens=True).items():
+            if token >= self.vocab_size:
+                raise ValueError(f"its {self.vocab_size} tokens leave gaps below id {token}")
+            if token in added:
+                self._bytes[token] = b"" if token == self._eos else text.encode()
+            else:
+                self._bytes[token] = bytes(alphabet[character] for character in text)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read tokenizer.json, or a vocabulary and its merges under either of their names.
+
+        Errors: `OSError`, `ValueError` or `KeyError` for files that are missing or hold something else.
+        """
+        rust = _rust(folder)
+        if not isinstance(rust.model, models.BPE) or rust.normalizer is not None or rust.model.byte_fallback:
+            raise ValueError("it is no byte-level BPE")
+        return cls(rust, _eos(folder))
+
+    @property
+    def eos(self) -> int:
+        """Id of `<|endoftext|>`; the same text inside of a document encodes to ordinary tokens."""
+        return self._eos
+
+    @property
+    def has_whitespace(self) -> bool:
+        """Whether it has CodeGen's whitespace tokens."""
+        return self._rust.token_to_id(WHITESPACE[0]) is not None
+
+    def with_whitespace(self) -> Self:
+        """This tokenizer with CodeGen's whitespace tokens after its own, once."""
+        if self.has_whitespace:
+            return self
+        rust = Rust.from_str(self._rust.to_str())
+        rust.add_tokens([AddedToken(text, normalized=True) for text in WHITESPACE])
+        return type(self)(rust, self.eos_text)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`. Errors: `UnicodeEncodeError` for lone surrogates."""
+        text.encode()
+        return list(self._rust.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`."""
+        return b"".join([self._bytes[token] for token in ids]).decode(errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that `token` stands for."""
+        return self._bytes[token]
+
+    def save(self, folder: Path) -> None:
+        """Write the files that `load` and transformers read."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._rust.save(str(folder / "tokenizer.json"))
+        self._rust.model.save(str(folder))  # vocab.json and merges.txt
+        added = {
+            str(token): {
+                "content": one.content,
+                "lstrip": one.lstrip,
+                "normalized": one.normalized,
+                "rstrip": one.rstrip,
+                "single_word": one.single_word,
+                "special": one.special,
+            }
+            for token, one in sorted(self._rust.get_added_tokens_decoder().items())
+        }
+        config = {
+            "add_prefix_space": False,
+            "added_tokens_decoder": added,
+            "bos_token": self.eos_text,
+            "clean_up_tokenization_spaces": False,
+            "eos_token": self.eos_text,
+            "tokenizer_class": "CodeGenTokenizer" if self.has_whitespace else "GPT2Tokenizer",
+            "unk_token": self.eos_text,
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _rust(folder: Path) -> Rust:
+    if (folder / "tokenizer.json").is_file():
+        try:
+            return Rust.from_str((folder / "tokenizer.json").read_text())
+        except Exception as error:  # the library raises nothing narrower
+            raise ValueError(f"tokenizer.json: {error}") from None
+    for vocabulary, merges in PAIRS:
+        if (folder / vocabulary).is_file():
+            lines = (folder / merges).read_text(encoding="utf-8").split("\n")
+            pairs = [(one, other) for one, _, other in (line.partition(" ") for line in lines[1:]) if other]
+            try:
+                rust = Rust(models.BPE(json.loads((folder / vocabulary).read_text()), pairs))
+            except Exception as error:
+                raise ValueError(f"{vocabulary} and {merges}: {error}") from None
+            rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            rust.decoder = decoders.ByteLevel()
+            _add(rust, folder)
+            return rust
+    raise FileNotFoundError(f"there is no tokenizer.json, {', no '.join(' with '.join(pair) for pair in PAIRS)}")
+
+
+def _add(rust: Rust, folder: Path) -> None:
+    """Add the tokens that stand outside of the vocabulary's file, in the order of their ids."""
+    rust.add_special_tokens([AddedToken(_eos(folder), normalized=True)])
+    added: dict[str, int] = _json(folder / "added_tokens.json")
+    for text, token in sorted(added.items(), key=lambda item: item[1]):
+        rust.add_tokens([AddedToken(text, normalized=True)])
+        if rust.token_to_id(text) != token:
+            raise ValueError(f"added_tokens.json: {text!r} has id {token}, and {rust.token_to_id(text)} is the next")
+
+
+def _eos(folder: Path) -> str:
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        eos = _json(folder / name).get("eos_token")
+        if eos is not None:
+            return str(eos["content"] if isinstance(eos, dict) else eos)
+    return EOS
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
