@@ -67,6 +67,8 @@ def read_command(schema: type[Command], words: list[str]) -> Command:
             close = difflib.get_close_matches(key, known, n=1)
             meant = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
             raise ConfigError(f"unknown setting '{key}'; {meant}")
+        if OmegaConf.is_list(config.get(key)) and not value.startswith("["):
+            raise ConfigError(f"{key}={value} is no list; write {key}=[...], with its parts in quotes")
         try:
             config = OmegaConf.merge(config, {key: value} if key in texts else OmegaConf.from_dotlist([word]))
         except OmegaConfBaseException as error:

@@ -39,8 +39,12 @@ def main(words: list[str]) -> int:
 
 def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main: bool) -> None:
     """Draw `command.samples` of each prompt, batch by batch; show them and write them to `output`, a JSON a line."""
+    import torch  # it and DeepSpeed are loaded only for settings that can run
+
+    # DeepSpeed would say on stdout, where the samples go, that it finds no GPU.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     from train.evaluation.truncation import truncate
-    from train.generate import open_generator  # torch and DeepSpeed are loaded only for settings that can run
+    from train.generate import open_generator
 
     generator = open_generator(command.run, command.precision)
     console = Console(highlight=False, soft_wrap=True)
