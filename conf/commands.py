@@ -59,6 +59,7 @@ def read_command(schema: type[Command], words: list[str]) -> Command:
     config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(FOLDER / f"{name}.yaml"))
     known = [str(key) for key in config]
     texts = {field.name for field in fields(schema) if field.type is str}  # taken as they are: a prompt is no YAML
+    lists = {field.name for field in fields(schema) if field.type == list[str]}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
@@ -67,7 +68,7 @@ def read_command(schema: type[Command], words: list[str]) -> Command:
             close = difflib.get_close_matches(key, known, n=1)
             meant = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
             raise ConfigError(f"unknown setting '{key}'; {meant}")
-        if OmegaConf.is_list(config.get(key)) and not value.startswith("["):
+        if key in lists and not value.startswith("["):
             raise ConfigError(f"{key}={value} is no list; write {key}=[...], with its parts in quotes")
         try:
             config = OmegaConf.merge(config, {key: value} if key in texts else OmegaConf.from_dotlist([word]))

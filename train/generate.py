@@ -80,6 +80,8 @@ class Generator:
         ended leave the batch. Errors: `ConfigError` for a prompt and new tokens beyond the model's context.
         """
         room = self._room(sampling.max_new_tokens)
+        if not prompts:
+            return []
         if max(len(prompt) for prompt in prompts) > room:
             raise ConfigError(f"a prompt is over {room} tokens; shorten it, or ask for fewer max_new_tokens")
         device, eos = self.world.device, self.tokenizer.eos
