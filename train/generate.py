@@ -22,7 +22,7 @@ from model.tokenizer import Tokenizer, load_tokenizer
 from model.weights import Weights, open_weights
 from parallel.collectives import gather_vocabulary
 from parallel.cross_entropy import LossOptions
-from parallel.layout import World, build_world, join
+from parallel.layout import World, alone, build_world, join
 from parallel.tensor import pack
 from train.checkpoint import load_layer
 from train.draw import choose, uniforms
@@ -197,8 +197,9 @@ def open_generator(source: str | Path, precision: Precision = Precision.auto) ->
         raise ConfigError(
             f"{size} processes do not divide n_head={weights.model.n_head}; use {divisors(weights.model.n_head)}"
         )
-    join()
-    world = build_world(tensor_size=size)
+    if size > 1:
+        join()
+    world = build_world(tensor_size=size) if size > 1 else alone()
     dtype = dtype_of(resolve_precision(precision, world.device))
     return Generator(weights.model, build_modules(weights, world, dtype), tokenizer, world)
 

@@ -14,7 +14,7 @@ import torch
 from conf.commands import Sampling
 from conf.schema import Model
 from model.weights import Weights
-from parallel.layout import build_world, join
+from parallel.layout import alone
 from tests.twin import initial_weights, twin_of
 from train.generate import Generator, build_modules
 
@@ -43,9 +43,8 @@ def main() -> None:
         "benchmark", arguments.layers, arguments.width, arguments.width // 64, 32, arguments.vocabulary, 2048, 1e-5, 0.0
     )
     weights = initial_weights(model, seed=0)
-    join()
     source = Weights("initial", Path(), model, None, "memory", lambda index: weights[index])
-    world = build_world()
+    world = alone()
     ours = Generator(model, build_modules(source, world, torch.float32), Ids(model.vocab_size), world)  # type: ignore[arg-type]
     theirs = twin_of(model, weights).eval()
     prompts = torch.randint(0, model.vocab_size, (arguments.batch, arguments.prompt))

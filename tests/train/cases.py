@@ -8,6 +8,7 @@ import torch
 from conf.commands import Sampling
 from conf.schema import Model
 from model.weights import Weights
+from parallel.layout import alone
 from tests.twin import initial_weights
 from tests.worlds import world_of
 from train.generate import Generator, build_modules
@@ -40,7 +41,7 @@ def generator_of(tokenizer: Any, size: int = 1) -> Generator:
     """The lively model on this world of `size` processes, fp32."""
     weights = lively_weights()
     source = Weights("lively", Path(), MODEL, None, "memory", lambda index: weights[index])
-    world = world_of(size)
+    world = world_of(size) if size > 1 else alone()
     return Generator(MODEL, build_modules(source, world, torch.float32), tokenizer, world)
 
 

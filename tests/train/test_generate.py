@@ -9,7 +9,6 @@ import torch
 from conf.check import ConfigError
 from conf.commands import Sampling
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
-from parallel.layout import join
 from tests.train import cases
 from tests.train.cases import GREEDY, MODEL, PROMPTS, Ids, generator_of
 from tests.twin import twin_of
@@ -21,13 +20,11 @@ WARM = replace(GREEDY, temperature=1.0, top_p=0.95)
 
 @pytest.fixture(scope="module")
 def ids() -> Generator:
-    join()
     return generator_of(Ids())
 
 
 @pytest.fixture(scope="module")
 def text() -> Generator:
-    join()
     sources = [path.read_text() for path in Path(__file__).parents[1].glob("*.py")]
     return generator_of(SentencePieceTokenizer.train(sources, MODEL.vocab_size))
 
@@ -107,7 +104,6 @@ def test_samples_of_one_prompt_read_it_once(ids: Generator) -> None:
 
 def test_rows_that_have_ended_leave_the_batch(twin_ids: list[list[int]]) -> None:
     """The others go on as if nothing had happened."""
-    join()
     eos = next(token for token in twin_ids[3][:8] if token not in twin_ids[0])
     generator = generator_of(Ids(eos=eos))
     expected = [row[: row.index(eos)] if eos in row else row for row in twin_ids]
@@ -119,7 +115,6 @@ def test_rows_that_have_ended_leave_the_batch(twin_ids: list[list[int]]) -> None
 
 
 def test_rows_of_the_model_that_the_tokenizer_does_not_know_are_never_drawn(twin_ids: list[list[int]]) -> None:
-    join()
     known = max(token for row in twin_ids for token in row)
     for row in generator_of(Ids(vocab_size=known)).generate_ids(PROMPTS, replace(WARM, temperature=3.0), [1, 2, 3, 4]):
         assert max(row) < known
