@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from conf.schema import Offload, Settings
+from conf.schema import Handover, Offload, Settings
 
 
 class ConfigError(Exception):
@@ -23,6 +23,11 @@ def holds_weights(source: str) -> bool:
     """Whether `source` looks like a run, a stage, imported weights, a Hugging Face folder or a name on the hub."""
     marks = (Path(source) / name for name in ("config.yaml", "weights", "model.json", "config.json"))
     return is_hub_name(source) or any(mark.exists() for mark in marks)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether `folder` is a run's, or one of its stages'."""
+    return (folder / "config.yaml").is_file() or (folder.absolute().parents[1] / "config.yaml").is_file()
 
 
 def divisors(number: int) -> str:
@@ -97,6 +102,8 @@ def _stages(settings: Settings) -> Iterator[str]:
                 f"stages.{name}.init_from={stage.init_from} is no run, stage, imported or Hugging Face folder, "
                 "and names on the hub are written owner/name"
             )
+        elif stage.init_from and stage.handover is Handover.full and not _is_run(Path(stage.init_from)):
+            yield f"stages.{name}.handover=full needs a run's checkpoint; init_from={stage.init_from} has weights only"
 
 
 def _layout(settings: Settings, world_size: int | None) -> Iterator[str]:

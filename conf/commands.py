@@ -14,7 +14,7 @@ from conf.schema import Precision
 
 FOLDER = Path(__file__).parent / "command"
 LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
-Command = TypeVar("Command", bound="Sampling")
+Command = TypeVar("Command", bound="Sampling | Import | Export")
 
 
 @dataclass
@@ -50,6 +50,26 @@ class Evaluate(Sampling):
     task: str = MISSING
 
 
+@dataclass
+class Import:
+    """`python -m model.huggingface import`: conf/command/import.yaml."""
+
+    source: str = MISSING
+    target: str = MISSING
+    mp_num: int | None = None
+    vocab_size: int | None = None
+
+
+@dataclass
+class Export:
+    """`python -m model.huggingface export`: conf/command/export.yaml."""
+
+    source: str = MISSING
+    target: str = MISSING
+    mp_num: int = MISSING
+    dtype: Precision = MISSING
+
+
 def read_command(schema: type[Command], words: list[str]) -> Command:
     """The settings of the command `schema` names: its YAML file's values, then `words`, types checked.
 
@@ -78,7 +98,8 @@ def read_command(schema: type[Command], words: list[str]) -> Command:
     if missing:
         raise ConfigError(f"{missing[0]} has no value; write {missing[0]}=...")
     command = cast(Command, OmegaConf.to_object(config))
-    check_sampling(command)
+    if isinstance(command, Sampling):
+        check_sampling(command)
     return command
 
 

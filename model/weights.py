@@ -36,8 +36,8 @@ NAMED = 8  # tensors that an error names; of more it says how many
 class Weights:
     """Whole weights on disk, checked against `model` and read layer by layer."""
 
-    source: str  # as it was asked for
-    folder: Path  # where that is on this machine; of a run, its stage
+    source: str  # the folder, or the name on the hub
+    folder: Path  # on this machine; of a run, its stage's
     model: Model
     tokenizer_folder: Path | None
     form: str
@@ -86,7 +86,7 @@ def open_weights(source: str | Path, mp_num: int | None = None) -> Weights:
     _refuse_differences(folder, found, wanted)
     holders = [folder / "tokenizer", folder.parents[1] / "tokenizer"]
     tokenizer = next((path for path in holders if path.is_dir()), None)
-    return Weights(str(source), folder, model, tokenizer, form, lambda index: read_tensors(paths[index]))
+    return Weights(str(folder), folder, model, tokenizer, form, lambda index: read_tensors(paths[index]))
 
 
 def layer_file(index: int) -> str:

@@ -11,6 +11,7 @@ from conf.check import ConfigError
 from conf.schema import Handover, Settings
 from model.codegen import layers
 from model.init import initialise
+from model.tokenizer import load_tokenizer
 from model.weights import Weights, open_weights
 from parallel.cross_entropy import LossOptions
 from parallel.engine import Engine, build_engine
@@ -39,7 +40,7 @@ def is_finished(run: Path, name: str) -> bool:
 def parent_of(run: Path, name: str, settings: Settings) -> Weights | None:
     """The weights that the stage `name` starts from: those of `init_from`, of the stage before it, or none.
 
-    Errors: `ConfigError` where `init_from` holds none, or those of another model.
+    Errors: `ConfigError` where `init_from` holds none, those of another model, or of another tokenizer.
     """
     stage = settings.stages[name]
     if stage.init_from is None:
@@ -54,7 +55,24 @@ def parent_of(run: Path, name: str, settings: Settings) -> Weights | None:
     ]
     if different:
         raise ConfigError(f"stages.{name}.init_from={stage.init_from} holds another model: {', '.join(different)}")
+    _refuse_other_tokenizer(name, weights, run / "tokenizer")
     return weights
+
+
+def _refuse_other_tokenizer(name: str, weights: Weights, own: Path) -> None:
+    """Weights know ids, not texts: where an id that both tokenizers have stands for other bytes, training is in vain.
+
+    CodeGen's extends GPT-2's, so that a model of either may become one of the other.
+    """
+    if weights.tokenizer_folder is None:
+        return
+    theirs, ours = load_tokenizer(weights.tokenizer_folder), load_tokenizer(own)
+    both = range(min(theirs.vocab_size, ours.vocab_size))
+    if theirs.eos != ours.eos or any(theirs.token_bytes(token) != ours.token_bytes(token) for token in both):
+        raise ConfigError(
+            f"stages.{name}.init_from={weights.source} knows another tokenizer than this run's; take its own with "
+            f"data.tokenizer.path={weights.tokenizer_folder} and data.tokenizer.kind={theirs.kind}"
+        )
 
 
 def open_engine(job: Job, name: str, parent: Weights | None) -> tuple[Engine, int]:

@@ -44,9 +44,13 @@ def settings_of(config: dict[str, Any], source: str) -> Model:
     return Model(name=PurePath(config.get("_name_or_path") or source).name, **values)
 
 
-def config_of(model: Model, dtype: str) -> dict[str, Any]:
-    """What config.json says of `model`, its weights of torch's type `dtype` (float16), in Hugging Face's form."""
-    eos = GPT2_EOS if model.vocab_size >= GPT2_TOKENS else None
+def config_of(model: Model, dtype: str, eos: int | None) -> dict[str, Any]:
+    """What config.json says of `model`, its weights of torch's type `dtype` (float16), in Hugging Face's form.
+
+    `eos` is the tokenizer's; without one it is GPT-2's where the vocabulary has room for GPT-2's.
+    """
+    if eos is None and model.vocab_size >= GPT2_TOKENS:
+        eos = GPT2_EOS
     return {
         "architectures": ["CodeGenForCausalLM"],
         "model_type": "codegen",

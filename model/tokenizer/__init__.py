@@ -20,6 +20,11 @@ class Tokenizer(Protocol):
     """What the rest of the stack knows of a tokenizer."""
 
     @property
+    def kind(self) -> str:
+        """What data.tokenizer.kind calls it."""
+        ...
+
+    @property
     def vocab_size(self) -> int:
         """Number of ids; the model may have room for more."""
         ...

@@ -35,8 +35,6 @@ def byte_of_character() -> dict[str, int]:
 class GPT2Tokenizer:
     """A byte-level BPE with added tokens, read through a table of each token's bytes."""
 
-    kind = "gpt2"
-
     def __init__(self, rust: Rust, eos: str = EOS) -> None:
         if rust.token_to_id(eos) is None:
             raise ValueError(f"it has no token {eos}")
@@ -68,6 +66,11 @@ class GPT2Tokenizer:
     def eos(self) -> int:
         """Id of `<|endoftext|>`; the same text inside of a document encodes to ordinary tokens."""
         return self._eos
+
+    @property
+    def kind(self) -> str:
+        """Plain gpt2, or codegen with its whitespace tokens."""
+        return "codegen" if self.has_whitespace else "gpt2"
 
     @property
     def has_whitespace(self) -> bool:

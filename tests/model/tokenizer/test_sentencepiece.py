@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from conf.check import ConfigError
 from model.tokenizer import load_tokenizer, train_tokenizer
@@ -38,6 +39,7 @@ def test_known_traps_come_back_exactly(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+ROOT = Path(__file__).parents[3]
 PIECES = st.sampled_from([*TRAPS, "def", "return", "    ", "\n", "\r\n", "\t", SPACE, "</s>", "<0xE2>", "\0"])
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
@@ -111,3 +113,34 @@ def test_a_folder_without_a_tokenizer_is_one_clear_line(tmp_path: Path, content)
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ConfigError, match="holds no tokenizer"):
         load_tokenizer(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def theirs(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("theirs")
+    tokenizer.save(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+FOLDERS = ("conf", "launch", "model", "parallel", "tests", "train")
+OWN_SOURCES = sorted(
+    path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".yaml", ".sh")
+)
+
+
+def test_transformers_gives_the_same_ids_for_this_repositorys_sources(tmp_path):
+    """In a vocabulary of 2048 that was trained on them, so that most merges take part."""
+    texts = [path.read_text() for path in OWN_SOURCES]
+    tokenizer = SentencePieceTokenizer.train(texts, 2048)
+    tokenizer.save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert (theirs.eos_token_id, len(theirs)) == (tokenizer.eos, tokenizer.vocab_size)
+    for text in [*texts, *TRAPS]:
+        assert theirs(text)["input_ids"] == tokenizer.encode(text)
+        assert theirs.decode(tokenizer.encode(text)) == text
+
+
+@given(st.lists(PIECES | ANY_TEXT, max_size=8).map("".join))
+def test_transformers_gives_the_same_ids_for_any_text(tokenizer, theirs, text):
+    assert theirs(text)["input_ids"] == tokenizer.encode(text)
+    assert theirs.decode(tokenizer.encode(text)) == text

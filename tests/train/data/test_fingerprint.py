@@ -2,7 +2,9 @@ import os
 
 import pytest
 
+from conf.check import ConfigError
 from conf.schema import Source
+from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from train.data.documents import DataError
 from train.data.fingerprint import fingerprint, selected_corpora
 
@@ -44,4 +46,16 @@ def test_only_corpora_that_say_where_they_are_are_prepared(settings):
     with pytest.raises(
         DataError, match=r"stage nl trains on corpus web, which data\.corpora does not have \(nl, code\)"
     ):
+        fingerprint(settings)
+
+
+def test_the_content_of_a_finished_tokenizer_decides_and_its_place_does_not(settings, tmp_path):
+    names = {fingerprint(settings)}
+    for place, text in (("one", "some words\n"), ("two", "some words\n"), ("three", "others\n")):
+        SentencePieceTokenizer.train([text * 50], 400).save(tmp_path / place)
+        settings.data.tokenizer.path = str(tmp_path / place)
+        names.add(fingerprint(settings))
+    assert len(names) == 3
+    settings.data.tokenizer.path = str(tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"data\.tokenizer\.path=.*none does not exist"):
         fingerprint(settings)

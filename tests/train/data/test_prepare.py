@@ -13,6 +13,8 @@ import numpy
 import pytest
 
 import train.data.prepare as module
+from conf.check import ConfigError
+from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.train.data.conftest import write_jsonl
 from train.data.documents import DataError
 from train.data.prepare import find, prepare
@@ -114,7 +116,7 @@ def test_a_killed_preparation_leaves_nothing_that_looks_complete(settings, tmp_p
 
 def test_a_failed_preparation_leaves_nothing(settings):
     settings.data.tokenizer.kind = "gpt3"
-    with pytest.raises(DataError, match="there is sentencepiece"):
+    with pytest.raises(ConfigError, match="there is codegen, gpt2, sentencepiece"):
         prepare(settings, lambda line: None)
     assert list(Path(settings.data.cache).iterdir()) == []
 
@@ -178,4 +180,15 @@ def test_damaged_data_is_named(settings):
 def test_an_empty_file_is_an_empty_corpus(settings, tmp_path):
     write_jsonl(tmp_path / "nl.jsonl", [])
     with pytest.raises(DataError, match=r"corpus nl .* is empty"):
+        prepare(settings, lambda line: None)
+
+
+def test_a_finished_tokenizer_is_taken_as_it_is(settings, tmp_path):
+    SentencePieceTokenizer.train(["quite other words than the corpora's\n" * 50], 400).save(tmp_path / "given")
+    settings.data.tokenizer.path = str(tmp_path / "given")
+    prepared = prepare(settings, lambda line: None)
+    given = (tmp_path / "given/sentencepiece.model").read_bytes()
+    assert (prepared.directory / "tokenizer/sentencepiece.model").read_bytes() == given
+    settings.model.vocab_size = 300
+    with pytest.raises(ConfigError, match=r"model\.vocab_size=300 has no room for the \d+ ids"):
         prepare(settings, lambda line: None)

@@ -1,0 +1,126 @@
+"""Weights in and out of Hugging Face's form, layer by layer: bit for bit the same there and back, in little memory."""
+
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from safetensors import SafetensorError
+from torch import Tensor
+
+from conf.check import ConfigError
+from conf.schema import Precision
+from model.huggingface import to_huggingface
+from model.huggingface.settings import check_mp_num, config_of
+from model.huggingface.shards import Shards
+from model.tokenizer import Tokenizer, load_tokenizer
+from model.weights import Weights, open_weights, write_layer, write_model
+
+SHARD_BYTES = 5 * 10**9  # of one exported file, unless a single layer is larger
+DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+
+
+def import_weights(source: str, target: Path, mp_num: int | None, vocab_size: int | None) -> Weights:
+    """Write `source` (Hugging Face's form, by folder or hub name) to the new folder `target` in this stack's form.
+
+    `vocab_size` cuts rows of the embedding and the head, or adds rows that are the mean of those there are: an added
+    row's logit is then the mean of the others', which is never the largest, and training can raise it.
+    Errors: `ConfigError` as in `open_weights`, where `target` is not empty, or where it cannot be written.
+    """
+    weights = open_weights(source, mp_num)
+    rows = vocab_size or weights.model.vocab_size
+    model = replace(weights.model, vocab_size=rows)
+    with whole_folder(target) as folder:
+        tokenizer = _copy_tokenizer(weights, folder / "tokenizer")
+        if tokenizer is not None and tokenizer.vocab_size > rows:
+            raise ConfigError(f"vocab_size={rows} has no room for the {tokenizer.vocab_size} ids of its tokenizer")
+        (folder / "weights").mkdir()
+        for index in _progress(f"importing {source}", model.n_layer + 2):
+            layer = weights.layer(index)
+            if index in (0, model.n_layer + 1):
+                layer = {name: _with_rows(name, value, rows) for name, value in layer.items()}
+            write_layer(folder / "weights", index, layer)
+        write_model(folder, model, {"from": source, "form": weights.form})
+    return open_weights(target)
+
+
+def export_weights(source: str, target: Path, mp_num: int, dtype: Precision, shard_bytes: int = SHARD_BYTES) -> Weights:
+    """Write `source` (anything `open_weights` takes) to the new folder `target` in Hugging Face's form.
+
+    `dtype` auto keeps each tensor's own. transformers reads `mp_num` 4; other values are for other readers, and are
+    written to config.json for this one.
+    Errors: `ConfigError` as in `open_weights`, where `target` is not empty or cannot be written, or where a value is
+    beyond `dtype`'s largest.
+    """
+    weights = open_weights(source)
+    model = weights.model
+    check_mp_num(mp_num, model)
+    with whole_folder(target) as folder:
+        tokenizer = _copy_tokenizer(weights, folder)
+        shards, first = Shards(folder, shard_bytes), ""
+        for index in _progress(f"exporting {source}", model.n_layer + 2):
+            layer = to_huggingface(index, weights.layer(index), model, mp_num)
+            layer = {name: _cast(name, value, dtype) for name, value in layer.items()}
+            first = first or str(next(iter(layer.values())).dtype).removeprefix("torch.")
+            shards.add(layer)
+        shards.finish()
+        config = {**config_of(model, first, tokenizer.eos if tokenizer else None), "mp_num": mp_num}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    return open_weights(target)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to write in that becomes `target` when the block ends well, and vanishes when it does not.
+
+    Errors: `ConfigError` where `target` exists and is not an empty folder, or the disk does not take it.
+    """
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ConfigError(f"{target} exists already and is not an empty folder; choose another")
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(target)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{target} cannot be written: {reason}") from None
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _progress(what: str, layers: int) -> Iterable[int]:
+    return track(range(layers), what, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def _copy_tokenizer(weights: Weights, folder: Path) -> Tokenizer | None:
+    """Save the tokenizer that came with `weights`, where one came, to `folder`, and return it."""
+    if weights.tokenizer_folder is None:
+        return None
+    tokenizer = load_tokenizer(weights.tokenizer_folder)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def _with_rows(name: str, value: Tensor, rows: int) -> Tensor:
+    """A tensor of the embedding or the head, cut or padded to `rows` of the vocabulary."""
+    if name.startswith("norm.") or len(value) == rows:
+        return value
+    mean = value.mean(dim=0, keepdim=True, dtype=torch.float32).to(value.dtype)
+    return torch.cat([value[:rows], mean.expand(max(0, rows - len(value)), *value.shape[1:])])
+
+
+def _cast(name: str, value: Tensor, dtype: Precision) -> Tensor:
+    cast = value if dtype is Precision.auto else value.to(DTYPES[dtype])
+    if cast.dtype is torch.float16 and not cast.isfinite().all() and value.isfinite().all():
+        raise ConfigError(f"{name} has a value of {value.abs().max():.3g}, beyond fp16's 65504; use dtype=bf16 or fp32")
+    return cast

@@ -1,0 +1,107 @@
+"""Where a stage's weights come from: runs, released checkpoints, and what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conf.check import ConfigError, check
+from conf.schema import Handover, Model, Precision, Settings
+from model.huggingface.convert import export_weights
+from model.tokenizer.sentencepiece import SentencePieceTokenizer
+from model.weights import open_weights
+from tests.model.huggingface.random_models import random_model, save
+from tests.model.test_weights import write_run
+from tests.train.test_loop import command, launch, write_corpora
+from train.stages import lineage, parent_of
+
+TEXTS = ["def add(a, b):\n    return a + b\n" * 30]
+SHAPE = Model("released", 2, 64, 8, 4, 400, 32, 1e-5, 0.0)  # of `random_model`
+
+
+def from_source(settings: Settings, source: Path | str, **model: int) -> Settings:
+    stages = {"nl": settings.stages["nl"], "mono": replace(settings.stages["mono"], init_from=str(source))}
+    return replace(settings, model=replace(SHAPE, **model), stages=stages)
+
+
+def test_without_init_from_the_stage_before_is_the_parent(tmp_path: Path, settings: Settings, tiny: Model) -> None:
+    settings = replace(settings, model=tiny)
+    write_run(tmp_path / "run", settings, ["nl", "multi"])
+    assert parent_of(tmp_path / "run", "nl", settings) is None
+    parent = parent_of(tmp_path / "run", "mono", settings)
+    assert parent is not None and parent.folder == tmp_path / "run/stages/multi"
+
+
+def test_a_run_a_stage_and_a_released_checkpoint_are_parents(tmp_path: Path, settings: Settings, tiny: Model) -> None:
+    released = save(random_model(), tmp_path / "released")
+    settings = from_source(settings, released, context_length=16)
+    parent = parent_of(tmp_path / "run", "mono", settings)
+    assert parent is not None and parent.model.context_length == 32, "weights fit any context"
+    recorded = lineage(tmp_path / "run", "mono", parent, settings)
+    assert recorded["parent"] == str(released)
+    assert recorded["lineage"] == [str(released), f"{settings.run.name}/mono"]
+
+    other = write_run(tmp_path / "other", replace(settings, model=tiny), ["nl", "multi"])
+    assert other
+    for source in (tmp_path / "other", tmp_path / "other/stages/multi"):
+        (tmp_path / "other/stages/multi/lineage.json").write_text(json.dumps({"lineage": ["other/nl", "other/multi"]}))
+        settings = replace(from_source(settings, source), model=tiny)
+        parent = parent_of(tmp_path / "run", "mono", settings)
+        assert lineage(tmp_path / "run", "mono", parent, settings)["lineage"][:2] == ["other/nl", "other/multi"]
+
+
+def test_another_model_is_one_line_with_every_key_that_differs(tmp_path: Path, settings: Settings) -> None:
+    released = save(random_model(), tmp_path / "released")
+    settings = from_source(settings, released, n_layer=3, vocab_size=512, context_length=16)
+    with pytest.raises(ConfigError) as caught:
+        parent_of(tmp_path / "run", "mono", settings)
+    assert str(caught.value).endswith(
+        "holds another model: model.n_layer is 2 there and 3 here, model.vocab_size is 400 there and 512 here"
+    )
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path, settings: Settings) -> None:
+    released = save(random_model(), tmp_path / "released")
+    SentencePieceTokenizer.train(TEXTS, 400).save(released)
+    settings = from_source(settings, released)
+    for texts, refused in ((TEXTS, False), (["other words entirely\n" * 50], True)):
+        SentencePieceTokenizer.train(texts, 400).save(tmp_path / "run/tokenizer")
+        if not refused:
+            assert parent_of(tmp_path / "run", "mono", settings) is not None
+            continue
+        with pytest.raises(ConfigError, match=r"another tokenizer than this run's; take its own with data\.tokenizer"):
+            parent_of(tmp_path / "run", "mono", settings)
+
+
+def test_what_cannot_be_a_parent_is_said_before_anything_starts(tmp_path: Path, settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="is no run, stage, imported or Hugging Face folder"):
+        check(from_source(settings, tmp_path))
+    check(from_source(settings, "owner/name"))
+    settings = from_source(settings, save(random_model(), tmp_path / "released"))
+    check(settings)
+    settings.stages["mono"].handover = Handover.full
+    with pytest.raises(ConfigError, match=r"handover=full needs a run's checkpoint; init_from=.*released has weights"):
+        check(settings)
+
+
+def test_a_run_goes_on_from_a_released_checkpoint_and_is_released_again(tmp_path: Path) -> None:
+    """The whole way on two processes cut by tensor: its tokenizer, its weights, its lineage."""
+    write_corpora(tmp_path)
+    released = save(random_model(n_embd=32, n_head=4), tmp_path / "released")
+    SentencePieceTokenizer.train(TEXTS, 400).save(released)
+    own = [f"stages.mono.init_from={released}", f"data.tokenizer.path={released}", "stage=mono"]
+    cut = ["layout.tensor_parallel_size=2", "optimizer.weight_decay=0", "stages.mono.peak_learning_rate=1e-12"]
+    done = launch(*command(tmp_path, "continued", *own, *cut, "stages.mono.end_learning_rate=0"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = tmp_path / "runs/continued"
+    assert f"stage mono: from {released}" in done.stdout
+    assert json.loads((run / "stages/mono/lineage.json").read_text())["lineage"] == [str(released), "continued/mono"]
+    before, after = open_weights(released), open_weights(run)
+    assert after.tokenizer_folder == run / "tokenizer"
+    for index in range(4):
+        layer = after.layer(index)
+        for name, value in before.layer(index).items():
+            assert (value - layer[name]).abs().max() < 1e-9, "a step of 1e-12 changes next to nothing"
+    made = export_weights(str(run), tmp_path / "again", 4, Precision.auto)
+    assert made.tokenizer_folder == tmp_path / "again"
