@@ -114,6 +114,17 @@ def test_rows_that_have_ended_leave_the_batch(twin_ids: list[list[int]]) -> None
     assert len(batches_of(generator, PROMPTS[3:], GREEDY, [0])) == CHECK_EVERY
 
 
+def test_rows_that_leave_take_their_draws_with_them() -> None:
+    """In sampling, each row that goes on draws what it would draw alone, however many have left."""
+    prompts, seeds = [PROMPTS[row % 4] for row in range(12)], list(range(12))
+    generator = generator_of(Ids(eos=301))
+    together = generator.generate_ids(prompts, WARM, seeds)
+    assert len({len(completion) for completion in together}) > 3
+    assert together == [
+        generator.generate_ids([prompt], WARM, [seed])[0] for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+
+
 def test_rows_of_the_model_that_the_tokenizer_does_not_know_are_never_drawn(twin_ids: list[list[int]]) -> None:
     known = max(token for row in twin_ids for token in row)
     for row in generator_of(Ids(vocab_size=known)).generate_ids(PROMPTS, replace(WARM, temperature=3.0), [1, 2, 3, 4]):
