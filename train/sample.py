@@ -70,7 +70,7 @@ def read_prompts(prompt: str) -> list[str]:
     Errors: `ConfigError` for a file that cannot be read, naming the line.
     """
     if not prompt.startswith("@"):
-        return [prompt]
+        return [_encodable(prompt, "prompt")]
     path = Path(prompt[1:])
     try:
         text = path.read_text(encoding="utf-8")
@@ -87,9 +87,19 @@ def read_prompts(prompt: str) -> list[str]:
                 prompts.append(None)
             if not isinstance(prompts[-1], str):
                 raise ConfigError(f"{path}:{number} is no JSON string; write each prompt as one, in double quotes")
+            _encodable(prompts[-1], f"{path}:{number}")
     if not prompts:
         raise ConfigError(f"{path} holds no prompt; write one JSON string a line")
     return prompts
+
+
+def _encodable(prompt: str, where: str) -> str:
+    """`prompt`, which tokenizers can take. Errors: `ConfigError` for halves of characters: no UTF-8 stands for them."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{where} is no text at character {error.start + 1}; write it in UTF-8") from None
+    return prompt
 
 
 @contextmanager

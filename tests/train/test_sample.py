@@ -95,6 +95,7 @@ def test_stops_and_truncation(run: Path, tmp_path: Path) -> None:
         (["seed=-1"], "seed=-1 must be at least 0"),
         (["stop=abc"], "stop=abc is no list"),
         (["precision=fp16"], "precision=fp16 does not work on a CPU"),
+        (["prompt=a\udcffb"], "prompt is no text at character 2"),
         (["prompt=@nowhere.txt"], "prompt=@nowhere.txt cannot be read"),
         (["output=nowhere/at/all.jsonl"], "output=nowhere/at/all.jsonl cannot be written"),
         (["sampels=3"], "did you mean 'samples'?"),
