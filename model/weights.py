@@ -21,6 +21,7 @@ from model.codegen import layers
 from model.hub import local_folder
 from model.huggingface import from_huggingface, to_huggingface
 from model.huggingface.files import Shape, find_tensors, read_config, read_tensors, readable, shapes_in
+from model.huggingface.groups import LAYERS, refuse_wrong_groups
 from model.huggingface.settings import mp_num_of, settings_of
 from model.kernels import REFERENCE
 from model.tokenizer.gpt2 import FILES as TOKENIZER_FILES
@@ -150,6 +151,9 @@ def _open_huggingface(source: str, folder: Path, mp_num: int | None) -> Weights:
     names = huggingface_names(model)
     wanted = {name: shape for layer in names for name, shape in layer.items()}
     _refuse_differences(folder, files.shapes, wanted)
+    some = range(0, model.n_layer, -(-model.n_layer // LAYERS))
+    products = [f"transformer.h.{block}.attn.qkv_proj.weight" for block in some]
+    refuse_wrong_groups(source, [files.read([name])[name] for name in products], model, mp_num)
 
     def read(index: int) -> Layer:
         return from_huggingface(index, files.read(list(names[index])), model, mp_num)

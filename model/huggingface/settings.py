@@ -71,13 +71,14 @@ def config_of(model: Model, dtype: str, eos: int | None) -> dict[str, Any]:
 def mp_num_of(config: dict[str, Any], source: str, model: Model, asked: int | None) -> int:
     """The number of groups in qkv_proj: what was asked, where config.json and the name do not know better.
 
+    The tensor's shape is the same for every number; `groups.py` looks at what is in it.
     Errors: `ConfigError` where they do, or where heads cannot be cut into so many groups.
     """
     known, where = config.get("mp_num"), "config.json"
     name = str(config.get("_name_or_path", ""))
     if known is None and (EIGHT_GROUPS.search(name) or EIGHT_GROUPS.search(source)):
         known, where = 8, "its name"
-    mp_num = asked or known or MP_NUM
+    mp_num = next(number for number in (asked, known, MP_NUM) if number is not None)
     if known is not None and mp_num != known:
         raise ConfigError(f"mp_num={mp_num} is not that of {source}: {where} says {known}; write mp_num={known}")
     check_mp_num(mp_num, model)

@@ -72,7 +72,7 @@ def open_tokenizer(kind: str, source: str, vocab_size: int) -> Tokenizer:
     tokenizer = load_tokenizer(tokenizer_folder(source))
     if isinstance(tokenizer, SentencePieceTokenizer) != (kind == "sentencepiece"):
         raise ConfigError(
-            f"data.tokenizer.path={source} holds a {tokenizer.kind} tokenizer, not data.tokenizer.{kind=}"
+            f"data.tokenizer.path={source} holds a {tokenizer.kind} tokenizer, not data.tokenizer.kind={kind}"
         )
     if kind == "codegen" and isinstance(tokenizer, GPT2Tokenizer):
         tokenizer = tokenizer.with_whitespace()

@@ -16,6 +16,8 @@ REFUSED = [
     (["stages.nl.steps=0"], "stages.nl.steps=0", ["stages.nl.steps=10"]),
     (["stages.nl.steps=5"], "warmup_steps=10 is more than its steps=5", ["stages.nl.steps=10"]),
     (["stages.nl.end_learning_rate=1"], "is above its peak_learning_rate", ["stages.nl.end_learning_rate=0"]),
+    (["data.tokenizer.kind=codegen"], "data.tokenizer.kind=codegen needs data.tokenizer.path=", []),
+    (["data.tokenizer.path=/nowhere"], "data.tokenizer.path=/nowhere is no folder, and names on the hub", []),
     (["stages.mono.init_from=/nowhere"], "/nowhere is no run, stage, imported or Hugging Face folder", []),
     (
         ["layout.tensor_parallel_size=3"],

@@ -104,7 +104,7 @@ def test_a_tokenizer_of_another_kind_or_size_is_one_line(tmp_path: Path, small: 
     codegen.save(tmp_path / "codegen")
     for kind, source, rows, said in (
         ("gpt3", small, 1000, "data.tokenizer.kind=gpt3 does not exist"),
-        ("sentencepiece", small, 1000, "holds a gpt2 tokenizer, not data.tokenizer.kind='sentencepiece'"),
+        ("sentencepiece", small, 1000, "holds a gpt2 tokenizer, not data.tokenizer.kind=sentencepiece"),
         ("gpt2", tmp_path / "codegen", 1000, "has CodeGen's whitespace tokens; use data.tokenizer.kind=codegen"),
         ("codegen", small, 350, r"model\.vocab_size=350 has no room for the 369 ids"),
         ("codegen", tmp_path, 350, "holds no tokenizer"),

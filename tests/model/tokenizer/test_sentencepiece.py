@@ -123,9 +123,9 @@ def theirs(tokenizer, tmp_path_factory):
 
 
 FOLDERS = ("conf", "launch", "model", "parallel", "tests", "train")
-OWN_SOURCES = sorted(
-    path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md", ".yaml", ".sh")
-)
+OWN_SOURCES = [
+    path for folder in FOLDERS for kind in ("py", "yaml", "sh") for path in (ROOT / folder).rglob(f"*.{kind}")
+]
 
 
 def test_transformers_gives_the_same_ids_for_this_repositorys_sources(tmp_path):
