@@ -1,7 +1,8 @@
 """Settings of the commands that read a finished run: the same `key=value` words, one YAML file a command."""
 
 import difflib
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -12,6 +13,7 @@ from conf.check import ConfigError
 from conf.schema import Precision
 
 FOLDER = Path(__file__).parent / "command"
+LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
 Command = TypeVar("Command", bound="Sampling | Import | Export")
 
 
@@ -32,6 +34,12 @@ class Sample(Sampling):
 
     run: str = MISSING
     prompt: str = MISSING
+    samples: int = MISSING
+    batch_size: int = MISSING
+    stop: list[str] = field(default_factory=list)
+    truncate: bool = MISSING
+    precision: Precision = MISSING
+    output: str | None = None
 
 
 @dataclass
@@ -71,6 +79,7 @@ def read_command(schema: type[Command], words: list[str]) -> Command:
     config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(FOLDER / f"{name}.yaml"))
     known = [str(key) for key in config]
     texts = {field.name for field in fields(schema) if field.type is str}  # taken as they are: a prompt is no YAML
+    lists = {field.name for field in fields(schema) if field.type == list[str]}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
@@ -79,6 +88,8 @@ def read_command(schema: type[Command], words: list[str]) -> Command:
             close = difflib.get_close_matches(key, known, n=1)
             meant = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
             raise ConfigError(f"unknown setting '{key}'; {meant}")
+        if key in lists and not value.startswith("["):
+            raise ConfigError(f"{key}={value} is no list; write {key}=[...], with its parts in quotes")
         try:
             config = OmegaConf.merge(config, {key: value} if key in texts else OmegaConf.from_dotlist([word]))
         except OmegaConfBaseException as error:
@@ -86,4 +97,22 @@ def read_command(schema: type[Command], words: list[str]) -> Command:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"{missing[0]} has no value; write {missing[0]}=...")
-    return cast(Command, OmegaConf.to_object(config))
+    command = cast(Command, OmegaConf.to_object(config))
+    if isinstance(command, Sampling):
+        check_sampling(command)
+    return command
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Errors: `ConfigError` for the first number that no token can be drawn with."""
+    for name in ("max_new_tokens", "samples", "batch_size"):
+        if getattr(sampling, name, 1) < 1:
+            raise ConfigError(f"{name}={getattr(sampling, name)} must be at least 1")
+    if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
+        raise ConfigError(f"temperature={sampling.temperature} must be at least 0; 0 takes the most likely token")
+    if not 0 < sampling.top_p <= 1:
+        raise ConfigError(f"top_p={sampling.top_p} must be above 0 and at most 1; 1 keeps every token")
+    if sampling.top_k < 0:
+        raise ConfigError(f"top_k={sampling.top_k} must be at least 0; 0 keeps every token")
+    if not 0 <= sampling.seed < LARGEST_SEED:
+        raise ConfigError(f"seed={sampling.seed} must be at least 0 and below {LARGEST_SEED}")

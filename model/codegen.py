@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from conf.schema import Model, Recompute
+from model.cache import Past, Places
 from model.kernels import Operations
 from model.rotary import apply_rotary, rotary_table
 from parallel.collectives import enter_column
 from parallel.cross_entropy import LossOptions, chunked_cross_entropy
 from parallel.layout import TensorGroup
-from parallel.tensor import ColumnLinear, LayerNorm, RowLinear, Shard, VocabEmbedding, sharded
+from parallel.tensor import ColumnLinear, LayerNorm, RowLinear, Shard, VocabEmbedding, product, sharded
 
 
 class Embedding(nn.Module):
@@ -60,8 +61,13 @@ class Block(nn.Module):
         elif operations.compile:  # collectives stay outside
             self.middle = torch.compile(self._middle, dynamic=False)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """`[batch, seq, hidden]` -> the same."""
+    def forward(self, hidden_states: Tensor, past: Past | None = None, places: Places | None = None) -> Tensor:
+        """`[batch, seq, hidden]` -> the same. Decoding gives the tokens' `places` and the `past` they continue."""
+        if past is not None and places is not None:
+            q, k, v, mlp = self.split(self.in_proj(self.norm(hidden_states)))
+            k, v = past.extend(self.turn(k, places.positions), v, places)
+            attended = self.attention(self.turn(q, places.positions), k, v, places.seen())
+            return hidden_states + self.out_proj(self.mix(attended, mlp))  # type: ignore[no-any-return]
         if self.recompute is Recompute.full and torch.is_grad_enabled():
             return checkpoint(self.whole, hidden_states, use_reentrant=False)  # type: ignore[no-any-return]
         return self.whole(hidden_states)
@@ -76,9 +82,12 @@ class Block(nn.Module):
     def _middle(self, product: Tensor) -> Tensor:
         """Between the products, `[batch, seq, 7d]` -> `[batch, seq, 5d]`: large activations, cheap to make again."""
         q, k, v, mlp = self.split(product)  # [batch, heads, seq, head_dim] x 3, [batch, seq, 4d]
-        attended = self.attention(self.turn(q), self.turn(k), v).transpose(1, 2).flatten(2)  # [batch, seq, d]
-        activated = nn.functional.gelu(mlp + self.mlp_bias, approximate="tanh")  # [batch, seq, 4d]
-        return torch.cat([attended, activated], dim=-1)
+        return self.mix(self.attention(self.turn(q), self.turn(k), v), mlp)
+
+    def mix(self, attended: Tensor, mlp: Tensor) -> Tensor:
+        """`[batch, heads, seq, head_dim]` and `[batch, seq, 4d]` -> what the product out takes, `[batch, seq, 5d]`."""
+        activated = nn.functional.gelu(mlp + self.mlp_bias, approximate="tanh")
+        return torch.cat([attended.transpose(1, 2).flatten(2), activated], dim=-1)
 
     def split(self, product: Tensor) -> list[Tensor]:
         """`[batch, seq, 7d]` -> q, k, v `[batch, heads, seq, head_dim]` and the MLP's `[batch, seq, 4d]`."""
@@ -86,9 +95,11 @@ class Block(nn.Module):
         *qkv, mlp = product.split([d, d, d, 4 * d], dim=-1)
         return [part.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for part in qkv] + [mlp]
 
-    def turn(self, x: Tensor) -> Tensor:
-        """Rotary position embedding on `[batch, heads, seq, head_dim]`, positions from 0."""
-        return apply_rotary(x, self.rotary[:, : x.shape[-2]])
+    def turn(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Rotary position embedding on `[batch, heads, seq, head_dim]`, at positions `[batch or 1, seq]` or from 0."""
+        if positions is None:
+            return apply_rotary(x, self.rotary[:, : x.shape[-2]])
+        return apply_rotary(x, self.rotary[:, positions].unsqueeze(2))  # the same for every head
 
 
 class Head(nn.Module):
@@ -123,7 +134,7 @@ class Head(nn.Module):
         """Normed hidden states `[batch, seq, hidden]` at `positions` `[batch]` -> logits `[batch, vocab / size]`."""
         hidden_states = enter_column(normed, self.tensor)  # [batch, seq, hidden]
         chosen = hidden_states[torch.arange(len(positions), device=positions.device), positions]  # [batch, hidden]
-        return nn.functional.linear(chosen, self.weight, self.bias).float()
+        return product(chosen, self.weight, self.bias).float()
 
 
 def layers(

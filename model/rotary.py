@@ -18,10 +18,11 @@ def rotary_table(length: int, rotary_dim: int, device: torch.device | None = Non
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
     """Turn the first channels of `x` `[batch, heads, seq, head_dim]`; the rest pass. Returns x's shape and precision.
 
-    table: `[2, seq, rotary_dim / 2]`, from `rotary_table`, the rows of x's positions.
+    table: the rows of x's positions from `rotary_table`, `[2, seq, rotary_dim / 2]`, or with a batch and heads before
+    seq where rows stand at different positions.
     """
     rotary_dim = 2 * table.shape[-1]
-    cos, sin = table[0], table[1]  # [seq, rotary_dim / 2]
+    cos, sin = table[0], table[1]  # [..., seq, rotary_dim / 2]
     turned, passed = x[..., :rotary_dim], x[..., rotary_dim:]
     even, odd = turned.float().unflatten(-1, (-1, 2)).unbind(-1)  # [batch, heads, seq, rotary_dim / 2]
     turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)

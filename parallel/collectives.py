@@ -38,6 +38,15 @@ def reduce_scatter_sequence(x: Tensor, tensor: TensorGroup) -> Tensor:
     return kept
 
 
+def gather_vocabulary(logits: Tensor, tensor: TensorGroup) -> Tensor:
+    """`[batch, vocab / size]` of each process -> `[batch, vocab]`, bit for bit the same on every one, no gradient."""
+    if tensor.size == 1:
+        return logits
+    parts = [torch.empty_like(logits, memory_format=torch.contiguous_format) for _ in range(tensor.size)]
+    dist.all_gather(parts, logits.contiguous(), group=tensor.group)
+    return torch.cat(parts, dim=-1)
+
+
 def start_leave_column(gradient: Tensor, tensor: TensorGroup) -> Callable[[], Tensor]:
     """Start the backward collective of `enter_column` on `[batch, seq, hidden]`; the returned call waits for it."""
     if tensor.sequence_parallel:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
+from parallel.collectives import gather_vocabulary
 from parallel.layout import World
 from parallel.pipeline import build_pipeline
 from parallel.tensor import shard_of
@@ -120,7 +121,7 @@ class Engine:
     def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
         head, hidden_states = self.deepspeed.module[-1], self.deepspeed.module(ids)
         with deepspeed.zero.GatheredParameters(list(head.parameters()), enabled=self.zero_stage == 3):
-            return _whole_vocabulary(head.logits(hidden_states, positions), self.world)
+            return gather_vocabulary(head.logits(hidden_states, positions), self.world.tensor)
 
     def save(self, folder: Path, tag: str) -> None:
         """Write weights and the optimizer's state, every process its own part, below `folder / tag`."""
@@ -178,7 +179,7 @@ class PipelinedEngine(Engine):
         if not self.deepspeed.is_last_stage():
             return self.world.from_last_stage(None)
         head = self.deepspeed.module.forward_funcs[-1]
-        return self.world.from_last_stage(_whole_vocabulary(head.logits(hidden_states, positions), self.world))
+        return self.world.from_last_stage(gather_vocabulary(head.logits(hidden_states, positions), self.world.tensor))
 
     def _labelled(self, micro_batches: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
         """Hand the labels to the module as each micro-batch is taken: its stage computes that one next."""
@@ -194,15 +195,6 @@ class PipelinedEngine(Engine):
         result = self.deepspeed.eval_batch(micro_batches, num_micro_batches=1, **options)
         self.deepspeed.reset_activation_shape()
         return result
-
-
-def _whole_vocabulary(logits: Tensor, world: World) -> Tensor:
-    """`[batch, vocab / size]` of each tensor rank -> `[batch, vocab]`."""
-    if world.tensor.size == 1:
-        return logits
-    parts = [torch.empty_like(logits) for _ in range(world.tensor.size)]
-    dist.all_gather(parts, logits.contiguous(), group=world.tensor.group)
-    return torch.cat(parts, dim=-1)
 
 
 def build_engine(

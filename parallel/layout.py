@@ -121,16 +121,10 @@ def build_world(
         sequence_parallel=sequence_parallel and tensor_size > 1,
         overlap=overlap and tensor_size > 1,
     )
-    accelerator = get_accelerator()
-    local_rank = int(os.environ["LOCAL_RANK"])
-    if accelerator.device_name() != "cpu":
-        accelerator.set_device(local_rank)
     return World(
         rank=dist.get_rank(),
         size=size,
-        device=torch.device(accelerator.device_name(local_rank))
-        if accelerator.device_name() != "cpu"
-        else torch.device("cpu"),
+        device=_own_device(int(os.environ["LOCAL_RANK"])),
         data_rank=grid.get_data_parallel_rank(),
         data_size=grid.get_data_parallel_world_size(),
         pipeline_rank=grid.get_pipe_parallel_rank(),
@@ -138,3 +132,16 @@ def build_world(
         tensor=tensor,
         grid=grid,
     )
+
+
+def alone() -> World:
+    """A world of this process only, which joins no others: what reads a finished model on one device needs no group."""
+    return World(0, 1, _own_device(0), 0, 1, 0, 1, TensorGroup(), grid=None)
+
+
+def _own_device(local_rank: int) -> torch.device:
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu":
+        return torch.device("cpu")
+    accelerator.set_device(local_rank)
+    return torch.device(accelerator.device_name(local_rank))

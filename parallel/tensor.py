@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from parallel.collectives import enter_column, gather_sequence, leave_row, replicated, start_leave_column
 from parallel.layout import TensorGroup
 
+PACKED_ROWS = 8  # rows of a product that `pack` lays out for; the layout serves 1 to 1024 well
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -47,6 +49,29 @@ def shard_of(parameter: Tensor) -> Shard | None:
     return getattr(parameter, "shard", None)
 
 
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x @ weight.T + bias`, x `[..., in]`; `weight` `[out, in]` as it is or as `pack` leaves it."""
+    if weight.is_mkldnn:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+    return nn.functional.linear(x, weight, bias)
+
+
+def pack(layer: nn.Module) -> None:
+    """Lay out the matrices of `layer` for products with few rows on a CPU, in place; only for inference.
+
+    Decoding reads every matrix for a handful of rows. On [out, in] as it stands torch's fp32 product reaches a fraction
+    of the memory's speed then; on oneDNN's blocks it is two to three times faster, and as fast for many rows. Does
+    nothing where oneDNN has no such form: on other devices, in other precisions.
+    """
+    for module in layer.modules():
+        weight = module._parameters.get("weight")
+        if isinstance(module, VocabEmbedding) or weight is None or weight.dim() != 2:
+            continue
+        if weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_ROWS)
+            module.weight = nn.Parameter(packed, requires_grad=False)
+
+
 class ColumnLinear(nn.Module):
     """`y = x @ weight.T`, outputs cut over the group; no bias of its own.
 
@@ -64,7 +89,7 @@ class ColumnLinear(nn.Module):
         """Shapes as in the class."""
         if self.tensor.overlap:
             return _OverlappedColumn.apply(hidden_states, self.weight, self.tensor)  # type: ignore[no-any-return,no-untyped-call]
-        return nn.functional.linear(enter_column(hidden_states, self.tensor), self.weight)
+        return product(enter_column(hidden_states, self.tensor), self.weight)
 
 
 class _OverlappedColumn(torch.autograd.Function):
@@ -102,8 +127,8 @@ class RowLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shapes as in the class."""
         if self.tensor.size == 1:
-            return nn.functional.linear(x, self.weight, self.bias)
-        partial = nn.functional.linear(x, self.weight)
+            return product(x, self.weight, self.bias)
+        partial = product(x, self.weight)
         return leave_row(partial, self.tensor) + replicated(self.bias, self.tensor)
 
 

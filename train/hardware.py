@@ -25,7 +25,7 @@ def resolve_precision(asked: Precision, device: torch.device) -> Precision:
     if asked is Precision.auto:
         return Precision.bf16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else Precision.fp32
     if asked is Precision.fp16 and device.type == "cpu":
-        raise ConfigError("layout.precision=fp16 does not work on a CPU; use auto, fp32 or bf16")
+        raise ConfigError("precision=fp16 does not work on a CPU; use auto, fp32 or bf16")
     return asked
 
 

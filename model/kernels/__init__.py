@@ -14,12 +14,12 @@ from model.kernels.attention import reference_attention, sdpa_attention
 
 @dataclass(frozen=True)
 class Operations:
-    """The chosen forms. attention: q, k, v `[batch, heads, seq, head_dim]` -> the same, causal.
+    """The chosen forms. attention: q, k, v `[batch, heads, seq, head_dim]` -> the same, causal or as `seen` says.
 
     compile: whether blocks and loss go through torch.compile.
     """
 
-    attention: Callable[[Tensor, Tensor, Tensor], Tensor]
+    attention: Callable[..., Tensor]
     compile: bool
 
     def describe(self) -> dict[str, str]:

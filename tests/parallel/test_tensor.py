@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from parallel.tensor import LayerNorm, RowLinear, Shard
+from parallel.layout import TensorGroup
+from parallel.tensor import ColumnLinear, LayerNorm, RowLinear, Shard, VocabEmbedding, pack
 from tests.parallel import cases, test_tensor
 from tests.worlds import Worlds, world_of
 
@@ -120,3 +121,25 @@ def test_dropout_agrees_where_tokens_are_shared_and_differs_where_they_are_not(w
     assert torch.equal(one, other)
     one, other = worlds(2).run(cases.dropped_channels, 2, True)
     assert not torch.equal(one, other)
+
+
+@torch.inference_mode()
+def test_packed_matrices_give_the_same_products() -> None:
+    """With and without a bias, for a few rows and for many; the embedding's table is no product and stays."""
+    alone = TensorGroup()
+    layers = [ColumnLinear(48, (16, 24), alone), RowLinear((48,), 40, alone), VocabEmbedding(96, 48, alone)]
+    for layer in layers:
+        for parameter in layer.parameters():
+            torch.nn.init.normal_(parameter)
+    inputs = [torch.randn(2, 1, 48), torch.randn(3, 70, 48), torch.randn(8, 48)]
+    for layer in layers[:2]:
+        expected = [layer(x) for x in inputs]
+        pack(layer)
+        assert layer.weight.is_mkldnn == torch.backends.mkldnn.is_available()
+        for x, value in zip(inputs, expected, strict=True):
+            torch.testing.assert_close(layer(x), value, rtol=1e-5, atol=1e-5)
+    pack(layers[2])
+    assert not layers[2].weight.is_mkldnn
+    half = ColumnLinear(48, (16,), alone).bfloat16()
+    pack(half)
+    assert not half.weight.is_mkldnn

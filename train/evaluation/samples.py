@@ -1,11 +1,11 @@
 """Samples from a model in training: what it makes of a few prompts. Every process takes part, so any layout can."""
 
 import torch
-from torch import Tensor
 
 from conf.schema import Evaluation
 from model.tokenizer import Tokenizer
 from parallel.engine import Engine
+from train.draw import choose
 
 
 def sample(
@@ -27,22 +27,13 @@ def sample(
     rows, generator = torch.arange(len(prompts)), torch.Generator().manual_seed(seed)
     for _ in range(settings.sample_tokens):
         logits = engine.next_token_logits(ids, ends - 1)[:, : tokenizer.vocab_size]
-        ids[rows, ends] = choose(logits, settings.sample_temperature, settings.sample_top_p, generator)
+        uniform = torch.rand(len(prompts), generator=generator)
+        ids[rows, ends] = choose(logits, settings.sample_temperature, settings.sample_top_p, 0, uniform)
         ends += 1
     return {
         name: tokenizer.decode(_until(ids[row, len(prompts[row]) : ends[row]].tolist(), tokenizer.eos))
         for row, name in enumerate(settings.sample_prompts)
     }
-
-
-def choose(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> Tensor:
-    """A token for each row of logits `[batch, vocab]`: greedy at temperature 0, else by nucleus (arXiv 1904.09751)."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    probabilities, order = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    probabilities = probabilities.masked_fill(before >= top_p, 0.0)
-    return order.gather(-1, torch.multinomial(probabilities, 1, generator=generator)).squeeze(-1)
 
 
 def _until(ids: list[int], stop: int) -> list[int]:
