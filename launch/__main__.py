@@ -19,7 +19,7 @@ from conf.run_folder import check_run_folder, run_folder, save_settings
 from conf.schema import ClusterKind, Settings
 from launch import slurm
 from launch.control import COMMANDS
-from launch.hostfile import check_hosts, read_hostfile, remote_command
+from launch.hostfile import main_address, read_hostfile, remote_command
 from launch.jobs import add_job
 from launch.local import environment, train_command, world_size
 from launch.processes import run
@@ -90,10 +90,9 @@ def start_here(start: Start, dry_run: bool) -> int:
     prepare = [sys.executable, "-m", "train.prepare", *start.words]
     if cluster.kind is ClusterKind.hostfile:
         slots = read_hostfile(cluster)
-        if not dry_run:
-            check_hosts(cluster, slots)
+        address = next(iter(slots)) if dry_run else main_address(cluster, slots)
         variables = environment(max(slots.values()))
-        train = remote_command(cluster, slots, start.words, variables)
+        train = remote_command(cluster, slots, address, start.words, variables)
 
         def stop(_: psutil.Process) -> None:  # a signal does not cross hosts, a file does
             (start.folder / "stop").touch()

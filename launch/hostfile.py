@@ -41,35 +41,43 @@ def read_hostfile(cluster: Cluster) -> dict[str, int]:
     return slots
 
 
-def check_hosts(cluster: Cluster, slots: dict[str, int]) -> None:
-    """Errors: `ConfigError` naming every host that does not answer, or the remote shell that is missing."""
+def main_address(cluster: Cluster, slots: dict[str, int]) -> str:
+    """The first host's address, once every host has answered: what ssh calls a host, others may not.
+
+    Errors: `ConfigError` naming every host that does not answer, or the remote shell that is missing.
+    """
     for program in {"ssh", cluster.remote_shell.value}:
         if shutil.which(program) is None:
             raise ConfigError(f"there is no {program} on this machine; install it or set cluster.remote_shell=ssh")
     with ThreadPoolExecutor(64) as pool:
         answers = dict(zip(slots, pool.map(_answer, slots), strict=True))
-    silent = [f"{host} ({answer})" for host, answer in answers.items() if answer]
+    silent = [f"{host} ({said})" for host, (answered, said) in answers.items() if not answered]
     if silent:
         raise ConfigError(f"no answer from {', '.join(silent)}; ssh must work without a password")
+    first = next(iter(slots))
+    return (answers[first][1].split() or [first])[0]
 
 
-def _answer(host: str) -> str:
-    """Empty where the host answers, else what ssh said."""
-    done = subprocess.run([*SSH, host, "true"], capture_output=True, text=True, check=False)
-    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+def _answer(host: str) -> tuple[bool, str]:
+    """Whether the host answers, with its addresses, or with what ssh said."""
+    done = subprocess.run([*SSH, host, "hostname -I"], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return True, done.stdout
+    return False, (done.stderr.strip().splitlines() or ["no reason given"])[-1]
 
 
-def remote_command(cluster: Cluster, slots: dict[str, int], words: list[str], variables: dict[str, str]) -> list[str]:
+def remote_command(
+    cluster: Cluster, slots: dict[str, int], address: str, words: list[str], variables: dict[str, str]
+) -> list[str]:
     """The command that starts the ranks on every host and ends when the last has ended.
 
-    Where one host's launcher fails, the others' ranks notice in their next collective.
+    address: of the first host. Where one host's launcher fails, the others' ranks notice in their next collective.
     """
-    first = next(iter(slots))
     kept = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)} | variables
     carried = [f"{name}={value}" for name, value in {**kept, "NODES": " ".join(slots)}.items()]
 
     def on(node: str) -> str:
-        command = train_command(words, slots, first, PORT, node)
+        command = train_command(words, slots, address, PORT, node)
         return f"cd {shlex.quote(os.getcwd())} && exec env {shlex.join([*carried, *command])}"
 
     if cluster.remote_shell is RemoteShell.pdsh:

@@ -161,10 +161,14 @@ class Tracker:
     def _wandb(self, action: Callable[[Any], Any]) -> None:
         """Tell W&B; where it fails the run goes on without it, and says so."""
         if self.run is not None:
+            import wandb
+
             try:
                 action(self.run)
             except Exception as error:
                 self.run = None
+                with contextlib.suppress(Exception):  # else it is tried, and fails, as this process ends
+                    wandb.teardown()
                 self.job.say(f"W&B failed and is left out from here ({error!r}); metrics.jsonl has every record")
 
     def _tokens(self, stage: str, steps: int) -> int:

@@ -43,7 +43,7 @@ REFUSED: list[tuple[str, str, str]] = [
     (
         "data.tokenizer.path=/nowhere",
         "data.tokenizer.path=/nowhere is no folder, and names on the hub",
-        "data.tokenizer.path=null",
+        "data.tokenizer.path=owner/name",
     ),
     (
         "stages.mono.init_from=/nowhere",
@@ -170,7 +170,7 @@ def test_not_a_number_is_refused(key: str) -> None:
 
 def test_a_run_folder_is_taken_as_parent(tmp_path: Path) -> None:
     words = f"stages.nl.init_from={tmp_path}"
-    assert "is not a run folder: it holds no config.yaml" in refusal(words)
+    assert "is no run, stage, imported or Hugging Face folder" in refusal(words)
     (tmp_path / "config.yaml").write_text("")
     accept(words)
 
