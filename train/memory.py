@@ -1,8 +1,8 @@
 """Memory of one GPU: the weights and the optimizer's state as DeepSpeed keeps them, and one micro-batch, measured.
 
 `states` follows DeepSpeed 0.19's source (runtime/engine.py `_do_optimizer_sanity_check` chooses among
-bf16_optimizer.py, zero/stage_1_and_2.py and zero/stage3.py). `run_micro_batch` runs the
-stage's real layers forward and backward on meta tensors and watches every tensor come and go.
+bf16_optimizer.py, zero/stage_1_and_2.py and zero/stage3.py). `run_micro_batch` runs the stage's real layers forward and
+backward on meta tensors and watches every tensor come and go.
 """
 
 import weakref
