@@ -118,6 +118,12 @@ REFUSED: list[tuple[str, str, str]] = [
         )
         for value in (0.0, 1.0)
     ),
+    ("run.until=zork", "run.until=zork is not among the stages of this run (nl, multi, mono)", "run.until=nl"),
+    (
+        "stages.nl.init_from=owner/name stages.nl.handover=full",
+        "stages.nl.handover=full needs a run's checkpoint; init_from=owner/name has weights only",
+        "stages.nl.init_from=owner/name stages.nl.handover=weights",
+    ),
     ("run.resume=maybe", "run.resume=maybe is not known; use auto or never", "run.resume=never"),
     *(
         (f"{key}=0", f"{key}=0 must be at least 1", f"{key}=1")
