@@ -14,7 +14,7 @@ from conf.schema import Precision
 
 FOLDER = Path(__file__).parent / "command"
 LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
-Command = TypeVar("Command", bound="Sampling | Import | Export")
+Command = TypeVar("Command", bound="Sampling | Evaluate | Import | Export")
 
 
 @dataclass
@@ -43,11 +43,26 @@ class Sample(Sampling):
 
 
 @dataclass
-class Evaluate(Sampling):
+class Evaluate:
     """`python -m train.evaluate`: conf/command/evaluate.yaml."""
 
     run: str = MISSING
     task: str = MISSING
+    problems: str | None = None
+    paths: list[str] = field(default_factory=list)
+    samples: int | None = None
+    temperatures: list[float] | None = None
+    k: list[int] = field(default_factory=list)
+    max_new_tokens: int | None = None
+    top_p: float = MISSING
+    top_k: int = MISSING
+    seed: int = MISSING
+    batch_size: int = MISSING
+    seconds: float | None = None
+    workers: int | None = None
+    precision: Precision = MISSING
+    output: str | None = None
+    wandb: bool = MISSING
 
 
 @dataclass

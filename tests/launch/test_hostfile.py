@@ -84,7 +84,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def launch(hosts: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, "PATH": f"{hosts}/bin:{os.environ['PATH']}"}
+    variables = {**os.environ, "PATH": f"{hosts}/bin:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     return subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300)
 
 
@@ -105,7 +105,7 @@ def test_two_hosts_train_like_one(hosts: Path, shell: str, tmp_path: Path) -> No
         pytest.skip(f"no {shell} on this machine")
     write_corpora(tmp_path)
     words = [word for word in command(tmp_path, "local") if not word.startswith(("stages.multi", "stages.mono"))]
-    alone = subprocess.run([*words, "stage=nl"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    alone = launch(hosts, [*words, "stage=nl"])
     assert alone.returncode == 0, alone.stderr
     there = ["cluster=hostfile", f"cluster.hostfile={hosts}/hosts", f"cluster.remote_shell={shell}", "run.name=both"]
     done = launch(hosts, [*words, "stage=nl", *there])

@@ -1,0 +1,147 @@
+"""Programs that a model wrote are hostile: each runs by itself, with nothing to break and a bounded time to try."""
+
+import contextlib
+import functools
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("sandboxed.py")
+USERS = count(200_000)  # a user id for each program, so that no two share a bound on the number of processes
+SETUP_FAILED = 125
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one program."""
+
+    seconds: float
+    memory_bytes: int = 4 * 2**30
+    file_bytes: int = 64 * 2**20
+    output_bytes: int = 2**20
+    processes: int = 32
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a program. passed: it reached its end, by itself, in time. output: the end of what it printed."""
+
+    passed: bool
+    detail: str
+    output: str
+
+
+@functools.cache
+def isolation() -> str | None:
+    """None where the kernel shuts programs off from network, files and processes; else why it does not."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(SCRIPT), "--probe"], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0 and done.stdout.strip() == "isolated":
+        return None
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+
+
+def run_program(source: str, limits: Limits) -> Outcome:
+    """Run `source` with Python and say whether it came to its end. The sandbox is gone when this returns."""
+    mark = os.urandom(16).hex()  # printed by the last statement: leaving early is not reaching the end
+    with tempfile.TemporaryDirectory(prefix="program-") as folder:
+        task = {
+            "source": f"{source}\n\nprint('\\n{mark}', flush=True)\n",
+            "visible": sorted({os.path.realpath(path) for path in (sys.prefix, sys.base_prefix)}),
+            "user": next(USERS),
+            "isolate": isolation() is None,
+            "limits": {
+                "cpu_seconds": max(1, round(limits.seconds) + 1),
+                "memory_bytes": limits.memory_bytes,
+                "file_bytes": limits.file_bytes,
+                "processes": limits.processes,
+            },
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=folder,
+            start_new_session=True,
+        )
+        try:
+            detail, output = _watch(process, json.dumps(task).encode(), limits)
+        finally:
+            _kill(process)
+        problem = process.stderr.read().decode(errors="replace") if process.stderr else ""
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+    if process.returncode == SETUP_FAILED and problem.startswith("sandbox:"):
+        raise RuntimeError(problem.strip())
+    text, end, _ = output.decode(errors="replace").rpartition(f"\n{mark}\n")
+    passed = not detail and process.returncode == 0 and bool(end)
+    return Outcome(
+        passed,
+        "" if passed else detail or f"exit code {process.returncode}",
+        text if end else output.decode(errors="replace"),
+    )
+
+
+def run_programs(sources: Iterable[str], limits: Limits, workers: int | None = None) -> Iterator[Outcome]:
+    """Outcomes of many programs, in their order, `workers` at a time (default: a core each)."""
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        yield from pool.map(lambda source: run_program(source, limits), sources)
+
+
+def _watch(process: subprocess.Popen[bytes], task: bytes, limits: Limits) -> tuple[str, bytes]:
+    """(what stopped the program, empty where it ended by itself; what it printed)."""
+    assert process.stdin is not None and process.stdout is not None
+    output = bytearray()
+    try:
+        process.stdin.write(task)
+        process.stdin.close()
+    except BrokenPipeError:
+        return "sandbox did not start", b""
+    deadline = time.monotonic() + limits.seconds + _overhead()
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return f"timed out after {limits.seconds:g} s", bytes(output)
+            if not selector.select(left):
+                continue
+            piece = os.read(process.stdout.fileno(), 65536)
+            if not piece:
+                break
+            output += piece
+            if len(output) > limits.output_bytes:
+                return f"printed more than {limits.output_bytes} bytes", bytes(output[-limits.output_bytes :])
+    try:
+        process.wait(max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return f"timed out after {limits.seconds:g} s", bytes(output)
+    return "", bytes(output)
+
+
+@functools.cache
+def _overhead() -> float:
+    """Seconds that an empty program takes here, beside which its own time is counted."""
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-I", "-S", str(SCRIPT), "--probe"], capture_output=True, check=False)
+    return 2 * (time.monotonic() - start)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the sandbox: with the first process of its namespace, the kernel ends all the others."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
