@@ -201,7 +201,7 @@ def open_tracker(job: Job, stage: str, context: dict[str, Any]) -> Tracker:
     rows, path = read_metrics(job.folder), job.folder / "metrics.jsonl"
     if path.is_file() and not path.read_bytes().endswith(b"\n"):  # the last line was cut off
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run = _wandb_run(job.folder, stage, job.settings, context) if job.settings.tracking.wandb else None
+    run = wandb_run(job.folder, stage, job.settings, context) if job.settings.tracking.wandb else None
     return Tracker(job.folder, job, run, [row for row in rows if row["stage"] == stage])
 
 
@@ -212,7 +212,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}\n")]
 
 
-def _wandb_run(folder: Path, stage: str, settings: Settings, context: dict[str, Any]) -> Any:
+def wandb_run(folder: Path, stage: str, settings: Settings, context: dict[str, Any]) -> Any:
     """One W&B run a stage: group = experiment, job type = stage. The same folder and stage continue the same run."""
     import wandb
 

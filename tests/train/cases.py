@@ -1,13 +1,17 @@
 """What every process of a world runs for the tests of generation, each beside Hugging Face's model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from conf.commands import Sampling
-from conf.schema import Model
-from model.weights import Weights
+from conf.compose import compose_settings
+from conf.schema import Model, plain
+from model.tokenizer.sentencepiece import SentencePieceTokenizer
+from model.weights import Weights, write_layer
 from parallel.layout import alone
 from tests.twin import initial_weights
 from tests.worlds import world_of
@@ -53,3 +57,16 @@ def generated(size: int, sampling: Sampling, seeds: list[int]) -> list[list[int]
 def losses(size: int, ids: torch.Tensor) -> torch.Tensor:
     """Nats of each token."""
     return generator_of(Ids(), size).token_losses(ids)
+
+
+def finished_run(folder: Path) -> Path:
+    """A run's folder whose one stage has left weights and a tokenizer."""
+    settings = replace(compose_settings(["model=tiny", "stage=nl"]), model=MODEL)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain(settings))))
+    weights = folder / "stages" / "nl" / "weights"
+    weights.mkdir(parents=True)
+    for index, layer in enumerate(lively_weights()):
+        write_layer(weights, index, layer)
+    sources = [path.read_text() for path in Path(__file__).parents[1].glob("*.py")]
+    SentencePieceTokenizer.train(sources, MODEL.vocab_size).save(folder / "tokenizer")
+    return folder

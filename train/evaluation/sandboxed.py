@@ -115,7 +115,7 @@ def run(task):
         os.write(source, task["source"].encode("utf-8", "replace"))
         os.lseek(source, 0, os.SEEK_SET)
         os.dup2(source, 0)
-        os.dup2(1, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         place = {"HOME": os.getcwd(), "TMPDIR": os.getcwd(), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
         os.execve(sys.executable, [sys.executable, "-I", "-"], place)
     while True:

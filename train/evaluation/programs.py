@@ -1,0 +1,89 @@
+"""Completions drawn batch by batch, programs run in parallel; both are kept as they come, and not done twice."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from parallel.layout import World
+from train.evaluation.record import Row, append_rows, read_rows
+from train.evaluation.sandbox import Limits, run_programs
+
+CHUNK = 64  # programs between two writes of their results
+
+Key = tuple[Any, ...]
+
+
+def key_of(row: Row) -> Key:
+    """What tells one sample from another."""
+    return (row["task_id"], row.get("case", 0), row["sample"])
+
+
+def draw(
+    path: Path,
+    wanted: Sequence[Row],
+    batch_size: int,
+    write: Callable[[list[Row]], list[Row]],
+    world: World,
+    title: str,
+) -> list[Row]:
+    """The samples `wanted`, with what `write` adds to each batch of them; those in `path` already are taken from there.
+
+    Every process calls it; the main one keeps the file.
+    """
+    rows = {key_of(row): row for row in _from_main(world, lambda: read_rows(path))}
+    todo = [row for row in wanted if key_of(row) not in rows]
+    with progress(world, title, len(wanted), len(wanted) - len(todo)) as advance:
+        for start in range(0, len(todo), batch_size):
+            written = write(list(todo[start : start + batch_size]))
+            if world.is_main:
+                append_rows(path, written)
+            rows |= {key_of(row): row for row in written}
+            advance(len(written))
+    return [rows[key_of(row)] for row in wanted]
+
+
+def judge(
+    path: Path,
+    samples: Sequence[Row],
+    program: Callable[[Row], str],
+    right: Callable[[Row, str], bool],
+    limits: Limits,
+    workers: int | None,
+    world: World,
+    title: str,
+) -> list[Row]:
+    """Run the program of each sample: {task_id, case, sample, passed, result}, in order. Main process only.
+
+    right: whether what a program that reached its end printed is what was asked for.
+    """
+    results = {key_of(row): row for row in read_rows(path)}
+    todo = [row for row in samples if key_of(row) not in results]
+    with progress(world, title, len(samples), len(samples) - len(todo)) as advance:
+        for start in range(0, len(todo), CHUNK):
+            chunk = todo[start : start + CHUNK]
+            fresh = []
+            for row, outcome in zip(chunk, run_programs(map(program, chunk), limits, workers), strict=True):
+                passed = outcome.passed and right(row, outcome.output)
+                result = "passed" if passed else outcome.detail or "wrong output"
+                names = {name: row[name] for name in ("task_id", "case", "sample") if name in row}
+                fresh.append({**names, "passed": passed, "result": result})
+                advance(1)
+            append_rows(path, fresh)
+            results |= {key_of(row): row for row in fresh}
+    return [results[key_of(row)] for row in samples]
+
+
+@contextmanager
+def progress(world: World, title: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    """A bar on the main process's terminal; what it gives is called with how many more are done."""
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not world.is_main or done == total) as bar:
+        task = bar.add_task("", total=total, completed=done)
+        yield lambda count: bar.advance(task, count)
+
+
+def _from_main(world: World, read: Callable[[], list[Row]]) -> list[Row]:
+    return read() if world.size == 1 else world.from_main(read() if world.is_main else None)
