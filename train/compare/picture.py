@@ -1,0 +1,121 @@
+"""The comparison as a picture: loss against tokens, time and FLOPs, with the legend beside the plots."""
+
+import io
+import textwrap
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from train.compare.curves import AXES, Curve, Point
+from train.compare.units import si, time_unit
+
+# Okabe and Ito's colours, safe for the colour-blind, the darker ones first; with dashes and markers they make 24.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))  # line widths of ink and gap
+MARKERS = "os^Dv<>P"
+LABELS = {"tokens": "tokens", "seconds": "training time", "flops": "model FLOPs"}
+
+
+def style(index: int) -> tuple[str, tuple[float, ...], str]:
+    """Colour, dashes and marker of the curve at `index`."""
+    return COLOURS[index % 6], DASHES[index // 6 % 4], MARKERS[(index + index // 6) % 8]
+
+
+def visible(curve: Curve, points: Sequence[Point]) -> list[Point]:
+    """The points that this curve draws itself, after the last one of the part that another curve shows."""
+    first = next((index for index, point in enumerate(points) if point.stage >= curve.drawn_from), len(points))
+    return list(points[max(first - 1, 0) :])
+
+
+def boundaries(points: Sequence[Point]) -> list[int]:
+    """Where a new stage begins: indices of the last points of the stages before."""
+    return [index for index, (one, other) in enumerate(pairwise(points)) if one.stage < other.stage]
+
+
+def draw(curves: Sequence[Curve], metric: str, smooth: int, form: str) -> bytes:
+    """The picture as a file of the given form, `png` or `svg`. metric: `loss` or `bits_per_byte/CORPUS`."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found = [curve.points(metric, smooth) for curve in curves]
+    wrapped = [textwrap.wrap(curve.label, 46, break_long_words=True)[:3] for curve in curves]
+    with pyplot.rc_context({"font.size": 10, "svg.hashsalt": "0", "axes.formatter.useoffset": False}):
+        figure, grid = pyplot.subplots(2, 2, figsize=(13, 9), layout="constrained")
+        for axes, axis in zip(grid.flat, AXES, strict=False):
+            _plot(axes, axis, curves, found)
+            axes.set_ylabel(y_label(metric))
+        _legend(grid.flat[3], wrapped, found)
+        averaged = f", mean of {smooth} records" if smooth > 1 else ""
+        figure.suptitle(f"{metric.replace('_', ' ').capitalize()}{averaged}", x=0.01, ha="left", weight="bold")
+        out = io.BytesIO()
+        figure.savefig(out, format=form, dpi=130, metadata={"Date": None} if form == "svg" else None)
+        pyplot.close(figure)
+    return out.getvalue()
+
+
+def y_label(metric: str) -> str:
+    """A metric with its unit, as an axis is labelled."""
+    corpus = metric.partition("/")[2]
+    return f"validation on {corpus} (bits per byte)" if corpus else "training loss (nats per token)"
+
+
+def _plot(axes: Any, axis: str, curves: Sequence[Curve], found: Sequence[list[Point]]) -> None:
+    """One panel. A hollow diamond is where a lineage goes on with its next stage."""
+    from matplotlib.ticker import FuncFormatter
+
+    longest = max((getattr(point, axis) or 0 for points in found for point in points), default=0)
+    unit, name = time_unit(longest) if axis == "seconds" else (1, "")
+    drawn = False
+    for index, (curve, points) in enumerate(zip(curves, found, strict=True)):
+        shown = visible(curve, points)
+        if not shown or getattr(shown[0], axis) is None:
+            continue
+        drawn = True
+        colour, dashes, marker = style(index)
+        x = [getattr(point, axis) / unit for point in shown]
+        y = [point.value for point in shown]
+        (line,) = axes.plot(x, y, color=colour, linewidth=1.4, marker=marker, markersize=4.5)
+        line.set_dashes(dashes) if dashes else None
+        line.set_markevery((0.02 + 0.01 * (index % 12), 0.16) if len(x) > 12 else 1)
+        ends = boundaries(shown)
+        axes.plot(
+            [x[i] for i in ends],
+            [y[i] for i in ends],
+            linestyle="none",
+            marker="D",
+            markersize=8,
+            markerfacecolor="white",
+            markeredgecolor=colour,
+            markeredgewidth=1.6,
+            zorder=3,
+        )
+    axes.set_xlabel(LABELS[axis] + (f" ({name})" if name else ""))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
+    axes.locator_params(axis="x", nbins=6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    if not drawn:
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "no run recorded it", transform=axes.transAxes, ha="center")
+
+
+def _legend(axes: Any, wrapped: Sequence[list[str]], found: Sequence[list[Point]]) -> None:
+    """The names beside the plots, each with its line and its last value."""
+    from matplotlib.lines import Line2D
+
+    axes.axis("off")
+    handles, texts = [], []
+    for index, (lines, points) in enumerate(zip(wrapped, found, strict=True)):
+        colour, dashes, marker = style(index)
+        line = Line2D([], [], color=colour, linewidth=1.8, marker=marker, markersize=5)
+        line.set_dashes(dashes) if dashes else None
+        handles.append(line)
+        last = f"   {points[-1].value:.3f}" if points else "   not recorded"
+        texts.append(("\n".join(lines) + last).replace("$", r"\$"))  # a name is no formula
+    if any(boundaries(points) for points in found):
+        handles.append(Line2D([], [], linestyle="none", marker="D", markersize=7, color="#555555", markerfacecolor="w"))
+        texts.append("the next stage begins")
+    size = 10 if sum(text.count("\n") + 1 for text in texts) <= 18 else 7.5
+    axes.legend(handles, texts, loc="upper left", frameon=False, fontsize=size, handlelength=4, borderaxespad=0)
