@@ -69,12 +69,7 @@ def select(rows: list[Row], filters: Sequence[str], sort: str | None) -> list[Ro
     key = sort.removeprefix("-")
     _known(rows, key)
     there = [row for row in rows if _value(row, key) is not None]
-    numbers = all(_number(_value(row, key)) is not None for row in there)
-    order = sorted(
-        there,
-        key=lambda row: _number(_value(row, key)) if numbers else str(_value(row, key)),
-        reverse=sort != key,
-    )
+    order = sorted(there, key=lambda row: _order(_value(row, key)), reverse=sort != key)
     return order + [row for row in rows if _value(row, key) is None]
 
 
@@ -218,6 +213,12 @@ def _number(value: Any) -> float | None:
         return None if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         return None
+
+
+def _order(value: Any) -> tuple[float, str]:
+    """Numbers by size, words after them by the alphabet."""
+    number = _number(value)
+    return (float("inf"), text(value)) if number is None else (number, "")
 
 
 def text(value: Any) -> str:

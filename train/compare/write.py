@@ -24,7 +24,7 @@ def write_table(path: Path, kind: str, rows: Sequence[Row], target: float | None
             for row in rows
         ]
         value = {"loss_to_reach": target, "smooth": smooth, "notes": explain(rows, target, smooth), "runs": runs}
-        path.writetext(json.dumps(value, indent=2) + "\n")
+        path.write_text(json.dumps(value, indent=2) + "\n")
         return
     head = ["run", "stages", "state", *names, *keys]
     about = [[row.curve.label, path_of(row.curve), row.curve.state()] for row in rows]
@@ -41,4 +41,4 @@ def write_table(path: Path, kind: str, rows: Sequence[Row], target: float | None
         cells = [*first, *(figure(name, row.metrics.get(name)) for name in names), *last]
         lines.append([re.sub(r"([\\|<*_`\[])", r"\\\1", cell) for cell in cells])
     notes = "\n".join(f"- {line}" for line in explain(rows, target, smooth))
-    path.writetext("\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{notes}\n")
+    path.write_text("\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{notes}\n")
