@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from conf.compose import compose_settings
+from conf.compose import compose_settings, load_settings
 from model.flops import flops_per_token
 from train.run_directory import open_run, write_json
 from train.stages import lineage
@@ -24,7 +24,7 @@ def write_run(
     count = change.get("records", 40)
     sizes = [f"stages.{stage}.steps={10 * count}" for stage in stages.split(",")]
     sizes += [f"stages.{stage}.warmup_steps=2" for stage in stages.split(",")]
-    settings = compose_settings([f"run.root={root}", f"run.name={name}", f"stage={stages}", *sizes, *words])
+    settings = compose_settings([f"run.root={root}", f"run.name='{name}'", f"stage={stages}", *sizes, *words])
     folder = open_run(settings)
     rows: list[dict[str, Any]] = []
     for order, (stage, options) in enumerate(settings.stages.items()):
@@ -80,7 +80,7 @@ def _parent(folder: Path, stage: str, settings: Any) -> Path | None:
     """As `train.stages.parent_of`, which would ask for weights."""
     source = settings.stages[stage].init_from
     if source:
-        return sorted(Path(source).glob("stages/*"), key=lambda path: path.name == "mono")[-1]
+        return Path(source) / "stages" / list(load_settings(Path(source) / "config.yaml").stages)[-1]
     names = list(settings.stages)
     before = names.index(stage) - 1
     return folder / "stages" / names[before] if before >= 0 else None

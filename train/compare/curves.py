@@ -119,19 +119,23 @@ def measure(curve: Curve, smooth: int, target: float | None) -> dict[str, float 
     for metric in curve.metrics():
         if metric != "loss":
             values = [point.value for point in curve.points(metric) if point.stage == last]
-            result[metric] = values[-1] if values else None
-            result[f"best_{metric}"] = min(values, default=None)
-    result |= curve.last.scores
-    return result | {
-        "tokens": end.tokens,
-        "flops": end.flops,
-        "seconds": end.seconds,
-        "device_hours": _device_hours(curve),
-        "tokens_per_second": _over(own, "tokens_per_second", median),
-        "mfu": _over(own, "mfu", median),
-        "memory_bytes": _over(own, "memory_bytes", max),
-        "parameters": parameters(curve.last.settings.model),
-    }
+            final = curve.last.scores.get(metric, values[-1] if values else None)
+            result[metric] = final
+            result[f"best_{metric}"] = min([*values, *([] if final is None else [final])], default=None)
+    return (
+        result
+        | curve.last.scores
+        | {
+            "tokens": end.tokens,
+            "flops": end.flops,
+            "seconds": end.seconds,
+            "device_hours": _device_hours(curve),
+            "tokens_per_second": _over(own, "tokens_per_second", median),
+            "mfu": _over(own, "mfu", median),
+            "memory_bytes": _over(own, "memory_bytes", max),
+            "parameters": parameters(curve.last.settings.model),
+        }
+    )
 
 
 def common_loss(curves: Sequence[Curve], smooth: int) -> float | None:

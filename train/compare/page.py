@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from train.compare.picture import draw, style, visible, y_label
-from train.compare.table import Row, columns, differing, explain, figure, path_of, text
+from train.compare.table import HEADS, Row, columns, differing, explain, figure, path_of, text
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_POINTS = 4000  # of a curve; longer ones are thinned evenly
@@ -68,7 +68,9 @@ def _tables(rows: Sequence[Row]) -> str:
     names, keys = columns(rows), differing(rows)
     figures = [[row.curve.label, *(figure(name, row.metrics.get(name)) for name in names)] for row in rows]
     settings = [[row.curve.label, *(text(row.settings.get(key)) for key in keys)] for row in rows]
-    found = _table("Results and cost", ["run", *(name.replace("_", " ") for name in names)], figures, True)
+    found = _table(
+        "Results and cost", ["run", *(HEADS.get(name, name.replace("_", " ")) for name in names)], figures, True
+    )
     found += _table("Settings that differ", ["run", *keys], settings, False) if keys else ""
     return found + _table("Runs", ["run", "stages", "state"], about, False)
 

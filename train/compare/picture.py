@@ -40,7 +40,7 @@ def draw(curves: Sequence[Curve], metric: str, smooth: int, form: str) -> bytes:
     from matplotlib import pyplot
 
     found = [curve.points(metric, smooth) for curve in curves]
-    wrapped = [textwrap.wrap(curve.label, 46, break_long_words=True)[:3] for curve in curves]
+    wrapped = [_wrap(curve.label, 75 if len(curves) > 6 else 56) for curve in curves]
     with pyplot.rc_context({"font.size": 10, "svg.hashsalt": "0", "axes.formatter.useoffset": False}):
         figure, grid = pyplot.subplots(2, 2, figsize=(13, 9), layout="constrained")
         for axes, axis in zip(grid.flat, AXES, strict=False):
@@ -101,6 +101,13 @@ def _plot(axes: Any, axis: str, curves: Sequence[Curve], found: Sequence[list[Po
         axes.text(0.5, 0.5, "no run recorded it", transform=axes.transAxes, ha="center")
 
 
+def _wrap(name: str, width: int) -> list[str]:
+    """A name on at most two lines; a longer one loses its middle, as names of runs differ at the end."""
+    if len(name) > 2 * width - 10:
+        name = f"{name[: width - 10]} \u2026 {name[-width + 10 :]}"
+    return textwrap.wrap(name, width)
+
+
 def _legend(axes: Any, wrapped: Sequence[list[str]], found: Sequence[list[Point]]) -> None:
     """The names beside the plots, each with its line and its last value."""
     from matplotlib.lines import Line2D
@@ -117,5 +124,9 @@ def _legend(axes: Any, wrapped: Sequence[list[str]], found: Sequence[list[Point]
     if any(boundaries(points) for points in found):
         handles.append(Line2D([], [], linestyle="none", marker="D", markersize=7, color="#555555", markerfacecolor="w"))
         texts.append("the next stage begins")
-    size = 10 if sum(text.count("\n") + 1 for text in texts) <= 18 else 7.5
-    axes.legend(handles, texts, loc="upper left", frameon=False, fontsize=size, handlelength=4, borderaxespad=0)
+    lines = sum(text.count("\n") + 1 for text in texts)
+    size = min(10, 230 / lines)  # points: what fits the height of a panel
+    legend = axes.legend(
+        handles, texts, loc="upper left", frameon=False, fontsize=size, handlelength=4, borderaxespad=0
+    )
+    legend.set_in_layout(False)

@@ -34,6 +34,7 @@ COSTS = {
     "tokens_per_second": "tokens/s",
     "mfu": "MFU",
 }
+HEADS = {**RESULTS, **COSTS, "seconds": "training seconds", "memory_bytes": "memory"}
 
 
 @dataclass
@@ -98,7 +99,7 @@ def show(rows: Sequence[Row], console: Console, target: float | None, smooth: in
         cells = [[text(row.settings.get(key)) for key in keys] for row in rows]
         _print(console, "Settings that differ", keys, cells)
     elif len(rows) > 1:
-        console.print("No setting differs.")
+        console.print("No setting differs in the stages that the runs share.")
     scores = [key for key in columns(rows) if key.startswith(("humaneval", "mtpb", "perplexity"))]
     bits = {key: key.replace("bits_per_byte/", "") for key in columns(rows) if "bits_per_byte/" in key}
     _metrics(console, "Results", RESULTS | {key: key for key in scores}, rows)
