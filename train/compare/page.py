@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from train.compare.picture import draw, style, visible, y_label
-from train.compare.table import HEADS, Row, columns, differing, explain, figure, path_of, text
+from train.compare.table import Row, differing, explain, figure, groups, path_of, text
 
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_POINTS = 4000  # of a curve; longer ones are thinned evenly
@@ -65,12 +65,11 @@ def _script(value: Any) -> str:
 def _tables(rows: Sequence[Row]) -> str:
     """The same tables as in the terminal, all columns in each."""
     about = [[row.curve.label, path_of(row.curve), row.curve.state()] for row in rows]
-    names, keys = columns(rows), differing(rows)
-    figures = [[row.curve.label, *(figure(name, row.metrics.get(name)) for name in names)] for row in rows]
+    found, keys = "", differing(rows)
+    for title, heads in groups(rows).items():
+        cells = [[row.curve.label, *(figure(key, row.metrics.get(key)) for key in heads)] for row in rows]
+        found += _table(title, ["run", *heads.values()], cells, True)
     settings = [[row.curve.label, *(text(row.settings.get(key)) for key in keys)] for row in rows]
-    found = _table(
-        "Results and cost", ["run", *(HEADS.get(name, name.replace("_", " ")) for name in names)], figures, True
-    )
     found += _table("Settings that differ", ["run", *keys], settings, False) if keys else ""
     return found + _table("Runs", ["run", "stages", "state"], about, False)
 

@@ -40,13 +40,15 @@ def draw(curves: Sequence[Curve], metric: str, smooth: int, form: str) -> bytes:
     from matplotlib import pyplot
 
     found = [curve.points(metric, smooth) for curve in curves]
-    wrapped = [_wrap(curve.label, 75 if len(curves) > 6 else 56) for curve in curves]
+    small = len(curves) > 6
+    size, wrapped = 7.5 if small else 10, [_wrap(curve.label, 75 if small else 56) for curve in curves]
+    tall = size * (1.2 * sum(map(len, wrapped)) + 0.5 * len(curves) + 3) / 72  # inches that the legend takes
     with pyplot.rc_context({"font.size": 10, "svg.hashsalt": "0", "axes.formatter.useoffset": False}):
-        figure, grid = pyplot.subplots(2, 2, figsize=(13, 9), layout="constrained")
+        figure, grid = pyplot.subplots(2, 2, figsize=(13, max(9, 2 * tall + 1.2)), layout="constrained")
         for axes, axis in zip(grid.flat, AXES, strict=False):
             _plot(axes, axis, curves, found)
             axes.set_ylabel(y_label(metric))
-        _legend(grid.flat[3], wrapped, found)
+        _legend(grid.flat[3], wrapped, found, size)
         averaged = f", mean of {smooth} records" if smooth > 1 else ""
         figure.suptitle(f"{metric.replace('_', ' ').capitalize()}{averaged}", x=0.01, ha="left", weight="bold")
         out = io.BytesIO()
@@ -67,12 +69,13 @@ def _plot(axes: Any, axis: str, curves: Sequence[Curve], found: Sequence[list[Po
 
     longest = max((getattr(point, axis) or 0 for points in found for point in points), default=0)
     unit, name = time_unit(longest) if axis == "seconds" else (1, "")
-    drawn = False
+    starts: dict[float, str] = {}  # where which stage begins
+    drawn = 0
     for index, (curve, points) in enumerate(zip(curves, found, strict=True)):
         shown = visible(curve, points)
         if not shown or getattr(shown[0], axis) is None:
             continue
-        drawn = True
+        drawn += 1
         colour, dashes, marker = style(index)
         x = [getattr(point, axis) / unit for point in shown]
         y = [point.value for point in shown]
@@ -80,6 +83,7 @@ def _plot(axes: Any, axis: str, curves: Sequence[Curve], found: Sequence[list[Po
         line.set_dashes(dashes) if dashes else None
         line.set_markevery((0.02 + 0.01 * (index % 12), 0.16) if len(x) > 12 else 1)
         ends = boundaries(shown)
+        starts |= {x[i]: curve.stages[shown[i + 1].stage].name for i in ends}
         axes.plot(
             [x[i] for i in ends],
             [y[i] for i in ends],
@@ -96,9 +100,15 @@ def _plot(axes: Any, axis: str, curves: Sequence[Curve], found: Sequence[list[Po
     axes.locator_params(axis="x", nbins=6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    if not drawn:
-        axes.set(xticks=[], yticks=[])
-        axes.text(0.5, 0.5, "no run recorded it", transform=axes.transAxes, ha="center")
+    labelled = -longest
+    for place, stage in sorted(starts.items()):
+        if place - labelled > 0.1 * longest / unit:
+            axes.text(place, 1.01, f" {stage}", transform=axes.get_xaxis_transform(), color="#555555", fontsize=9)
+            axes.axvline(place, color="#999999", linewidth=0.8, linestyle=":")
+            labelled = place
+    if drawn < len(curves):
+        absent = f"{len(curves) - drawn} of {len(curves)} runs did not record it"
+        axes.text(0.98, 0.95, absent, transform=axes.transAxes, ha="right", color="#555555")
 
 
 def _wrap(name: str, width: int) -> list[str]:
@@ -108,7 +118,7 @@ def _wrap(name: str, width: int) -> list[str]:
     return textwrap.wrap(name, width)
 
 
-def _legend(axes: Any, wrapped: Sequence[list[str]], found: Sequence[list[Point]]) -> None:
+def _legend(axes: Any, wrapped: Sequence[list[str]], found: Sequence[list[Point]], size: float) -> None:
     """The names beside the plots, each with its line and its last value."""
     from matplotlib.lines import Line2D
 
@@ -119,14 +129,14 @@ def _legend(axes: Any, wrapped: Sequence[list[str]], found: Sequence[list[Point]
         line = Line2D([], [], color=colour, linewidth=1.8, marker=marker, markersize=5)
         line.set_dashes(dashes) if dashes else None
         handles.append(line)
-        last = f"   {points[-1].value:.3f}" if points else "   not recorded"
-        texts.append(("\n".join(lines) + last).replace("$", r"\$"))  # a name is no formula
+        last = f"{points[-1].value:.3f}" if points else "none"
+        texts.append((f"{last}  " + "\n            ".join(lines)).replace("$", r"\$"))  # a name is no formula
     if any(boundaries(points) for points in found):
         handles.append(Line2D([], [], linestyle="none", marker="D", markersize=7, color="#555555", markerfacecolor="w"))
-        texts.append("the next stage begins")
-    lines = sum(text.count("\n") + 1 for text in texts)
-    size = min(10, 230 / lines)  # points: what fits the height of a panel
+        texts.append("the next stage begins: its name is above")
     legend = axes.legend(
         handles, texts, loc="upper left", frameon=False, fontsize=size, handlelength=4, borderaxespad=0
     )
+    legend.set_title("last value, run", {"size": size})
+    legend.set_alignment("left")
     legend.set_in_layout(False)

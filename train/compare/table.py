@@ -34,7 +34,6 @@ COSTS = {
     "tokens_per_second": "tokens/s",
     "mfu": "MFU",
 }
-HEADS = {**RESULTS, **COSTS, "seconds": "training seconds", "memory_bytes": "memory"}
 
 
 @dataclass
@@ -100,13 +99,21 @@ def show(rows: Sequence[Row], console: Console, target: float | None, smooth: in
         _print(console, "Settings that differ", keys, cells)
     elif len(rows) > 1:
         console.print("No setting differs in the stages that the runs share.")
-    scores = [key for key in columns(rows) if key.startswith(("humaneval", "mtpb", "perplexity"))]
-    bits = {key: key.replace("bits_per_byte/", "") for key in columns(rows) if "bits_per_byte/" in key}
-    _metrics(console, "Results", RESULTS | {key: key for key in scores}, rows)
-    _metrics(console, "Validation, bits per byte", {key: name.replace("_", " ") for key, name in bits.items()}, rows)
-    _metrics(console, "Cost", COSTS, rows)
+    for title, heads in groups(rows).items():
+        cells = [[figure(key, row.metrics.get(key)) for key in heads] for row in rows]
+        _print(console, title, list(heads.values()), cells)
     for line in explain(rows, target, smooth):
         console.print(Text(line))
+
+
+def groups(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
+    """The tables of figures that people read: title -> metric -> heading, of the metrics that any row has."""
+    found = columns(rows)
+    scores = {key: key for key in found if key.startswith(("humaneval", "mtpb", "perplexity"))}
+    bits = {key: key.replace("bits_per_byte/", "").replace("_", " ") for key in found if "bits_per_byte/" in key}
+    named = {"Results": RESULTS | scores, "Validation, bits per byte": bits, "Cost": COSTS}
+    kept = {title: {key: head for key, head in heads.items() if key in found} for title, heads in named.items()}
+    return {title: heads for title, heads in kept.items() if heads}
 
 
 def explain(rows: Sequence[Row], target: float | None, smooth: int) -> list[str]:
@@ -146,12 +153,6 @@ def figure(name: str, value: float | None) -> str:
     if name == "memory_bytes":
         return f"{value / 2**30:.2f} GiB"
     return f"{value:.4f}" if abs(value) < 100 and "tokens" not in name and "flops" not in name else si(value, 3)
-
-
-def _metrics(console: Console, title: str, heads: dict[str, str], rows: Sequence[Row]) -> None:
-    there = {key: head for key, head in heads.items() if _any(rows, key)}
-    cells = [[figure(key, row.metrics.get(key)) for key in there] for row in rows]
-    _print(console, title, list(there.values()), cells)
 
 
 def _print(console: Console, title: str, heads: list[str], cells: list[list[str]]) -> None:
