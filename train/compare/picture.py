@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
 from train.compare.curves import AXES, Curve, Point
 from train.compare.units import si, time_unit
 
@@ -34,27 +38,27 @@ def boundaries(points: Sequence[Point]) -> list[int]:
 
 def draw(curves: Sequence[Curve], metric: str, smooth: int, form: str) -> bytes:
     """The picture as a file of the given form, `png` or `svg`. metric: `loss` or `bits_per_byte/CORPUS`."""
-    import matplotlib
+    out = io.BytesIO()
+    compose(curves, metric, smooth).savefig(out, format=form, dpi=130)
+    return out.getvalue()
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
+def compose(curves: Sequence[Curve], metric: str, smooth: int) -> Figure:
+    """The picture, three panels and a legend: the figure grows where the names of many runs need the room."""
     found = [curve.points(metric, smooth) for curve in curves]
     small = len(curves) > 6
     size, wrapped = 7.5 if small else 10, [_wrap(curve.label, 75 if small else 56) for curve in curves]
     tall = size * (1.2 * sum(map(len, wrapped)) + 0.5 * len(curves) + 3) / 72  # inches that the legend takes
-    with pyplot.rc_context({"font.size": 10, "svg.hashsalt": "0", "axes.formatter.useoffset": False}):
-        figure, grid = pyplot.subplots(2, 2, figsize=(13, max(9, 2 * tall + 1.2)), layout="constrained")
-        for axes, axis in zip(grid.flat, AXES, strict=False):
-            _plot(axes, axis, curves, found)
-            axes.set_ylabel(y_label(metric))
-        _legend(grid.flat[3], wrapped, found, size)
-        averaged = f", mean of {smooth} records" if smooth > 1 else ""
-        figure.suptitle(f"{metric.replace('_', ' ').capitalize()}{averaged}", x=0.01, ha="left", weight="bold")
-        out = io.BytesIO()
-        figure.savefig(out, format=form, dpi=130, metadata={"Date": None} if form == "svg" else None)
-        pyplot.close(figure)
-    return out.getvalue()
+    figure = Figure(figsize=(13, max(9, 2 * tall + 1.2)), layout="constrained")
+    grid = figure.subplots(2, 2)
+    for axes, axis in zip(grid.flat, AXES, strict=False):
+        _plot(axes, axis, curves, found)
+        axes.set_ylabel(y_label(metric))
+    _legend(grid.flat[3], wrapped, found, size)
+    averaged = f", each point the mean of {smooth} records" if smooth > 1 else ""
+    name = y_label(metric).partition(" (")[0].capitalize()
+    figure.suptitle(f"{name}{averaged}", x=0.01, ha="left", weight="bold")
+    return figure
 
 
 def y_label(metric: str) -> str:
@@ -65,11 +69,9 @@ def y_label(metric: str) -> str:
 
 def _plot(axes: Any, axis: str, curves: Sequence[Curve], found: Sequence[list[Point]]) -> None:
     """One panel. A hollow diamond is where a lineage goes on with its next stage."""
-    from matplotlib.ticker import FuncFormatter
-
     longest = max((getattr(point, axis) or 0 for points in found for point in points), default=0)
     unit, name = time_unit(longest) if axis == "seconds" else (1, "")
-    starts: dict[float, str] = {}  # where which stage begins
+    starts: list[tuple[float, str]] = []  # where which stage begins
     drawn = 0
     for index, (curve, points) in enumerate(zip(curves, found, strict=True)):
         shown = visible(curve, points)
@@ -83,7 +85,7 @@ def _plot(axes: Any, axis: str, curves: Sequence[Curve], found: Sequence[list[Po
         line.set_dashes(dashes) if dashes else None
         line.set_markevery((0.02 + 0.01 * (index % 12), 0.16) if len(x) > 12 else 1)
         ends = boundaries(shown)
-        starts |= {x[i]: curve.stages[shown[i + 1].stage].name for i in ends}
+        starts += [(x[i], curve.stages[shown[i + 1].stage].name) for i in ends]
         axes.plot(
             [x[i] for i in ends],
             [y[i] for i in ends],
@@ -100,15 +102,23 @@ def _plot(axes: Any, axis: str, curves: Sequence[Curve], found: Sequence[list[Po
     axes.locator_params(axis="x", nbins=6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    labelled = -longest
-    for place, stage in sorted(starts.items()):
-        if place - labelled > 0.1 * longest / unit:
-            axes.text(place, 1.01, f" {stage}", transform=axes.get_xaxis_transform(), color="#555555", fontsize=9)
-            axes.axvline(place, color="#999999", linewidth=0.8, linestyle=":")
-            labelled = place
+    for place, names in _apart(starts, 0.1 * longest / unit):
+        axes.text(place, 1.01, f" {names}", transform=axes.get_xaxis_transform(), color="#555555", fontsize=9)
+        axes.axvline(place, color="#999999", linewidth=0.8, linestyle=":")
     if drawn < len(curves):
         absent = f"{len(curves) - drawn} of {len(curves)} runs did not record it"
         axes.text(0.98, 0.95, absent, transform=axes.transAxes, ha="right", color="#555555")
+
+
+def _apart(starts: list[tuple[float, str]], room: float) -> list[tuple[float, str]]:
+    """The labels at these places, those closer than `room` joined."""
+    joined: list[tuple[float, str]] = []
+    for place, name in sorted(starts):
+        if not joined or place - joined[-1][0] > room:
+            joined.append((place, name))
+        elif name not in joined[-1][1].split(", "):
+            joined[-1] = (joined[-1][0], f"{joined[-1][1]}, {name}")
+    return joined
 
 
 def _wrap(name: str, width: int) -> list[str]:
@@ -120,8 +130,6 @@ def _wrap(name: str, width: int) -> list[str]:
 
 def _legend(axes: Any, wrapped: Sequence[list[str]], found: Sequence[list[Point]], size: float) -> None:
     """The names beside the plots, each with its line and its last value."""
-    from matplotlib.lines import Line2D
-
     axes.axis("off")
     handles, texts = [], []
     for index, (lines, points) in enumerate(zip(wrapped, found, strict=True)):

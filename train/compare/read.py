@@ -18,6 +18,8 @@ from conf.schema import Settings
 
 RECENT_SECONDS = 600  # a run whose records are younger, and that has not finished, is still going
 Record = dict[str, Any]
+COUNTS = ("step", "tokens", "seconds", "flops", "devices")  # of a record: always a number
+NUMBERS = (*COUNTS, "loss", "tokens_per_second", "mfu", "memory_bytes")  # None: was not finite
 
 
 @dataclass
@@ -114,11 +116,12 @@ def read_records(path: Path) -> list[Record]:
             break
         try:
             row = json.loads(line)
-            if not isinstance(row["step"], int) or not isinstance(row["tokens"], int) or "stage" not in row:
+            read = {key: value for key, value in row.items() if key in NUMBERS or key.startswith("bits_per_byte/")}
+            if not all(_is_number(value) or (value is None and key not in COUNTS) for key, value in read.items()):
                 raise TypeError
-        except (ValueError, TypeError, KeyError):
+            rows.append({"stage": row["stage"], "step": row["step"], "tokens": row["tokens"], **read})
+        except (ValueError, TypeError, KeyError, AttributeError):
             raise ConfigError(f"{path} line {number} is no record of training; remove the line or copy again") from None
-        rows.append(row)
     return rows
 
 
@@ -181,7 +184,7 @@ def _stage(run: Path, name: str, settings: Settings, records: list[Record], rece
     parent = lineage["parent"] if "parent" in lineage else _planned_parent(run, name, settings)
     if parent is not None:
         parent = _found(run, parent, str(lineage.get("run", run)))
-    scores = dict(_scores(folder, evaluation))
+    scores = dict(_scores(folder))
     finished = bool(evaluation)
     return Stage(str(folder), settings.run.name, name, folder, settings, records, parent, finished, recent, scores)
 
@@ -205,16 +208,28 @@ def _planned_parent(run: Path, name: str, settings: Settings) -> str | None:
     return str(Path(source) / "stages" / list(read_settings(path).stages)[-1]) if path.is_file() else source
 
 
-def _scores(folder: Path, evaluation: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def _scores(folder: Path) -> Iterator[tuple[str, float]]:
     """Every figure that evaluation left below a stage: bits per byte, HumanEval, MTPB, perplexity."""
-    for corpus, value in evaluation.get("bits_per_byte", {}).items():
+    for corpus, value in _figures(folder / "evaluation.json", "bits_per_byte"):
         yield f"bits_per_byte/{corpus}", value
-    results = {name: read_json(folder / "evaluations" / f"{name}.json") for name in ("humaneval", "mtpb", "perplexity")}
-    for k, value in sorted(results["humaneval"].get("pass_at_k", {}).items(), key=lambda item: int(item[0])):
+    passed = _figures(folder / "evaluations" / "humaneval.json", "pass_at_k")
+    for k, value in sorted(passed, key=lambda item: (len(item[0]), item[0])):
         yield f"humaneval/pass@{k}", value
-    if "pass_rate" in results["mtpb"]:
-        yield "mtpb", results["mtpb"]["pass_rate"]
-    yield from _numbers("perplexity", results["perplexity"])
+    rate = read_json(folder / "evaluations" / "mtpb.json").get("pass_rate")
+    yield from _numbers("mtpb", rate)
+    yield from _numbers("perplexity", read_json(folder / "evaluations" / "perplexity.json"))
+
+
+def _figures(path: Path, key: str) -> list[tuple[str, float]]:
+    """The numbers by name below `key`. Errors: `ConfigError` where anything else stands there."""
+    values = read_json(path).get(key, {})
+    if not isinstance(values, dict) or not all(_is_number(value) for value in values.values()):
+        raise ConfigError(f"{path} holds no numbers below '{key}'; write it again or remove it")
+    return list(values.items())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
@@ -222,7 +237,7 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
     if isinstance(value, dict):
         for key, each in value.items():
             yield from _numbers(f"{name}/{key}", each)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif _is_number(value):
         yield name, value
 
 
