@@ -56,7 +56,7 @@ def test_what_is_no_run_is_refused(run: Path, tmp_path: Path, word: str, said: s
         ("stages/mono/evaluation.json", ""),
         ("stages/mono/evaluation.json", "[1]"),
         ("stages/mono/evaluation.json", '{"bits_per_byte": [1]}'),
-        ("stages/mono/evaluations/humaneval.json", '{"pass_at_k": {"one": 1}}'),
+        ("stages/mono/evaluations/humaneval.json", '{"pass_at_k": {"1": "high"}}'),
         ("stages/mono/evaluations/mtpb.json", "nothing"),
         ("metrics.jsonl", '{"stage": "nl", "step": 1, "to\n{"stage": "nl", "step": 2, "tokens": 2, "loss": 1}\n'),
         ("metrics.jsonl", '{"stage": "nl", "step": "x", "tokens": 2}\n'),
