@@ -1,0 +1,66 @@
+"""Runs that only W&B's server has, through a stand-in for its client that answers as the client does."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from conf.check import ConfigError
+from conf.schema import plain
+from tests.train.compare_runs import write_run
+from train.compare.curves import chain, measure
+from train.compare.online import read_online
+from train.compare.read import Stage, read_folder
+from train.run_directory import read_json
+
+
+class Server:
+    """Holds stages of a run as W&B would: a row a step, `_step` in it, absent values None."""
+
+    def __init__(self, stages: list[Stage], change: dict[str, Any]) -> None:
+        self.stages, self.change = {f"team/codegen/{stage.name}": stage for stage in stages}, change
+
+    def run(self, path: str) -> Any:
+        if path not in self.stages:
+            raise ValueError(f"Could not find run <Run {path} (not found)>\nmore")
+        stage = self.stages[path]
+        rows: dict[int, dict[str, Any]] = {}
+        for row in stage.records:
+            values = {key: value for key, value in row.items() if key not in ("stage", "step")}
+            rows.setdefault(row["step"], {"_step": row["step"], "loss": None}).update(values)
+        lineage = read_json(stage.folder / "lineage.json")
+        config = {**plain(stage.settings), "lineage": lineage, "environment": {}, **self.change}
+        return SimpleNamespace(config=config, name="x", state="finished", scan_history=lambda: iter(rows.values()))
+
+
+@pytest.fixture
+def stages(tmp_path: Path) -> list[Stage]:
+    return read_folder(write_run(tmp_path, "one", stages="nl,mono", records=10))
+
+
+def test_a_run_on_the_server_reads_as_its_folder_does(stages: list[Stage]) -> None:
+    server = Server(stages, {})
+    online = [read_online(f"wandb:team/codegen/{name}", server) for name in ("nl", "mono")]
+    (local,), (remote,) = chain([stages]), chain([online])
+    assert remote.points("loss") == local.points("loss")
+    assert remote.points("bits_per_byte/nl") == local.points("bits_per_byte/nl")
+    assert remote.state() == "finished"
+    one, other = (measure(curve, 1, 2.5) for curve in (local, remote))
+    same = ("loss", "tokens_to_loss", "tokens", "flops", "device_hours", "mfu")
+    assert [one[key] for key in same] == [other[key] for key in same]
+
+
+@pytest.mark.parametrize(
+    ("word", "change", "said"),
+    [
+        ("wandb:team/codegen", {}, "write wandb:entity/project/run_id"),
+        ("wandb:team/codegen/none", {}, "cannot be read from W&B: Could not find run <Run team/codegen/none"),
+        ("wandb:team/codegen/nl", {"lineage": None}, "is no run of this stack"),
+        ("wandb:team/codegen/nl", {"model": {"layers": 3}}, "is no run of this stack"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(stages: list[Stage], word: str, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        read_online(word, Server(stages, change))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,107 @@
+"""What the tables show, how they are sorted and filtered, and that they can be read on a narrow terminal."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from conf.check import ConfigError
+from train.compare.table import Row, differing, explain, figure, select, show
+
+
+def printed(rows: list[Row], width: int = 80) -> str:
+    out = io.StringIO()
+    show(rows, Console(file=out, width=width), 2.9, 1)
+    return out.getvalue()
+
+
+def names(rows: list[Row]) -> list[str]:
+    return [row.curve.label for row in rows]
+
+
+def test_twelve_runs_with_long_names_fit_eighty_columns(twelve: list[Row]) -> None:
+    text = printed(twelve)
+    assert max(map(len, text.splitlines())) <= 80
+    for row in twelve:
+        assert f"{row.metrics['loss']:.4f}" in text
+    assert "…" not in text, "nothing is cut"
+    second = "".join(line.split("│")[2].strip() for line in text.splitlines() if line.count("│") == 5)
+    assert all(name in second for name in names(twelve))
+
+
+def test_many_settings_are_cut_into_several_tables(twelve: list[Row]) -> None:
+    rows = []
+    for number, row in enumerate(twelve):
+        more = {f"optimizer.extra_{index}": index * number for index in range(1, 20)}
+        rows.append(Row(row.curve, row.metrics, row.settings | more))
+    text = printed(rows)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(f"extra_{i} " in text for i in range(1, 20))
+
+
+def test_only_what_differs_is_shown(twelve: list[Row], mixed: list[Row]) -> None:
+    assert differing(twelve) == ["optimizer.weight_decay", "stages.nl.peak_learning_rate"]
+    assert differing(mixed) == ["optimizer.weight_decay", "stages.mono.init_from"]
+
+
+def test_sorting_up_and_down_with_missing_values_last(twelve: list[Row], mixed: list[Row]) -> None:
+    up = [row.metrics["loss"] for row in select(twelve, [], "loss")]
+    assert up == sorted(up)
+    assert names(select(twelve, [], "-loss")) == names(select(twelve, [], "loss"))[::-1]
+    rates = [
+        row.settings["stages.nl.peak_learning_rate"] for row in select(twelve, [], "-stages.nl.peak_learning_rate")
+    ]
+    assert rates == sorted(rates, reverse=True)
+    for key in ("device_hours", "-device_hours"):
+        assert names(select(mixed, [], key))[-1] == "old"
+
+
+@pytest.mark.parametrize(
+    ("condition", "count"),
+    [
+        ("optimizer.weight_decay=0.1", 4),
+        ("optimizer.weight_decay!=0.1", 8),
+        ("optimizer.weight_decay<=0.2", 8),
+        ("optimizer.weight_decay<0.2", 4),
+        ("optimizer.weight_decay > 0.2", 4),
+        ("tokens>=1e3", 12),
+        ("optimizer.decay=matrices", 12),
+        ("kernels.compile!=maybe", 12),
+    ],
+)
+def test_filters(twelve: list[Row], condition: str, count: int) -> None:
+    assert len(select(twelve, [condition], None)) == count
+
+
+@pytest.mark.parametrize(
+    ("filters", "sort", "said"),
+    [
+        (["optimizer.weight_dcay=1"], None, "did you mean 'optimizer.weight_decay'"),
+        (["weight_decay=1"], None, "did you mean 'optimizer.weight_decay'"),
+        ([], "los", "did you mean 'loss'"),
+        ([], "-zzzzzzzzzzz", "keys are settings"),
+        (["loss"], None, "is no condition"),
+        (["loss<0"], None, "leaves no run"),
+        (["optimizer.decay<3"], None, "compares numbers"),
+        (["loss<low"], None, "compares numbers"),
+    ],
+)
+def test_a_wrong_key_or_condition_is_refused(twelve: list[Row], filters: list[str], sort: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        select(twelve, filters, sort)
+
+
+def test_notes_say_what_figures_mean_and_where_they_do_not_compare(mixed: list[Row], twelve: list[Row]) -> None:
+    text = "\n".join(explain(mixed, 2.2, 5))
+    for said in ("mean of the last 5 records", "at most 2.2", "end on different corpora", "step 120 of 200", "no time"):
+        assert said in text
+    assert "different corpora" not in "\n".join(explain(twelve, 2.2, 5))
+
+
+def test_names_are_no_markup(mixed: list[Row]) -> None:
+    assert "[red]" in printed(mixed, 200)
+
+
+def test_figures() -> None:
+    shown = [figure("loss", 2.34567), figure("mfu", 0.4), figure("tokens", 1.5e12), figure("flops", None)]
+    assert shown == ["2.3457", "40.0%", "1.5T", "–"]

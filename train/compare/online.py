@@ -1,0 +1,61 @@
+"""A stage that W&B's server has the records of: `wandb:entity/project/run_id`."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.check import ConfigError
+from conf.compose import typed
+from conf.schema import Settings
+from train.compare.read import NoRecords, Stage
+
+PREFIX = "wandb:"
+
+
+def read_online(word: str, api: Any) -> Stage:
+    """The stage of a W&B run. api: `wandb.Api()`, or what answers `run(path)` like it.
+
+    Errors: `ConfigError`, one line, for a path that is none, a run that is not there, or is none of this stack's.
+    """
+    path = word.removeprefix(PREFIX)
+    if len([part for part in path.split("/") if part]) != 3:
+        raise ConfigError(f"{word} is no W&B run; write wandb:entity/project/run_id")
+    try:
+        run = api.run(path)
+        config, rows = dict(run.config), [dict(row) for row in run.scan_history()]
+        state, name = str(run.state), str(run.name)
+    except Exception as error:  # the client raises errors of many libraries
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{word} cannot be read from W&B: {reason}; check the path and `wandb login`") from None
+    lineage = config.pop("lineage", None)
+    config = {key: value for key, value in config.items() if key in Settings.__dataclass_fields__}
+    try:
+        settings = typed(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.create(config))))
+    except OmegaConfBaseException:
+        lineage = None
+    if not isinstance(lineage, dict) or lineage.get("stage") not in settings.stages:
+        raise ConfigError(f"{word} ({name}) is no run of this stack: its config holds no settings of a stage")
+    stage = str(lineage["stage"])
+    records = [
+        {key: value for key, value in row.items() if value is not None} | {"stage": stage, "step": row["_step"]}
+        for row in rows
+        if row.get("tokens") is not None
+    ]
+    if not records:
+        raise NoRecords(f"{word} has no records yet; compare it when it has trained a step")
+    place = str(Path(lineage["run"]) / "stages" / stage)
+    scores = {key: value for key, value in records[-1].items() if key.startswith("bits_per_byte/")}
+    return Stage(
+        place,
+        settings.run.name,
+        stage,
+        None,
+        settings,
+        records,
+        lineage["parent"],
+        state == "finished",
+        state == "running",
+        scores,
+    )

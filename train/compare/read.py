@@ -1,0 +1,245 @@
+"""From the words on a command line to the stages they name, read from the runs' own records without a server."""
+
+import glob
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conf.check import ConfigError
+from conf.compose import load_settings
+from conf.schema import Settings
+
+RECENT_SECONDS = 600  # a run whose records are younger, and that has not finished, is still going
+Record = dict[str, Any]
+COUNTS = ("step", "tokens", "seconds", "flops", "devices")  # of a record: always a number
+NUMBERS = (*COUNTS, "loss", "tokens_per_second", "mfu", "memory_bytes")  # None: was not finite
+
+
+@dataclass
+class Stage:
+    """One stage of one run, as it was recorded.
+
+    key: its folder, or where W&B has its records, the folder in which it was trained: names it once among all.
+    parent: the key of the stage whose weights it took, or None.
+    records: as in metrics.jsonl, oldest first. scores: what evaluation after the stage found, by metric.
+    """
+
+    key: str
+    run: str
+    name: str
+    folder: Path | None
+    settings: Settings
+    records: list[Record]
+    parent: str | None
+    finished: bool
+    recent: bool
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Steps recorded, and steps asked for."""
+        return max((row["step"] for row in self.records), default=0), self.settings.stages[self.name].steps
+
+
+def find(word: str) -> list[Path]:
+    """The run folders and stage folders that `word` names: a run, a stage, a W&B folder of one, or a glob of these.
+
+    Errors: `ConfigError` for what does not exist, is no run, or a glob that matches no run.
+    """
+    if Path(word).exists():
+        return [_resolve(Path(word))]
+    if not glob.has_magic(word):
+        raise ConfigError(f"{word} does not exist; give a run's folder, one of its stages, or wandb:entity/project/id")
+    found = []
+    for path in sorted(glob.glob(word, recursive=True)):
+        try:
+            found.append(_resolve(Path(path)))
+        except _NoRun:
+            continue  # a glob meets other folders as well
+    if not found:
+        raise ConfigError(f"{word} matches no run; a run is a folder with a config.yaml, written by training")
+    return list(dict.fromkeys(found))
+
+
+def read_folder(folder: Path) -> list[Stage]:
+    """The stages of a run folder that have records, in order; of a stage's folder that stage alone.
+
+    Errors: `ConfigError` that names a file which is damaged, or a run without records.
+    """
+    one = folder.name if _is_stage(folder) else None
+    run = folder.parents[1] if one else folder
+    settings = read_settings(run / "config.yaml")
+    if one and one not in settings.stages:
+        raise ConfigError(f"{folder} is no stage of its run; there are {', '.join(settings.stages)}")
+    path = run / "metrics.jsonl"
+    rows = read_records(path)
+    recent = path.is_file() and time.time() - path.stat().st_mtime < RECENT_SECONDS
+    stages = []
+    for name in [one] if one else settings.stages:
+        records = [row for row in rows if row["stage"] == name]
+        if records:
+            stages.append(_stage(run, name, settings, records, recent))
+    if not stages:
+        raise NoRecords(f"{folder} has no records yet; compare it when it has trained a step")
+    if not one and stages[-1].name != list(settings.stages)[-1]:
+        stages[-1].finished = False  # the stages after it have not begun
+    return stages
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings a run was saved with. Errors: `ConfigError` with the path where the file is damaged."""
+    try:
+        return load_settings(path)
+    except (yaml.YAMLError, OSError, ValueError, TypeError, AssertionError) as error:
+        raise ConfigError(f"{path} cannot be read as settings: {_first_line(error)}; copy the run again") from None
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of metrics.jsonl, oldest first; a last line that is cut off, as of a run still going, is left out.
+
+    Errors: `ConfigError` with the line that is damaged.
+    """
+    try:
+        lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if number == len(lines) and not line.endswith("}\n"):
+            break
+        try:
+            row = json.loads(line)
+            read = {key: value for key, value in row.items() if key in NUMBERS or key.startswith("bits_per_byte/")}
+            if not all(_is_number(value) or (value is None and key not in COUNTS) for key, value in read.items()):
+                raise TypeError
+            rows.append({"stage": row["stage"], "step": row["step"], "tokens": row["tokens"], **read})
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise ConfigError(f"{path} line {number} is no record of training; remove the line or copy again") from None
+    return rows
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where there is no file. Errors: `ConfigError` with the path where it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(errors="replace"))
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path} is damaged: {_first_line(error)}; write it again or remove it") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds no object; write it again or remove it")
+    return value
+
+
+class NoRecords(ConfigError):
+    """A run that has not recorded a step yet."""
+
+
+class _NoRun(ConfigError):
+    """A folder that is no run."""
+
+
+def _resolve(path: Path) -> Path:
+    """The run or stage folder that `path` stands for."""
+    path = path.resolve()
+    if path.parent.name == "wandb" and (match := re.fullmatch(r"(?:offline-)?run-\d+_\d+-(\w+)", path.name)):
+        return _stage_of_wandb(path, match[1])
+    if (path / "config.yaml").is_file() or _is_stage(path):
+        return path
+    raise _NoRun(f"{path} is no run: it holds no config.yaml; give a folder that training has made")
+
+
+def _is_stage(path: Path) -> bool:
+    return path.is_dir() and path.parent.name == "stages" and (path.parents[1] / "config.yaml").is_file()
+
+
+def _stage_of_wandb(path: Path, wandb_id: str) -> Path:
+    """The stage that an offline W&B folder below a run belongs to: its id is made from the run's place and the stage.
+
+    Where the run was trained in another place, its lineage.json remembers that place.
+    """
+    run = path.parents[1]
+    if not (run / "config.yaml").is_file():
+        raise _NoRun(f"{path} is not below a run: {run} holds no config.yaml; give the run's folder")
+    names = list(read_settings(run / "config.yaml").stages)
+    for name in names:
+        place = read_json(run / "stages" / name / "lineage.json").get("run", run)
+        for folder in (run, place):
+            if hashlib.sha256(f"{folder}/{name}".encode()).hexdigest()[:12] == wandb_id:
+                return run / "stages" / name
+    raise ConfigError(f"{path} fits no stage of {run}, which has moved; give {run}/stages/{names[-1]} or another stage")
+
+
+def _stage(run: Path, name: str, settings: Settings, records: list[Record], recent: bool) -> Stage:
+    folder = run / "stages" / name
+    evaluation = read_json(folder / "evaluation.json")
+    lineage = read_json(folder / "lineage.json")
+    parent = lineage["parent"] if "parent" in lineage else _planned_parent(run, name, settings)
+    if parent is not None:
+        parent = _found(run, parent, str(lineage.get("run", run)))
+    scores = dict(_scores(folder))
+    finished = bool(evaluation)
+    return Stage(str(folder), settings.run.name, name, folder, settings, records, parent, finished, recent, scores)
+
+
+def _found(run: Path, parent: str, trained: str) -> str:
+    """Where a parent is now: in the run itself, where it was trained, or beside the run, for runs copied together."""
+    path = Path(parent)
+    if parent.startswith(f"{trained}/stages/"):
+        return str(run / "stages" / path.name)
+    beside = [run.parent / path.parts[-3] / "stages" / path.name] if len(path.parts) > 2 else []
+    return next((str(place.resolve()) for place in [path, *beside] if _is_stage(place)), parent)
+
+
+def _planned_parent(run: Path, name: str, settings: Settings) -> str | None:
+    """The parent of a stage that has not finished, and so has no lineage.json yet."""
+    source, names = settings.stages[name].init_from, list(settings.stages)
+    if source is None:
+        before = names.index(name) - 1
+        return str(run / "stages" / names[before]) if before >= 0 else None
+    path = Path(source) / "config.yaml"
+    return str(Path(source) / "stages" / list(read_settings(path).stages)[-1]) if path.is_file() else source
+
+
+def _scores(folder: Path) -> Iterator[tuple[str, float]]:
+    """Every figure that evaluation left below a stage: bits per byte, HumanEval, MTPB, perplexity."""
+    for corpus, value in _figures(folder / "evaluation.json", "bits_per_byte"):
+        yield f"bits_per_byte/{corpus}", value
+    passed = _figures(folder / "evaluations" / "humaneval.json", "pass_at_k")
+    for k, value in sorted(passed, key=lambda item: (len(item[0]), item[0])):
+        yield f"humaneval/pass@{k}", value
+    rate = read_json(folder / "evaluations" / "mtpb.json").get("pass_rate")
+    yield from _numbers("mtpb", rate)
+    yield from _numbers("perplexity", read_json(folder / "evaluations" / "perplexity.json"))
+
+
+def _figures(path: Path, key: str) -> list[tuple[str, float]]:
+    """The numbers by name below `key`. Errors: `ConfigError` where anything else stands there."""
+    values = read_json(path).get(key, {})
+    if not isinstance(values, dict) or not all(_is_number(value) for value in values.values()):
+        raise ConfigError(f"{path} holds no numbers below '{key}'; write it again or remove it")
+    return list(values.items())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Every number in nested objects, by its path."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _numbers(f"{name}/{key}", each)
+    elif _is_number(value):
+        yield name, value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,234 @@
+"""The comparison as tables: what differs in the settings, what came out, sorted and filtered, in several formats."""
+
+import difflib
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from conf.check import ConfigError
+from conf.schema import plain
+from train.compare.curves import Curve, measure
+from train.compare.units import si
+
+# Settings that say where a run lives and how it is watched, not what it is; and recipe, which stages repeat.
+LEFT_OUT = re.compile(r"run\.(?!seed)|tracking\.|recipe\.|dry_run$|experiment$|data\.cache$|evaluation\.sample_")
+COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+RESULTS = {"loss": "loss", "best_loss": "best loss", "tokens_to_loss": "tokens to loss"}
+COSTS = {
+    "tokens": "tokens",
+    "flops": "FLOPs",
+    "device_hours": "device hours",
+    "tokens_per_second": "tokens/s",
+    "mfu": "MFU",
+}
+
+
+@dataclass
+class Row:
+    """One curve in the tables: figures by metric (None: not recorded), settings by key."""
+
+    curve: Curve
+    metrics: dict[str, float | None]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def rows_of(curves: Sequence[Curve], smooth: int, target: float | None) -> list[Row]:
+    """A row a curve. smooth: records that a loss is the mean of. target: the loss of `tokens_to_loss`."""
+    return [Row(curve, measure(curve, smooth, target), _flat(plain(curve.last.settings))) for curve in curves]
+
+
+def select(rows: list[Row], filters: Sequence[str], sort: str | None) -> list[Row]:
+    """The rows for which every filter (`KEY=VALUE`, `!=`, `<`, `<=`, `>`, `>=`) holds, sorted by a key, `-KEY` down.
+
+    Keys are settings and metrics. Errors: `ConfigError` for an unknown key, no filter, or where no row is left.
+    """
+    for text in filters:
+        match = re.fullmatch(r"([^<>=!]+)(!=|<=|>=|=|<|>)(.*)", text)
+        if not match:
+            raise ConfigError(f"--filter '{text}' is no condition; write KEY=VALUE, or with !=, <, <=, > or >=")
+        key, sign, wanted = (part.strip() for part in match.groups())
+        _known(rows, key)
+        rows = [row for row in rows if _holds(_value(row, key), sign, wanted)]
+        if not rows:
+            raise ConfigError(f"--filter '{text}' leaves no run; there is none for which it holds")
+    if sort is None:
+        return rows
+    key = sort.removeprefix("-")
+    _known(rows, key)
+    there = [row for row in rows if _value(row, key) is not None]
+    order = sorted(there, key=lambda row: _order(_value(row, key)), reverse=sort != key)
+    return order + [row for row in rows if _value(row, key) is None]
+
+
+def differing(rows: Sequence[Row]) -> list[str]:
+    """The settings that are not the same in all rows; those of a stage or corpus only some have are not counted."""
+    keys = sorted({key for row in rows for key in row.settings if not LEFT_OUT.match(key)})
+    return [key for key in keys if len({str(row.settings[key]) for row in rows if key in row.settings}) > 1]
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The metrics that any row has."""
+    return [key for key in dict.fromkeys(key for row in rows for key in row.metrics) if _any(rows, key)]
+
+
+def show(rows: Sequence[Row], console: Console, target: float | None, smooth: int) -> None:
+    """Print the tables: the runs, what differs, what came out, what it cost. Wide ones are cut into several."""
+    runs = Table(title="Runs", title_justify="left")
+    for name in ("#", "run", "stages", "state"):
+        runs.add_column(name, justify="right" if name == "#" else "left", overflow="fold")
+    for number, row in enumerate(rows, start=1):
+        state = row.curve.state()
+        runs.add_row(str(number), Text(row.curve.label), Text(path_of(row.curve)), state)
+    console.print(runs)
+    keys = differing(rows)
+    if keys:
+        cells = [[text(row.settings.get(key)) for key in keys] for row in rows]
+        _print(console, "Settings that differ", keys, cells)
+    elif len(rows) > 1:
+        console.print("No setting differs in the stages that the runs share.")
+    for title, heads in groups(rows).items():
+        cells = [[figure(key, row.metrics.get(key)) for key in heads] for row in rows]
+        _print(console, title, list(heads.values()), cells)
+    for line in explain(rows, target, smooth):
+        console.print(Text(line))
+
+
+def groups(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
+    """The tables of figures that people read: title -> metric -> heading, of the metrics that any row has."""
+    found = columns(rows)
+    scores = {key: key for key in found if key.startswith(("humaneval", "mtpb", "perplexity"))}
+    bits = {key: key.replace("bits_per_byte/", "").replace("_", " ") for key in found if "bits_per_byte/" in key}
+    named = {"Results": RESULTS | scores, "Validation, bits per byte": bits, "Cost": COSTS}
+    kept = {title: {key: head for key, head in heads.items() if key in found} for title, heads in named.items()}
+    return {title: heads for title, heads in kept.items() if heads}
+
+
+def explain(rows: Sequence[Row], target: float | None, smooth: int) -> list[str]:
+    """What a reader must know to read the figures, and what was found about single runs."""
+    lines = ["Loss: nats per token, with the z-loss, of the last stage" + mean_of(smooth) + "."]
+    if target is not None:
+        lines.append(f"Tokens to loss: tokens along the lineage until the loss was first at most {target:.4g}.")
+    lines.append("Tokens, FLOPs and device hours: of the whole lineage. Tokens/s and MFU: median of the last stage.")
+    corpora = {row.settings[f"stages.{row.curve.last.name}.corpus"] for row in rows}
+    tokenizers = {(row.settings["data.tokenizer.kind"], row.settings["model.vocab_size"]) for row in rows}
+    for values, what in ((corpora, "end on different corpora"), (tokenizers, "use different tokenizers")):
+        if len(values) > 1:
+            lines.append(f"The runs {what}: their losses do not compare; bits per byte does.")
+    return lines + [f"{row.curve.label}: {note}." for row in rows for note in row.curve.notes]
+
+
+def mean_of(smooth: int) -> str:
+    """How the loss was smoothed, in words."""
+    return f", mean of the last {smooth} records" if smooth > 1 else ""
+
+
+def path_of(curve: Curve) -> str:
+    """The stages of a curve; those of another run with its name."""
+    return " > ".join(
+        stage.name if stage.run == curve.last.run else f"{stage.run}/{stage.name}" for stage in curve.stages
+    )
+
+
+def figure(name: str, value: float | None) -> str:
+    """A metric as people read it."""
+    if value is None:
+        return "–"
+    if name == "mfu":
+        return f"{value:.1%}"
+    if name == "device_hours":
+        return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    if name == "memory_bytes":
+        return f"{value / 2**30:.2f} GiB"
+    return f"{value:.4f}" if abs(value) < 100 and "tokens" not in name and "flops" not in name else si(value, 3)
+
+
+def _print(console: Console, title: str, heads: list[str], cells: list[list[str]]) -> None:
+    """A table with the runs' numbers as first column; cut into several where it is wider than the terminal."""
+    names = [re.sub(r"([./ ])", "\\1\n", head).split("\n") for head in heads]
+    longest = [max(map(len, [*name, *(row[i] for row in cells)])) for i, name in enumerate(names)]
+    widths = [min(width, 40) + 3 for width in longest]
+    first = 0
+    while first < len(heads):
+        last, room = first + 1, console.width - 6 - widths[first]
+        while last < len(heads) and widths[last] <= room:
+            room, last = room - widths[last], last + 1
+        table = Table(title=title if first == 0 else None, title_justify="left")
+        table.add_column("#", justify="right")
+        for name in names[first:last]:
+            table.add_column(Text("\n".join(name)), justify="right", overflow="fold", vertical="top")
+        for number, row in enumerate(cells, start=1):
+            table.add_row(str(number), *(Text(cell) for cell in row[first:last]))
+        console.print(table)
+        first = last
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level of dotted keys."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    pairs = (_flat(each, f"{prefix}.{key}" if prefix else str(key)) for key, each in value.items())
+    return {key: each for found in pairs for key, each in found.items()}
+
+
+def _known(rows: Sequence[Row], key: str) -> None:
+    known = sorted({name for row in rows for name in (*row.metrics, *row.settings)})
+    if key in known:
+        return
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    close = close or [name for name in known if name.endswith((f".{key}", f"/{key}"))]
+    meant = f"did you mean '{close[0]}'?" if close else "keys are settings (model.n_embd) and metrics (loss)"
+    raise ConfigError(f"unknown key '{key}'; {meant}")
+
+
+def _value(row: Row, key: str) -> Any:
+    return row.metrics[key] if key in row.metrics else row.settings.get(key)
+
+
+def _holds(value: Any, sign: str, wanted: str) -> bool:
+    one, other = _number(value), _number(wanted)
+    if value is None:
+        return sign == "=" and wanted in ("null", "None")
+    if one is not None and other is not None:
+        return COMPARE[sign](one, other)
+    if sign in ("=", "!="):
+        return COMPARE[sign](text(value), wanted)
+    raise ConfigError(
+        f"'{sign} {wanted}' compares numbers, and {text(value)} with {wanted} is no such pair; use = or !="
+    )
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _order(value: Any) -> tuple[float, str]:
+    """Numbers by size, words after them by the alphabet."""
+    number = _number(value)
+    return (float("inf"), text(value)) if number is None else (number, "")
+
+
+def text(value: Any) -> str:
+    """A setting as YAML writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "true", False: "false"}[value]
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _any(rows: Sequence[Row], key: str) -> bool:
+    return any(row.metrics.get(key) is not None for row in rows)
