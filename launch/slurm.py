@@ -31,6 +31,7 @@ export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}
 
 code=0
+trap : TERM  # it comes to this script too, which has still to say how the run ended
 rm -f "$exit_file"
 srun --nodes=1 --ntasks=1 {python} -m train.prepare "$@" || code=$?
 if (( code == 0 )); then  # when a rank ends, the others have a minute
@@ -42,7 +43,7 @@ fi
 if (( code == {interrupted} )) && [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]; then
     if (( ${{SLURM_RESTART_COUNT:-0}} < {max_requeues} )); then
         echo "stopped and saved: requeued, and goes on from there (time ${{SLURM_RESTART_COUNT:-0}} of {max_requeues})"
-        scontrol requeue "$SLURM_JOB_ID" && sleep 60  # Slurm ends this script
+        scontrol requeue "$SLURM_JOB_ID" && exit "$code"
     fi
     echo "error: stopped for the last of {max_requeues} times (cluster.slurm.max_requeues); launch again to go on"
 fi

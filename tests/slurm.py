@@ -18,7 +18,7 @@ SlurmctldPort={ports[0]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=cred_expire=15,socket={folder}/munge/socket
 CredType=cred/munge
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
