@@ -70,7 +70,7 @@ def test_options_reach_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (value["loss_to_reach"], value["smooth"]) == (4.5, 3)
     assert main([*words, "--no-chain", "--json", str(file)]) == 0
     assert len(json.loads(file.read_text())["runs"]) == 6
-    assert "mean of the last 3 records" in capsys.readouterr().out
+    assert "mean of the last 3 records" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
