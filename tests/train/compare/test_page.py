@@ -11,7 +11,8 @@ import pytest
 from matplotlib.image import imread
 
 from tests.train.compare.conftest import HOSTILE
-from train.compare.page import MOST_POINTS, page
+from train.compare.page import page
+from train.compare.picture import MOST_POINTS
 from train.compare.table import Row
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
