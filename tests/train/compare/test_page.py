@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def test_a_name_is_text_and_nothing_else(mixed: list[Row]) -> None:
     assert [name for name, _ in elements.tags].count("script") == 2
     assert HOSTILE in elements.words
     assert data_of(text)["curves"][1]["label"] == HOSTILE
+
+
+def test_a_name_cannot_end_the_script_it_stands_in(mixed: list[Row]) -> None:
+    name = "</script><script>alert(1)</script>"
+    text = page([replace(mixed[0], curve=replace(mixed[0].curve, label=name))], METRICS, None, 1)
+    assert [tag for tag, _ in Elements(text).tags].count("script") == 2
+    assert data_of(text)["curves"][0]["label"] == name
 
 
 def test_the_data_are_the_records(mixed: list[Row]) -> None:
