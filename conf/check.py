@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from conf.schema import Handover, Offload, Precision, Settings
+from conf.schema import ClusterKind, Handover, Offload, Precision, Settings
 
 
 class ConfigError(Exception):
@@ -86,6 +86,8 @@ def _model(settings: Settings) -> Iterator[str]:
         )
     if not 0 <= model.dropout < 1:
         yield f"model.dropout={model.dropout} must be at least 0 and below 1"
+    if model.layer_norm_epsilon <= 0:
+        yield f"model.layer_norm_epsilon={model.layer_norm_epsilon} must be positive"
     if settings.evaluation.sample_tokens >= model.context_length:
         yield (
             f"evaluation.sample_tokens={settings.evaluation.sample_tokens} leaves no room for a prompt in "
@@ -127,6 +129,8 @@ def _cluster(settings: Settings) -> Iterator[str]:
         value = getattr(settings.cluster, name)
         if value is not None and value < 1:
             yield f"cluster.{name}={value} must be at least 1"
+    if settings.cluster.kind is ClusterKind.local and settings.cluster.nodes != 1:
+        yield f"cluster.nodes={settings.cluster.nodes} needs cluster=slurm or cluster=hostfile; this machine is one"
 
 
 def _layout(settings: Settings, world_size: int | None) -> Iterator[str]:
@@ -220,6 +224,17 @@ def _numbers(settings: Settings) -> Iterator[str]:
             yield f"run.{name}={getattr(run, name)} must be at least 1"
     if run.until is not None and run.until not in settings.stages:
         yield f"run.until={run.until} is not among the stages of this run ({', '.join(settings.stages)})"
+    evaluation = settings.evaluation
+    if not 0 < evaluation.sample_top_p <= 1:
+        yield f"evaluation.sample_top_p={evaluation.sample_top_p} must be above 0 and at most 1"
+    if evaluation.sample_temperature < 0:
+        yield f"evaluation.sample_temperature={evaluation.sample_temperature} must not be negative"
+    if evaluation.sample_tokens < 1:
+        yield f"evaluation.sample_tokens={evaluation.sample_tokens} must be at least 1"
+    if not 0 <= run.seed < 2**31:
+        yield f"run.seed={run.seed} must be at least 0 and below {2**31}"
+    if not run.name or "/" in run.name:
+        yield f"run.name={run.name!r} must be the name of a folder in run.root={run.root}"
     if run.resume not in ("auto", "never"):
         yield f"run.resume={run.resume} is not known; use auto or never"
     for group, name in (

@@ -8,6 +8,7 @@ from typing import TypeVar, cast
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from conf.check import ConfigError
 from conf.schema import Precision
@@ -107,7 +108,7 @@ def read_command(schema: type[Command], words: list[str]) -> Command:
             raise ConfigError(f"{key}={value} is no list; write {key}=[...], with its parts in quotes")
         try:
             config = OmegaConf.merge(config, {key: value} if key in texts else OmegaConf.from_dotlist([word]))
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, YAMLError) as error:
             raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:

@@ -29,6 +29,8 @@ def compose_config(overrides: list[str]) -> DictConfig:
     overrides = [_written_out(word) for word in overrides]
     for word in overrides:
         key, equals, value = word.partition("=")
+        if key.startswith("hydra."):
+            raise ConfigError(f"'{key}' does nothing here: a run's folder is run.root/run.name")
         if not (key and equals):
             raise ConfigError(f"'{word}' is not a setting; settings are written key=value")
         _only_known_choice(key.lstrip("+").partition("@")[0], value)
@@ -82,8 +84,11 @@ def _only_known_choice(group: str, value: str) -> None:
     if group not in GROUPS or value == "[]":
         return
     choices = sorted(path.stem for path in (FOLDER / group).glob("*.yaml") if path.stem != "base")
-    for choice in value.strip("[]").split(",") if group == "stage" else [value]:
-        if choice.strip() not in choices:
+    chosen = [choice.strip() for choice in value.strip("[]").split(",")] if group == "stage" else [value]
+    if len(set(chosen)) < len(chosen):
+        raise ConfigError(f"{group}={value} names one twice; each stage runs once")
+    for choice in chosen:
+        if choice not in choices:
             raise ConfigError(f"{group}={choice} does not exist; there are {', '.join(choices)}")
 
 

@@ -13,7 +13,7 @@ from typing import IO
 
 import psutil
 
-from conf.exit_codes import INTERRUPTED
+from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED
 
 WATCH_SECONDS = 0.2  # between looks at which ranks are alive
 GRACE_SECONDS = 10.0  # from the end of the first rank to the end of the last
@@ -60,7 +60,7 @@ def run(
                 signal.signal(number, handler)
     if signals:
         return INTERRUPTED
-    if code and first is not None:
+    if code not in (0, BAD_INPUT, BAD_NODE) and first is not None:  # those have said why
         print(f"error: rank {first[0]} (process {first[1]}) ended first; the others were stopped", file=sys.stderr)
     return code if code >= 0 else 128 - code
 

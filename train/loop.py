@@ -15,7 +15,7 @@ from train.evaluation.samples import sample
 from train.job import Job, open_job
 from train.report import report
 from train.schedule import learning_rate
-from train.stages import is_finished, lineage, open_engine, parent_of, stage_folder
+from train.stages import check_parents, is_finished, layout_of, lineage, open_engine, parent_of, stage_folder
 from train.stop import StopSignal
 from train.tracking import Meter, Tracker, open_tracker
 
@@ -23,6 +23,7 @@ from train.tracking import Meter, Tracker, open_tracker
 def train(settings: Settings, stop: StopSignal) -> int:
     """Run the stages of `settings` that are not finished; return 0, or `INTERRUPTED` where a signal came."""
     job = open_job(settings)
+    check_parents(job)
     if job.world.is_main:
         stop.watch(job.folder / "stop")
     for name in settings.stages:
@@ -63,7 +64,10 @@ def train_stage(job: Job, name: str, stop: StopSignal) -> bool:
             meter.restart()
         if step % settings.run.save_every == 0 or last or stopped:
             save_checkpoint(
-                engine, folder / "checkpoints", {"stage": name, "step": step}, settings.run.keep_checkpoints
+                engine,
+                folder / "checkpoints",
+                {"stage": name, "step": step, "layout": layout_of(job)},
+                settings.run.keep_checkpoints,
             )
             meter.restart()
         if stopped:

@@ -104,8 +104,14 @@ def open_engine(job: Job, name: str, parent: Weights | None) -> tuple[Engine, in
     )
     newest = newest_checkpoint(folder / "checkpoints", world, job.say)
     if newest is not None:
+        state = read_json(newest / "state.json")
+        if state["layout"] != layout_of(job):
+            raise ConfigError(
+                f"{newest} was saved with {_words(state['layout'])}, and this run has {_words(layout_of(job))}; go on "
+                "with the same, or begin another run with init_from= a finished stage"
+            )
         engine.load(newest.parent, newest.name)
-        return engine, int(read_json(newest / "state.json")["step"])
+        return engine, int(state["step"])
     if parent is not None and stage.handover is Handover.full:
         newest = newest_checkpoint(parent.folder / "checkpoints", world, job.say)
         if newest is None:
@@ -114,6 +120,28 @@ def open_engine(job: Job, name: str, parent: Weights | None) -> tuple[Engine, in
             )
         engine.load(newest.parent, newest.name)
     return engine, 0
+
+
+def layout_of(job: Job) -> dict[str, int]:
+    """What a checkpoint's files depend on."""
+    world = job.world
+    return {
+        "processes": world.size,
+        "tensor_parallel_size": world.tensor.size,
+        "pipeline_parallel_size": world.pipeline_size,
+        "zero_stage": job.settings.layout.zero_stage,
+    }
+
+
+def _words(layout: dict[str, int]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in layout.items())
+
+
+def check_parents(job: Job) -> None:
+    """Errors: `ConfigError` as in `parent_of`, for any stage, before the first one is trained."""
+    for name, stage in job.settings.stages.items():
+        if stage.init_from is not None and not is_finished(job.folder, name):
+            parent_of(job.folder, name, job.settings)
 
 
 def lineage(run: Path, name: str, parent: Weights | None, settings: Settings) -> dict[str, Any]:

@@ -118,6 +118,17 @@ REFUSED: list[tuple[str, str, str]] = [
         )
         for value in (0.0, 1.0)
     ),
+    ("model.layer_norm_epsilon=0", "model.layer_norm_epsilon=0.0 must be positive", "model.layer_norm_epsilon=1e-5"),
+    ("cluster.nodes=2", "cluster.nodes=2 needs cluster=slurm or cluster=hostfile", "cluster=slurm cluster.nodes=2"),
+    ("evaluation.sample_top_p=0", "evaluation.sample_top_p=0.0 must be above 0", "evaluation.sample_top_p=1"),
+    (
+        "evaluation.sample_temperature=-1",
+        "evaluation.sample_temperature=-1.0 must not be negative",
+        "evaluation.sample_temperature=0",
+    ),
+    ("evaluation.sample_tokens=0", "evaluation.sample_tokens=0 must be at least 1", "evaluation.sample_tokens=1"),
+    ("run.seed=-1", "run.seed=-1 must be at least 0 and below 2147483648", "run.seed=0"),
+    ("run.name=a/b", "run.name='a/b' must be the name of a folder in run.root=runs", "run.name=ab"),
     ("run.until=zork", "run.until=zork is not among the stages of this run (nl, multi, mono)", "run.until=nl"),
     (
         "stages.nl.init_from=owner/name stages.nl.handover=full",

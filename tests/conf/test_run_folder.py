@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from conf.check import ConfigError
 from conf.compose import compose_settings
-from conf.run_folder import check_run_folder, differences, run_folder
-from conf.schema import Settings, plain
+from conf.run_folder import check_run_folder, differences, run_folder, save_settings
+from conf.schema import Settings
 
 
 def asked(root: Path, *words: str) -> Settings:
@@ -17,10 +16,11 @@ def asked(root: Path, *words: str) -> Settings:
 
 @pytest.fixture
 def held(tmp_path: Path) -> Path:
-    """A root whose folder `mine` holds a run of the defaults."""
+    """A root whose folder `mine` holds a run of the defaults that has recorded a step."""
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain(asked(tmp_path)))))
+    save_settings(asked(tmp_path), folder)
+    (folder / "metrics.jsonl").touch()
     return tmp_path
 
 
@@ -31,6 +31,11 @@ def test_a_new_folder_holds_no_run(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     assert check_run_folder(settings) is False
     assert not list((tmp_path / "mine").iterdir()), "a look leaves nothing"
+
+
+def test_a_run_that_never_took_a_step_gives_way(held: Path) -> None:
+    (held / "mine" / "metrics.jsonl").unlink()
+    assert check_run_folder(asked(held, "model.n_layer=5")) is False
 
 
 def test_the_same_run_goes_on(held: Path) -> None:

@@ -79,7 +79,7 @@ def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert count() == 2
     assert count("layout=3d_2x2x2") == 8
-    assert count("cluster.nodes=2", "cluster.processes_per_node=3") == 6
+    assert count("cluster=slurm", "nodes=2", "cluster.processes_per_node=3") == 6
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     assert count() == 4
 
