@@ -3,6 +3,7 @@
 `deepspeed --num_gpus 2 --no_local_rank --module train.evaluate ...` spreads the model over two devices.
 """
 
+import hashlib
 import os
 import sys
 import warnings
@@ -12,11 +13,12 @@ from typing import Any
 
 from conf.check import ConfigError
 from conf.commands import Evaluate, read_command
-from conf.exit_codes import BAD_INPUT
+from conf.exit_codes import BAD_INPUT, INTERRUPTED
 
 Result = dict[str, Any]
-# What samples depend on: an interrupted evaluation goes on only with the same.
-FIXED = ("problems", "max_new_tokens", "top_p", "top_k", "seed")
+# What samples and their results depend on: an interrupted evaluation goes on only with the same.
+FIXED = ("problems", "max_new_tokens", "top_p", "top_k", "seed", "precision", "seconds")
+TAIL_BYTES = 2**16  # of a file of weights: where training moved the rest it moved these
 
 
 def main(words: list[str]) -> int:
@@ -33,7 +35,7 @@ def main(words: list[str]) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
 
 
@@ -76,7 +78,7 @@ def evaluate(command: Evaluate, is_main: bool) -> None:
     folder = Path(command.output) if command.output else weights.folder / "evaluations"
     generator = open_generator(command.run, command.precision)
     if is_main:
-        _open_folder(folder, command)
+        _open_folder(folder, command, weights.folder)
     task = {"humaneval": humaneval, "mtpb": multi_turn, "perplexity": perplexity}[command.task]
     result = task.evaluate(command, generator, folder)
     if is_main:
@@ -141,15 +143,20 @@ def _numbers(result: Result, above: str = "") -> list[tuple[str, float]]:
     return found
 
 
-def _open_folder(folder: Path, command: Evaluate) -> None:
+def _open_folder(folder: Path, command: Evaluate, weights: Path) -> None:
     """Make the folder. Errors: `ConfigError` where it holds samples that were drawn in another way."""
     from train.run_directory import read_json, write_json
 
     asked = {key: value for key, value in asdict(command).items() if key in FIXED}
+    asked |= {"precision": command.precision.name, "weights": _digest(weights)}
     path = folder / f"{command.task}_settings.json"
     if path.is_file():
         before = read_json(path)
-        different = [key for key in FIXED if before.get(key) != asked[key]]
+        different = [key for key in asked if before.get(key) != asked[key]]
+        if different == ["weights"]:
+            raise ConfigError(
+                f"{folder} holds samples of other weights than {weights} now has; remove it or change output"
+            )
         if different:
             was = f"{different[0]}={before.get(different[0])}"
             raise ConfigError(f"{folder} holds samples drawn with {was}, not {asked[different[0]]}; change output=...")
@@ -157,6 +164,18 @@ def _open_folder(folder: Path, command: Evaluate) -> None:
         write_json(path, asked)
     except OSError as error:
         raise ConfigError(f"output={folder} cannot be written ({error})") from None
+
+
+def _digest(folder: Path) -> str:
+    """What tells the weights in `folder` from those that lay there before, wherever it was copied to."""
+    digest = hashlib.sha256()
+    paths = [path for form in ("weights/*.safetensors", "*.safetensors", "*.bin") for path in folder.glob(form)]
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            digest.update(f"{path.name} {size} ".encode() + file.read())
+    return digest.hexdigest()[:16]
 
 
 if __name__ == "__main__":

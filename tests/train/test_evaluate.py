@@ -3,16 +3,22 @@
 import json
 import math
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.train.cases import MODEL, finished_run
 from tests.train.evaluation.test_multi_turn import PROBLEM
 from train.evaluate import main
 from train.generate import open_generator
 
+ROOT = Path(__file__).parents[2]
 FUNCTION = {
     "task_id": "Test/0",
     "prompt": "def one():\n",
@@ -134,3 +140,49 @@ def test_a_file_that_holds_no_problems_names_its_line(
         words = [f"run={run}", "task=humaneval", f"problems={path}", f"output={tmp_path / 'out'}", *QUICK, "k=[1]"]
         assert main(words) == 2
         assert said in capsys.readouterr().err
+
+
+def test_samples_of_other_weights_are_not_taken_for_these(
+    functions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stage that was trained on has new weights in the old folder."""
+    run = finished_run(tmp_path)
+    words = [f"run={run}", "task=humaneval", f"problems={functions}", *QUICK, "k=[1]", "temperatures=[0]"]
+    assert main(words) == 0
+    assert main(words) == 0
+    path = run / "stages/nl/weights/layer_001.safetensors"
+    tensors = load_file(path)
+    save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, path)
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "holds samples of other weights" in capsys.readouterr().err
+    assert main([*words, "seconds=2"]) == 2
+
+
+def test_a_line_separator_inside_of_a_text_ends_no_line(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text(json.dumps({**FUNCTION, "prompt": "one = 1  # a\u2028b #"}, ensure_ascii=False) + "\n")
+    words = [f"run={run}", "task=humaneval", f"problems={path}", f"output={tmp_path / 'out'}", *QUICK, "k=[1]"]
+    assert main([*words, "temperatures=[0]"]) == 0
+
+
+def test_interrupted_it_says_so_and_goes_on(run: Path, functions: Path, tmp_path: Path) -> None:
+    """Ctrl-C while samples are drawn: exit code 75, and the same command ends with what it would have had."""
+    words = ["task=humaneval", f"run={run}", f"problems={functions}", "k=[1]", "temperatures=[0.8]", "wandb=false"]
+    words += ["samples=40", "batch_size=1", "max_new_tokens=12", f"output={tmp_path}"]
+    process = subprocess.Popen([sys.executable, "-m", "train.evaluate", *words], cwd=ROOT, stderr=subprocess.PIPE)
+    path = tmp_path / "humaneval_t0.8.jsonl"
+    until = time.monotonic() + 120
+    while not (path.is_file() and path.stat().st_size) and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 75, error
+    assert error.decode().splitlines()[-1] == "interrupted; the same command goes on from here"
+    kept = rows(path)
+    assert 0 < len(kept) < 120
+    assert main(words) == 0
+    assert rows(path)[: len(kept)] == kept and len(rows(path)) == 120
+    whole = tmp_path / "whole"
+    assert main([*words, f"output={whole}"]) == 0
+    assert rows(whole / path.name) == rows(path)

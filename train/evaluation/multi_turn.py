@@ -23,11 +23,13 @@ MAX_NEW_TOKENS = 256  # a turn, where the problem names no max_gen_length
 SECONDS = 20.0
 TOLERANCE = 1e-6
 PRINTED = "\x1e"  # what stands before each print's text in the output of a program
-# The last print counts, and it may be of several lines.
+# The last print counts, and it may be of several lines. Lists of numpy's numbers print as they did with the numpy of
+# the benchmark's time: [1.5], not [np.float64(1.5)].
 WATCH_PRINTS = f"""\
-import builtins as _builtins
-def print(*values, _print=_builtins.print, **options):
-    if options.get('file') is None:
+import builtins as _builtins, sys as _sys, numpy as _numpy
+_numpy.set_printoptions(legacy='1.25')
+def print(*values, _print=_builtins.print, _out=_sys.stdout, **options):
+    if options.get('file') in (None, _out):
         _print({PRINTED!r}, end='')
     _print(*values, **options)
 """

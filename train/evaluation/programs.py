@@ -1,5 +1,6 @@
 """Completions drawn batch by batch, programs run in parallel; both are kept as they come, and not done twice."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from parallel.layout import World
 from train.evaluation.record import Row, append_rows, read_rows
-from train.evaluation.sandbox import Limits, run_programs
+from train.evaluation.sandbox import Limits, isolation, run_programs
 
 CHUNK = 64  # programs between two writes of their results
 
@@ -59,6 +60,8 @@ def judge(
 
     right: whether what a program that reached its end printed is what was asked for.
     """
+    if isolation() is not None:
+        print(f"programs are not shut off from files and network here: {isolation()}", file=sys.stderr)
     results = {key_of(row): row for row in read_rows(path)}
     todo = [row for row in samples if key_of(row) not in results]
     with progress(world, title, len(samples), len(samples) - len(todo)) as advance:

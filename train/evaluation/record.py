@@ -35,7 +35,7 @@ def read_problems(path: Path, keys: Iterable[str], check: Callable[[Row], str | 
     problem.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON strings may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"problems={path} cannot be read ({error})") from None
     problems = []

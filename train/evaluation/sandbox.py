@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 
 SCRIPT = Path(__file__).with_name("sandboxed.py")
+COMMAND = [sys.executable, "-I", "-S", str(SCRIPT)]
 USERS = count(200_000)  # a user id for each program, so that no two share a bound on the number of processes
 SETUP_FAILED = 125
 # The program's own names may stand for something else by then.
@@ -46,32 +47,19 @@ class Outcome:
 @functools.cache
 def isolation() -> str | None:
     """None where the kernel shuts programs off from network, files and processes; else why it does not."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", str(SCRIPT), "--probe"], capture_output=True, text=True, check=False
-    )
-    if done.returncode == 0 and done.stdout.strip() == "isolated":
+    done = _run_empty(isolate=True)
+    if done.returncode == 0:
         return None
-    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].removeprefix("sandbox: ")
 
 
 def run_program(source: str, limits: Limits) -> Outcome:
     """Run `source` with Python and say whether it came to its end. The sandbox is gone when this returns."""
     mark = os.urandom(16).hex()  # printed by the last statement: leaving early is not reaching the end
     with tempfile.TemporaryDirectory(prefix="program-") as folder:
-        task = {
-            "source": source + LAST.format(mark=mark),
-            "visible": sorted({os.path.realpath(path) for path in (sys.prefix, sys.base_prefix)}),
-            "user": next(USERS),
-            "isolate": isolation() is None,
-            "limits": {
-                "cpu_seconds": max(1, round(limits.seconds) + 1),
-                "memory_bytes": limits.memory_bytes,
-                "file_bytes": limits.file_bytes,
-                "processes": limits.processes,
-            },
-        }
+        task = _task(source + LAST.format(mark=mark), limits, isolate=isolation() is None)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(SCRIPT)],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -79,20 +67,21 @@ def run_program(source: str, limits: Limits) -> Outcome:
             start_new_session=True,
         )
         try:
-            detail, output = _watch(process, json.dumps(task).encode(), limits)
+            detail, output = _watch(process, task, limits)
         finally:
             _kill(process)
         problem = process.stderr.read().decode(errors="replace") if process.stderr else ""
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
-    if process.returncode == SETUP_FAILED and problem.startswith("sandbox:"):
-        raise RuntimeError(problem.strip())
+    said = [line for line in problem.splitlines() if line.startswith("sandbox: ")]  # a linker may have spoken too
+    if process.returncode == SETUP_FAILED and said:
+        raise RuntimeError(said[-1])
     text, end, _ = output.decode(errors="replace").rpartition(f"\n{mark}\n")
     passed = not detail and process.returncode == 0 and bool(end)
     return Outcome(
         passed,
-        "" if passed else detail or f"exit code {process.returncode}",
+        "" if passed else detail or "".join(said).removeprefix("sandbox: ") or f"exit code {process.returncode}",
         text if end else output.decode(errors="replace"),
     )
 
@@ -138,8 +127,33 @@ def _watch(process: subprocess.Popen[bytes], task: bytes, limits: Limits) -> tup
 def _overhead() -> float:
     """Seconds that an empty program takes here, beside which its own time is counted."""
     start = time.monotonic()
-    subprocess.run([sys.executable, "-I", "-S", str(SCRIPT), "--probe"], capture_output=True, check=False)
+    _run_empty(isolate=isolation() is None)
     return 2 * (time.monotonic() - start)
+
+
+def _run_empty(isolate: bool) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        COMMAND, input=_task("", Limits(seconds=10), isolate).decode(), capture_output=True, text=True, check=False
+    )
+
+
+def _task(source: str, limits: Limits, isolate: bool) -> bytes:
+    """What sandboxed.py reads. Links on the way to this Python are followed here: inside they may be hidden."""
+    folder, name = os.path.split(sys.executable)
+    task = {
+        "source": source,
+        "python": os.path.join(os.path.realpath(folder), name),
+        "visible": sorted({os.path.realpath(path) for path in (sys.prefix, sys.base_prefix)}),
+        "user": next(USERS),
+        "isolate": isolate,
+        "limits": {
+            "cpu_seconds": max(1, round(limits.seconds) + 1),
+            "memory_bytes": limits.memory_bytes,
+            "file_bytes": limits.file_bytes,
+            "processes": limits.processes,
+        },
+    }
+    return json.dumps(task).encode()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -1,15 +1,16 @@
 """The inside of the sandbox: run as a script, by itself, for one program. It imports nothing of this project.
 
-It reads a JSON object from standard input: `source`, `limits`, `visible` (folders that the program's Python needs),
-`user` (an unprivileged user id, used where this script runs as root). It shuts itself off from the network, from other
-processes and from writing, drops what privileges it has, and runs the program; what the kernel refuses is left out.
-`python sandboxed.py --probe` prints which of these this machine allows.
+It reads a JSON object from standard input: `source`, `limits`, `python` (the interpreter), `visible` (folders that it
+needs), `user` (an unprivileged user id, used where this script runs as root) and `isolate`. It shuts itself off from
+the network, from other processes and from writing where `isolate` is true, bounds and drops what it has, and runs the
+program. Its own errors are lines that begin with `sandbox: `.
 """
 
 import contextlib
 import ctypes
 import json
 import os
+import pwd
 import resource
 import signal
 import sys
@@ -19,6 +20,11 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 
 MOUNT_SETATTR, AT_RECURSIVE, ATTR_RDONLY = 442, 0x8000, 1
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 1, 38, 24
 WORK = "/tmp"  # the program's only place to write, a file system in memory
+HIDDEN = ("/root", "/home", "/run", "/var", "/mnt", "/srv", "/dev/shm")
+SYSTEM = {"/", "/usr", "/opt", "/lib", "/lib64", "/bin", "/sbin"}  # read by every program, so never hidden
+LOOK_SECONDS = 0.05  # between two looks at the memory of all processes of a program
+# One thread each: numpy starts one a core, which on a large node is more than a program may have.
+THREADS = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,9 +53,15 @@ def isolate():
             file.write(text)
 
 
-def hide(visible, size):
+def forbid():
+    """No System V memory or queues, which are of no process and not counted: where the kernel lets this be set."""
+    for name in ("shmmni", "msgmni"):
+        with contextlib.suppress(OSError), open(f"/proc/sys/kernel/{name}", "w") as file:
+            file.write("0")
+
+
+def hide(visible, homes, size):
     """Nothing can be written but WORK; homes and other people's folders are gone, but for what Python needs."""
-    mount("none", "/", "", MS_REC | MS_PRIVATE)
     kept = [(path, os.open(path, os.O_PATH)) for path in visible]
 
     class Attributes(ctypes.Structure):
@@ -57,21 +69,29 @@ def hide(visible, size):
 
     read_only = Attributes(ATTR_RDONLY, 0, 0, 0)
     call(libc.syscall(MOUNT_SETATTR, -100, b"/", AT_RECURSIVE, ctypes.byref(read_only), ctypes.sizeof(read_only)))
-    tops = {"/" + path.split("/")[1] for path in visible} - {"/usr", "/opt", "/lib", "/lib64", "/bin"}
-    hidden = ("/root", "/home", "/run", "/var", "/mnt", "/srv", "/dev/shm", *sorted(tops))
-    covered = [path for path in hidden if os.path.isdir(path)]
+    tops = ["/" + path.split("/")[1] for path in visible]
+    hidden = {os.path.realpath(path) for path in (*HIDDEN, *homes, *tops) if os.path.isdir(path)}
+    hidden -= SYSTEM | set(visible)
+    covered = [path for path in sorted(hidden) if not any(path.startswith(f"{top}/") for top in hidden)]
     for path in dict.fromkeys([*covered, WORK]):
         mount("none", path, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=755")
     for path, descriptor in kept:
         if any(path.startswith(f"{top}/") for top in covered):
             os.makedirs(path, exist_ok=True)
             mount(f"/proc/self/fd/{descriptor}", path, "", MS_BIND | MS_REC)
-            mount("none", path, "", MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID)
         os.close(descriptor)
     for path in covered:
         if path != WORK:
             mount("none", path, "", MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, f"size={size},mode=755")
     os.chmod(WORK, 0o1777)
+
+
+def homes():
+    """Where this user's files are, by the environment and by the system."""
+    found = [os.path.expanduser("~")]
+    with contextlib.suppress(KeyError):
+        found.append(pwd.getpwuid(os.getuid()).pw_dir)
+    return found
 
 
 def limit(limits):
@@ -102,11 +122,14 @@ def drop(user):
 def run(task):
     """Run the program in the namespaces that were made and return its exit code. This process is their init."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if task["isolated"]:
-        hide(task["visible"], task["limits"]["file_bytes"])
+    if task["isolate"]:
+        mount("none", "/", "", MS_REC | MS_PRIVATE)
+        forbid()
+        hide(task["visible"], task["homes"], task["limits"]["file_bytes"])
         with contextlib.suppress(OSError):  # else the program sees a /proc of processes that it cannot touch
             mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
         os.chdir(WORK)
+    counted = os.path.exists("/proc/1/statm") and os.readlink("/proc/self") == "1"  # /proc is of this namespace alone
     child = os.fork()
     if child == 0:
         limit(task["limits"])
@@ -115,31 +138,50 @@ def run(task):
         os.write(source, task["source"].encode("utf-8", "replace"))
         os.lseek(source, 0, os.SEEK_SET)
         os.dup2(source, 0)
+        report = os.dup(2)  # closed by execve: the program cannot speak for the sandbox
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         place = {"HOME": os.getcwd(), "TMPDIR": os.getcwd(), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-        os.execve(sys.executable, [sys.executable, "-I", "-"], place)
+        try:
+            os.execve(task["python"], [task["python"], "-I", "-"], place | THREADS)
+        finally:
+            os.dup2(report, 2)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     while True:
-        ended, status = os.wait()
+        ended, status = os.waitpid(-1, os.WNOHANG)
         if ended == child:
             return os.waitstatus_to_exitcode(status) & 0xFF
+        if ended == 0:
+            if counted and memory_bytes() > task["limits"]["memory_bytes"]:
+                print(f"sandbox: used more than {task['limits']['memory_bytes']} bytes", file=sys.stderr, flush=True)
+                return 128 + signal.SIGKILL
+            signal.sigtimedwait([signal.SIGCHLD], LOOK_SECONDS)
+
+
+def memory_bytes():
+    """Resident memory of all processes of the program; the bound that the kernel keeps is of each alone."""
+    pages = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit() and name != "1":
+            with contextlib.suppress(OSError), open(f"/proc/{name}/statm") as file:
+                pages += int(file.read().split()[1])
+    return pages * resource.getpagesize()
 
 
 def main():
     """Read the task, shut off, run, and pass its exit code on."""
-    if sys.argv[1:] == ["--probe"]:
-        task = {"source": "print('isolated')", "visible": [sys.prefix, sys.base_prefix], "user": 65534}
-        task["limits"] = {"cpu_seconds": 5, "memory_bytes": 2**32, "file_bytes": 2**20, "processes": 8}
-    else:
-        task = json.loads(sys.stdin.buffer.read())
-    task["isolated"] = task.get("isolate", True)
-    if task["isolated"]:
+    task = json.loads(sys.stdin.buffer.read())
+    task["homes"] = homes()
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # an evaluator that is killed leaves no program
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # where memory runs out, programs go first
+    if task["isolate"]:
         isolate()
     init = os.fork()
     if init == 0:
         code = 125
         try:
             code = run(task)
-        except OSError as error:
+        except Exception as error:
             print(f"sandbox: {error}", file=sys.stderr, flush=True)
         finally:
             os._exit(code)
