@@ -148,14 +148,16 @@ def lineage(run: Path, name: str, parent: Weights | None, settings: Settings) ->
     """Where a stage's weights came from, back to the random ones: what makes nl -> multi -> mono data."""
     stage = settings.stages[name]
     ancestors: list[str] = []
+    source = None
     if parent is not None:
-        recorded = parent.folder / "lineage.json"  # of a run; what was imported or fetched starts a line
-        ancestors = read_json(recorded)["lineage"] if recorded.is_file() else [parent.source]
+        recorded = parent.folder / "lineage.json"  # of a run's stage; what was imported or fetched starts a line
+        source = str(parent.folder) if recorded.is_file() else parent.source
+        ancestors = read_json(recorded)["lineage"] if recorded.is_file() else [source]
     return {
         "run": str(run),
         "stage": name,
         "corpus": stage.corpus,
-        "parent": None if parent is None else parent.source,
+        "parent": source,
         "handover": None if parent is None else stage.handover.value,
         "steps": stage.steps,
         "tokens": stage.steps * stage.global_batch_size * settings.model.context_length,

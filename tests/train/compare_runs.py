@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from conf.compose import compose_settings, load_settings
+from conf.run_folder import run_folder, save_settings
 from model.flops import flops_per_token
-from train.run_directory import open_run, write_json
+from model.weights import Weights
+from train.run_directory import write_json
 from train.stages import lineage
 
 LONG = "ablation-of-rotary-dimension-and-initial-scale-with-warm-up-over-2000-steps-seed"
@@ -25,7 +27,8 @@ def write_run(
     sizes = [f"stages.{stage}.steps={10 * count}" for stage in stages.split(",")]
     sizes += [f"stages.{stage}.warmup_steps=2" for stage in stages.split(",")]
     settings = compose_settings([f"run.root={root}", f"run.name='{name}'", f"stage={stages}", *sizes, *words])
-    folder = open_run(settings)
+    folder = run_folder(settings)
+    save_settings(settings, folder)
     rows: list[dict[str, Any]] = []
     for order, (stage, options) in enumerate(settings.stages.items()):
         last = order == len(settings.stages) - 1
@@ -76,11 +79,17 @@ def write_twelve(root: Path) -> list[Path]:
     ]
 
 
-def _parent(folder: Path, stage: str, settings: Any) -> Path | None:
+def _parent(folder: Path, stage: str, settings: Any) -> Weights | None:
     """As `train.stages.parent_of`, which would ask for weights."""
     source = settings.stages[stage].init_from
     if source:
-        return Path(source) / "stages" / list(load_settings(Path(source) / "config.yaml").stages)[-1]
+        return _weights(
+            Path(source) / "stages" / list(load_settings(Path(source) / "config.yaml").stages)[-1], settings
+        )
     names = list(settings.stages)
     before = names.index(stage) - 1
-    return folder / "stages" / names[before] if before >= 0 else None
+    return _weights(folder / "stages" / names[before], settings) if before >= 0 else None
+
+
+def _weights(stage: Path, settings: Any) -> Weights:
+    return Weights(str(stage), stage, settings.model, None, "made up", lambda index: {})

@@ -1,6 +1,7 @@
 """Whole runs through `python -m launch`: real processes, three stages, interruption, death, resumption."""
 
 import json
+import platform
 import random
 import signal
 import subprocess
@@ -100,6 +101,15 @@ def test_records_are_whole_and_the_stages_differ(undisturbed: Path) -> None:
     assert all(wanted | {"memory_bytes"} <= row.keys() for row in rows)
     assert rows[-1]["tokens"] == STEPS * 16 * 32
     assert weights(undisturbed, "nl") != weights(undisturbed, "multi") != weights(undisturbed, "mono")
+
+
+def test_an_unfit_node_is_named_before_a_step(corpora: Path) -> None:
+    done = launch(*command(corpora, "unfit", "cluster.min_free_gib=1e9"))
+    assert done.returncode == 3
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith(f"error: {platform.node()}: ")
+    assert "GiB free for run.root; cluster.min_free_gib=1e+09" in errors[0] and "Traceback" not in done.stderr
+    assert not (corpora / "runs/unfit/metrics.jsonl").exists()
 
 
 def test_called_again_it_keeps_what_is_finished(undisturbed: Path, corpora: Path) -> None:
