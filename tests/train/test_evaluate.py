@@ -134,6 +134,8 @@ def test_a_file_that_holds_no_problems_names_its_line(
     for text, said in (
         (json.dumps(FUNCTION) + "\n{", ":2 is no JSON"),
         (json.dumps(FUNCTION) + '\n{"task_id": 3}\n', ":2 is no problem: prompt, entry_point"),
+        ((json.dumps(FUNCTION) + "\n") * 2, ":2: task_id Test/0 stands twice"),
+        (json.dumps({**FUNCTION, "test": 3}), ":1: test is no text"),
         ("\n", "holds no problem"),
     ):
         path.write_text(text)
