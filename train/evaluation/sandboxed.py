@@ -21,6 +21,7 @@ MOUNT_SETATTR, AT_RECURSIVE, ATTR_RDONLY = 442, 0x8000, 1
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 1, 38, 24
 WORK = "/tmp"  # the program's only place to write, a file system in memory
 HIDDEN = ("/root", "/home", "/run", "/var", "/mnt", "/srv", "/dev/shm")
+NOBODY = 65534
 SYSTEM = {"/", "/usr", "/opt", "/lib", "/lib64", "/bin", "/sbin"}  # read by every program, so never hidden
 LOOK_SECONDS = 0.05  # between two looks at the memory of all processes of a program
 # One thread each: numpy starts one a core, which on a large node is more than a program may have.
@@ -114,7 +115,11 @@ def drop(user):
     """Give up root, and every way back."""
     if os.geteuid() == 0:
         os.setgroups([])
-        os.setresgid(user, user, user)
+        try:
+            os.setresgid(user, user, user)
+        except OSError:  # a container that knows few users
+            user = NOBODY
+            os.setresgid(user, user, user)
         os.setresuid(user, user, user)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
