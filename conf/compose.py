@@ -131,8 +131,10 @@ def _unknown(key: str) -> str:
     """Name the closest setting that exists."""
     with_defaults = compose("config", [])
     known = list(_keys(with_defaults, ""))
-    if key in known:
+    if key in known and key.startswith("stages."):
         return f"'{key}' belongs to a stage that is not selected; add it to stage=..."
+    if key in known:
+        return f"'{key}' takes new names one by one, as +{key}.NAME=VALUE"
     close = difflib.get_close_matches(key, [*known, *sorted(GROUPS)], n=1, cutoff=0.6)
     return f"unknown setting '{key}'" + (
         f"; did you mean '{close[0]}'?" if close else "; see conf/ for those there are"

@@ -69,20 +69,23 @@ def _newest_with_log(run: Path) -> StartedJob | None:
 def sync(words: list[str]) -> int:
     """`sync [RUN...]`: upload what W&B kept offline, oldest first, so that a resumed stage is one curve there."""
     folders = [run / "wandb" for run in (_runs(words, "sync") if words else runs_below(Path("runs")))]
-    offline = sorted(
-        path for folder in folders for path in folder.glob("offline-run-*") if not any(path.glob("*.wandb.synced"))
-    )
+    offline = sorted(path for folder in folders for path in folder.glob("offline-run-*") if not _is_synced(path))
     if not offline:
         print("everything is synchronised")
         return 0
-    for path in offline:
-        command = [sys.executable, "-m", "wandb", "sync", "--append", "--mark-synced", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-        if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-            raise ConfigError(f"{path}: wandb sync failed: {said[-1]}")
-        print(f"{path}: synchronised")
+    command = [sys.executable, "-m", "wandb", "sync", *map(str, offline)]
+    subprocess.run(command, stdin=subprocess.DEVNULL, check=False)  # its exit code is 0 whatever became of a single one
+    left = [path for path in offline if not _is_synced(path)]
+    if left:
+        raise ConfigError(
+            f"{len(left)} of {len(offline)} were not uploaded, as wandb says above; the first is {left[0]}"
+        )
+    print(f"{len(offline)} uploaded")
     return 0
+
+
+def _is_synced(path: Path) -> bool:
+    return any(path.glob("*.wandb.synced"))
 
 
 def _runs(words: list[str], command: str) -> list[Path]:

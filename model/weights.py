@@ -30,7 +30,6 @@ from parallel.layout import TensorGroup
 
 Layer = dict[str, Tensor]
 HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", *TOKENIZER_FILES]
-NAMED = 8  # tensors that an error names; of more it says how many
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def open_weights(source: str | Path, mp_num: int | None = None) -> Weights:
     paths = {index: folder / "weights" / layer_file(index) for index in range(model.n_layer + 2)}
     absent = [path.name for path in paths.values() if not path.is_file()]
     if absent:
-        raise ConfigError(f"{folder / 'weights'} is not whole: missing {_list(absent)}")
+        raise ConfigError(f"{folder / 'weights'} is not whole: missing {'; '.join(absent)}")
     with readable(folder):
         found = {f"{index}.{name}": one for index, path in paths.items() for name, one in shapes_in(path).items()}
     wanted = {f"{index}.{name}": one for index, layer in enumerate(layer_shapes(model)) for name, one in layer.items()}
@@ -180,9 +179,4 @@ def _refuse_differences(folder: Path, found: dict[str, Shape], wanted: dict[str,
         if name in found and found[name] != shape
     ]
     if wrong:
-        raise ConfigError(f"{folder} does not fit its own settings: {_list(wrong)}")
-
-
-def _list(words: list[str]) -> str:
-    more = f" and {len(words) - NAMED} more" if len(words) > NAMED else ""
-    return "; ".join(words[:NAMED]) + more
+        raise ConfigError(f"{folder} does not fit its own settings: {'; '.join(wrong)}")

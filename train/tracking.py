@@ -229,7 +229,8 @@ def wandb_run(folder: Path, stage: str, settings: Settings, context: dict[str, A
         config={**plain(settings), "lineage": context, "environment": environment},
         resume="allow",
         mode="online" if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_BASE_URL") else "offline",
-        settings=wandb.Settings(silent=True, console="off"),
+        # Slurm's SIGTERM kills W&B's process too: what is not in the file by then is lost to the tracker.
+        settings=wandb.Settings(silent=True, console="off", x_transaction_log_flush_interval=1.0),
     )
 
 

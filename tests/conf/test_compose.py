@@ -144,6 +144,7 @@ def test_unconfirmed_figures_say_so() -> None:
         (["stage=foo"], "stage=foo does not exist; there are mono, multi, nl"),
         (["foo"], "'foo' is not a setting"),
         (["stage=nl,mono,nl"], "names one twice; each stage runs once"),
+        (["cluster.slurm.environment={A: b}"], "takes new names one by one, as +cluster.slurm.environment.NAME=VALUE"),
         (["hydra.run.dir=x"], "'hydra.run.dir' does nothing here"),
         (["stage=mono", "stages.nl.steps=3"], "'stages.nl.steps' belongs to a stage that is not selected"),
         (["model.n_layer=[1"], "model.n_layer=[1"),

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from wandb.proto import wandb_internal_pb2
 
 from tests.slurm import SlurmCluster, search_path, why_not
 from tests.train.test_loop import ROOT, command, weights, write_corpora
@@ -120,8 +122,42 @@ def test_a_chain_that_is_requeued_cut_short_and_cancelled_ends_like_the_local_ru
     assert weights(run, "mono") == weights(undisturbed, "mono")
     steps = [(row["stage"], row["step"]) for row in read_metrics(run) if "loss" in row]
     assert len(steps) == len(set(steps)) == 3 * STEPS
+    tracked = tracked_steps(run / "wandb")
+    for stage, found in tracked.items():  # a kill may cost the tracker the second that it had not written yet
+        assert found == sorted(set(found)), f"{stage}: a step is doubled or out of order"
+        assert len(found) > 0.8 * STEPS and found[-1] == STEPS
+    assert len(tracked["multi"]) == STEPS
     assert " finished " in manage(cluster, "status", f"root={run}")
     assert "stage nl: from random weights" in manage(cluster, "logs", str(run)) + logs(run)
+
+
+def tracked_steps(folder: Path) -> dict[str, list[int]]:
+    """Steps with a loss in W&B's offline files of each stage, in the order in which they would be uploaded."""
+    steps: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("offline-run-*/*.wandb")):
+        stage = ""
+        for record in records(path.read_bytes()):
+            stage = record.run.job_type or stage
+            if any(item.key == "loss" or item.nested_key[:1] == ["loss"] for item in record.history.item):
+                steps.setdefault(stage, []).append(record.history.step.num)
+    return steps
+
+
+def records(data: bytes) -> Iterator[wandb_internal_pb2.Record]:
+    """The records of a W&B file: LevelDB's log format, blocks of 32 KiB, behind a header of 7 bytes."""
+    parts, at = b"", 7
+    while at + 7 <= len(data):
+        length, kind = struct.unpack_from("<HB", data, at + 4)
+        if 2**15 - at % 2**15 < 7 or kind == 0:  # the rest of a block is padding
+            at += 2**15 - at % 2**15
+            continue
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or last of its parts
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            yield record
+            parts = b""
 
 
 def ranks(run: Path) -> list[psutil.Process]:

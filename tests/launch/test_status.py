@@ -108,13 +108,21 @@ def test_what_is_no_run_is_one_line(command: object, tmp_path: Path) -> None:
         runs_below(tmp_path)
 
 
-def test_sync_leaves_out_what_was_uploaded(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sync([str(run)]) == 0
-    assert "everything is synchronised" in capsys.readouterr().out
+def test_sync_leaves_out_what_was_uploaded(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = run / "wandb/offline-run-20260101_000000-abc"
     done.mkdir(parents=True)
     (done / "run-abc.wandb.synced").touch()
     assert sync([str(run)]) == 0
+    assert "everything is synchronised" in capsys.readouterr().out
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(run))  # where no key is kept
+    left = run / "wandb/offline-run-20260102_000000-abc"
+    left.mkdir()
+    (left / "run-abc.wandb").write_bytes(b":W&B\xe1\xbe\x00")
+    with pytest.raises(ConfigError, match=f"1 of 1 were not uploaded, as wandb says above; the first is {left}"):
+        sync([str(run)])
 
 
 def test_status_answers_at_the_command_line(run: Path) -> None:

@@ -62,8 +62,8 @@ def read(words: list[str], connect: Callable[[], Any]) -> list[list[Stage]]:
     Errors: `ConfigError` for the first word that is wrong, a run that was named twice, or has no records.
     """
     found: dict[str, list[Stage]] = {}
-    api = None
-    for word in track(words, "reading", console=Console(stderr=True), transient=True):
+    api, progress = None, Console(stderr=True)
+    for word in track(words, "reading", console=progress, transient=True, disable=not progress.is_terminal):
         if word.startswith(PREFIX):
             api = api or connect()
             places: list[Any] = [word]
@@ -88,7 +88,11 @@ def read(words: list[str], connect: Callable[[], Any]) -> list[list[Stage]]:
 def _wandb() -> Any:
     import wandb
 
-    return wandb.Api()
+    try:
+        return wandb.Api()
+    except Exception as error:  # the client raises errors of many libraries
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"W&B's server cannot be asked: {reason}; log in with `wandb login`") from None
 
 
 def _signed(words: list[str]) -> list[str]:

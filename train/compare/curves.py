@@ -140,8 +140,8 @@ def measure(curve: Curve, smooth: int, target: float | None) -> dict[str, float 
 
 def common_loss(curves: Sequence[Curve], smooth: int) -> float | None:
     """The highest of the final losses, which every run has reached by its end; None where no run records a loss."""
-    ends = [measure(curve, smooth, None)["loss"] for curve in curves]
-    return max((end for end in ends if end is not None), default=None)
+    ends = [point for curve in curves for point in curve.points("loss", smooth)[-1:]]
+    return max((point.value for point in ends), default=None)
 
 
 def common_metrics(curves: Sequence[Curve]) -> list[str]:

@@ -8,11 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from train.compare.picture import draw, style, visible, y_label
+from train.compare.picture import draw, style, thin, visible, y_label
 from train.compare.table import Row, differing, explain, figure, groups, path_of, text
 
 TEMPLATE = Path(__file__).with_name("page.html")
-MOST_POINTS = 4000  # of a curve; longer ones are thinned evenly
 
 
 def page(rows: Sequence[Row], metrics: Sequence[str], target: float | None, smooth: int) -> str:
@@ -35,9 +34,7 @@ def _data(rows: Sequence[Row], metrics: Sequence[str], smooth: int) -> dict[str,
         colour, dashes, marker = style(index)
         series = {}
         for metric in metrics:
-            points = visible(row.curve, row.curve.points(metric))
-            every = len(points) // MOST_POINTS + 1
-            points = points[:-1:every] + points[-1:]
+            points, every = thin(visible(row.curve, row.curve.points(metric)))
             names = ("tokens", "seconds", "flops", "value", "stage", "step")
             series[metric] = {name: [getattr(point, name) for point in points] for name in names} | {"every": every}
         stages = [

@@ -17,6 +17,7 @@ from train.compare.units import si, time_unit
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))  # line widths of ink and gap
 MARKERS = "os^Dv<>P"
+MOST_POINTS = 4000  # drawn of a curve
 LABELS = {"tokens": "tokens", "seconds": "training time", "flops": "model FLOPs"}
 
 
@@ -29,6 +30,12 @@ def visible(curve: Curve, points: Sequence[Point]) -> list[Point]:
     """The points that this curve draws itself, after the last one of the part that another curve shows."""
     first = next((index for index, point in enumerate(points) if point.stage >= curve.drawn_from), len(points))
     return list(points[max(first - 1, 0) :])
+
+
+def thin(points: list[Point]) -> tuple[list[Point], int]:
+    """At most about `MOST_POINTS` of the points, one of every so many, and the last of each stage; and how many."""
+    every, ends = len(points) // MOST_POINTS + 1, {*boundaries(points), len(points) - 1}
+    return [point for index, point in enumerate(points) if index % every == 0 or index in ends], every
 
 
 def boundaries(points: Sequence[Point]) -> list[int]:
@@ -74,7 +81,7 @@ def _plot(axes: Any, axis: str, curves: Sequence[Curve], found: Sequence[list[Po
     starts: list[tuple[float, str]] = []  # where which stage begins
     drawn = 0
     for index, (curve, points) in enumerate(zip(curves, found, strict=True)):
-        shown = visible(curve, points)
+        shown, _ = thin(visible(curve, points))
         if not shown or getattr(shown[0], axis) is None:
             continue
         drawn += 1

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,8 @@ def read_records(path: Path) -> list[Record]:
             read = {key: value for key, value in row.items() if key in NUMBERS or key.startswith("bits_per_byte/")}
             if not all(_is_number(value) or (value is None and key not in COUNTS) for key, value in read.items()):
                 raise TypeError
+            if not all(isfinite(read.get(key, 0)) for key in COUNTS):
+                raise ValueError
             rows.append({"stage": row["stage"], "step": row["step"], "tokens": row["tokens"], **read})
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ConfigError(f"{path} line {number} is no record of training; remove the line or copy again") from None
@@ -182,6 +185,8 @@ def _stage(run: Path, name: str, settings: Settings, records: list[Record], rece
     evaluation = read_json(folder / "evaluation.json")
     lineage = read_json(folder / "lineage.json")
     parent = lineage["parent"] if "parent" in lineage else _planned_parent(run, name, settings)
+    if not isinstance(parent, str | None):
+        raise ConfigError(f"{folder / 'lineage.json'} names no folder as parent; write it again or remove it")
     if parent is not None:
         parent = _found(run, parent, str(lineage.get("run", run)))
     scores = dict(_scores(folder))
@@ -225,7 +230,7 @@ def _figures(path: Path, key: str) -> list[tuple[str, float]]:
     values = read_json(path).get(key, {})
     if not isinstance(values, dict) or not all(_is_number(value) for value in values.values()):
         raise ConfigError(f"{path} holds no numbers below '{key}'; write it again or remove it")
-    return list(values.items())
+    return [(name, value) for name, value in values.items() if isfinite(value)]
 
 
 def _is_number(value: Any) -> bool:
@@ -237,7 +242,7 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
     if isinstance(value, dict):
         for key, each in value.items():
             yield from _numbers(f"{name}/{key}", each)
-    elif _is_number(value):
+    elif _is_number(value) and isfinite(value):
         yield name, value
 
 

@@ -4,13 +4,16 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 
 from tests.train.compare.conftest import HOSTILE
-from train.compare.page import MOST_POINTS, page
+from train.compare.page import page
+from train.compare.picture import MOST_POINTS
 from train.compare.table import Row
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
@@ -54,6 +57,13 @@ def test_a_name_is_text_and_nothing_else(mixed: list[Row]) -> None:
     assert [name for name, _ in elements.tags].count("script") == 2
     assert HOSTILE in elements.words
     assert data_of(text)["curves"][1]["label"] == HOSTILE
+
+
+def test_a_name_cannot_end_the_script_it_stands_in(mixed: list[Row]) -> None:
+    name = "</script><script>alert(1)</script>"
+    text = page([replace(mixed[0], curve=replace(mixed[0].curve, label=name))], METRICS, None, 1)
+    assert [tag for tag, _ in Elements(text).tags].count("script") == 2
+    assert data_of(text)["curves"][0]["label"] == name
 
 
 def test_the_data_are_the_records(mixed: list[Row]) -> None:
@@ -135,10 +145,17 @@ def test_a_click_on_the_legend_hides_and_a_hover_tells_the_values(written: Path,
 
 
 @browser
-def test_without_javascript_there_is_a_still_picture(written: Path) -> None:
-    text, _ = browse(written, "", "--blink-settings=scriptEnabled=false")
-    assert "<noscript><img" in text
-    assert '<div id="live" hidden' in text
+def test_without_javascript_there_is_a_still_picture(written: Path, tmp_path: Path) -> None:
+    path, shot = tmp_path / "still.html", tmp_path / "shot.png"
+    forbid = """<head><meta http-equiv="Content-Security-Policy" content="script-src 'none'">"""
+    path.write_text(written.read_text().replace("<head>", forbid))
+    words = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+    words += [f"--screenshot={shot}", "--window-size=1400,1100", path.as_uri()]
+    subprocess.run(words, capture_output=True, timeout=120, check=True)
+    pixels = imread(shot)[..., :3].reshape(-1, 3)
+    for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73), (0xCC, 0x79, 0xA7)):
+        near = abs(pixels - [part / 255 for part in colour]).max(axis=1) < 0.02
+        assert near.sum() > 100
 
 
 @browser

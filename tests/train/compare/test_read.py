@@ -53,6 +53,7 @@ def test_what_is_no_run_is_refused(run: Path, tmp_path: Path, word: str, said: s
         ("config.yaml", "- 1\n- 2\n"),
         ("config.yaml", "\x00\x01"),
         ("stages/mono/lineage.json", '{"run": '),
+        ("stages/mono/lineage.json", '{"parent": 3}'),
         ("stages/mono/evaluation.json", ""),
         ("stages/mono/evaluation.json", "[1]"),
         ("stages/mono/evaluation.json", '{"bits_per_byte": [1]}'),
@@ -61,6 +62,7 @@ def test_what_is_no_run_is_refused(run: Path, tmp_path: Path, word: str, said: s
         ("metrics.jsonl", '{"stage": "nl", "step": 1, "to\n{"stage": "nl", "step": 2, "tokens": 2, "loss": 1}\n'),
         ("metrics.jsonl", '{"stage": "nl", "step": "x", "tokens": 2}\n'),
         ("metrics.jsonl", '{"stage": "nl", "step": 1, "tokens": 2, "loss": "low"}\n'),
+        ("metrics.jsonl", '{"stage": "nl", "step": 1, "tokens": NaN, "loss": 1}\n'),
         ("metrics.jsonl", "[1]\n{}\n"),
     ],
 )
@@ -94,6 +96,8 @@ def test_evaluations_are_scores(run: Path) -> None:
     scores = read_folder(run)[2].scores
     assert list(scores)[-4:] == ["humaneval/pass@1", "humaneval/pass@10", "mtpb", "perplexity/mono/perplexity"]
     assert scores["humaneval/pass@10"] == 0.3
+    write_json(folder / "mtpb.json", {"pass_rate": float("nan")})
+    assert "mtpb" not in read_folder(run)[2].scores
 
 
 def test_a_stage_that_has_not_ended_is_not_finished(tmp_path: Path) -> None:

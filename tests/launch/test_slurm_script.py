@@ -1,0 +1,118 @@
+"""The script that would be submitted: readable, complete, and a shell's; no Slurm needed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FULL = [
+    "cluster=slurm_a100",
+    "nodes=8",
+    "model=6b",
+    "stage=nl,multi,mono",
+    "layout=a100_64",
+    "cluster.slurm.partition=gpu",
+    "cluster.slurm.account=physics",
+    "cluster.slurm.qos=high",
+    "cluster.slurm.constraint=a100_80",
+    "cluster.slurm.time=12:30:00",
+    "cluster.slurm.cpus_per_task=12",
+    "cluster.slurm.modules=[cuda/12.8,nccl]",
+    "+cluster.slurm.environment.NCCL_DEBUG=WARN",
+    "+cluster.slurm.environment.GREETING='it is me'",
+    "cluster.slurm.setup=['ulimit -l unlimited']",
+    "cluster.slurm.container='apptainer exec --nv codegen.sif'",
+    "cluster.slurm.python=python3",
+    "cluster.slurm.sbatch=['--exclusive','--mail-type=FAIL']",
+    "cluster.slurm.srun=['--cpu-bind=cores']",
+]
+
+
+def dry_run(folder: Path, *words: str) -> str:
+    command = [sys.executable, "-m", "launch", *words, "dry_run=true"]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.iterdir()), "a dry run leaves nothing"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return dry_run(tmp_path_factory.mktemp("dry"), *FULL)
+
+
+def test_three_stages_are_three_chained_jobs(shown: str) -> None:
+    assert shown.startswith("starting runs/codegen-6b: 64 processes\n")
+    scripts = shown.split("#!/bin/bash\n")[1:]
+    assert len(scripts) == 3
+    for script, stage in zip(scripts, ("nl", "multi", "mono"), strict=True):
+        assert f"run.until={stage} ;;" in script and f"#SBATCH --job-name=codegen-6b/{stage}\n" in script
+    assert "# sbatch --parsable runs/codegen-6b/jobs/nl.sh\n" in shown
+    assert "# sbatch --parsable --dependency=afterok:JOB_OF_NL runs/codegen-6b/jobs/multi.sh\n" in shown
+    assert "# sbatch --parsable --dependency=afterok:JOB_OF_MULTI runs/codegen-6b/jobs/mono.sh\n" in shown
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "#SBATCH --nodes=8",
+        "#SBATCH --ntasks-per-node=8",
+        "#SBATCH --gpus-per-node=8",
+        "#SBATCH --cpus-per-task=12",
+        "#SBATCH --partition=gpu",
+        "#SBATCH --account=physics",
+        "#SBATCH --qos=high",
+        "#SBATCH --constraint=a100_80",
+        "#SBATCH --time=12:30:00",
+        "#SBATCH --signal=USR1@120",
+        "#SBATCH --requeue",
+        "#SBATCH --kill-on-invalid-dep=yes",
+        "#SBATCH --exclusive",
+        "#SBATCH --mail-type=FAIL",
+        "module load cuda/12.8",
+        "module load nccl",
+        "export NCCL_DEBUG=WARN",
+        "export GREETING='it is me'",
+        "ulimit -l unlimited",
+    ],
+)
+def test_every_setting_is_a_line(shown: str, line: str) -> None:
+    assert shown.splitlines().count(line) == 3
+
+
+def test_ranks_are_started_in_the_container(shown: str) -> None:
+    assert "srun --nodes=1 --ntasks=1 apptainer exec --nv codegen.sif python3 -m train.prepare" in shown
+    assert "srun --kill-on-bad-exit=0 --wait=60 --cpu-bind=cores bash -c" in shown
+    assert "exec apptainer exec --nv codegen.sif python3 -m train" in shown
+
+
+def test_directives_come_before_the_first_command(shown: str) -> None:
+    for script in shown.split("#!/bin/bash\n")[1:]:
+        lines = script.splitlines()
+        first = next(at for at, line in enumerate(lines) if line and not line.startswith("#"))
+        assert not [line for line in lines[first:] if line.startswith("#SBATCH")], "Slurm would ignore these"
+
+
+@pytest.mark.parametrize("word", ["data.corpora.mono.paths=[/code/**/*.py,'/o d/$HOME']", "run.name='it is'"])
+def test_a_shell_reads_the_words_as_they_were_given(word: str, tmp_path: Path) -> None:
+    words = ["cluster=slurm", "data=files", "stage=mono", word]
+    script = dry_run(tmp_path, *words).split("#!/bin/bash\n")[1]
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+    case = script[script.index("case ") : script.index("esac") + 4]
+    read = subprocess.run(["bash", "-c", f'{case}\nprintf "%s\\n" "$@"'], capture_output=True, text=True, check=True)
+    assert read.stdout.splitlines() == [*words, "run.until=mono"]
+
+
+def test_a_sweep_is_one_script_with_a_case_for_each_run(tmp_path: Path) -> None:
+    shown = dry_run(tmp_path, "cluster=slurm", "stage=nl", "optimizer.weight_decay=0.1,0.01", "run.seed=1,2", "-m")
+    assert shown.count("#!/bin/bash") == 1 and "#SBATCH --array=0-3\n" in shown
+    assert shown.count("set -- cluster=slurm") == 0 and shown.count("   set -- stage=nl cluster=slurm") == 4
+
+
+def test_the_slurm_launch_needs_no_gpu_on_the_login_node(tmp_path: Path) -> None:
+    assert "export DS_ACCELERATOR=cpu" not in dry_run(tmp_path, *FULL)
+    assert "export DS_ACCELERATOR=cpu" in dry_run(tmp_path, "cluster=slurm", "stage=nl")
