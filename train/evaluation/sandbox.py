@@ -161,6 +161,7 @@ def _task(source: str, limits: Limits, isolate: bool) -> dict[str, Any]:
         "python": os.path.join(os.path.realpath(folder), name),
         "visible": sorted({os.path.realpath(path) for path in (sys.prefix, sys.base_prefix)}),
         "user": next(USERS),
+        "evaluator": os.getpid(),
         "isolate": isolate,
         "limits": {
             "cpu_seconds": max(1, round(limits.seconds) + 1),

@@ -1,9 +1,9 @@
 """The inside of the sandbox: run as a script, by itself, for one program. It imports nothing of this project.
 
 It reads a JSON object from standard input: `source`, `limits`, `python` (the interpreter), `visible` (folders that it
-needs), `user` (an unprivileged user id, used where this script runs as root) and `isolate`. It shuts itself off from
-the network, from other processes and from writing where `isolate` is true, bounds and drops what it has, and runs the
-program. Its own errors are lines that begin with `sandbox: `.
+needs), `user` (an unprivileged user id, used where this script runs as root), `evaluator` (the id of the process that
+started this one) and `isolate`. It shuts itself off from the network, from other processes and from writing where
+`isolate` is true, bounds and drops what it has, and runs the program. Its own errors begin with `sandbox: `.
 """
 
 import contextlib
@@ -177,6 +177,8 @@ def main():
     task = json.loads(sys.stdin.buffer.read())
     task["homes"] = homes()
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # an evaluator that is killed leaves no program
+    if os.getppid() != task["evaluator"]:  # it was killed before
+        sys.exit(125)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where memory runs out, programs go first
     if task["isolate"]:
