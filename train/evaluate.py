@@ -128,8 +128,11 @@ def track(folder: Path, task: str, result: Result) -> None:
     run = folder.parents[1] if folder.parent.name == "stages" else None
     if run is None or not (folder / "lineage.json").is_file():
         return
+    settings = load_settings(run / "config.yaml")
+    if not settings.tracking.wandb:
+        return
     try:
-        tracked = wandb_run(run, folder.name, load_settings(run / "config.yaml"), read_json(folder / "lineage.json"))
+        tracked = wandb_run(run, folder.name, settings, read_json(folder / "lineage.json"))
         tracked.summary.update({f"{task}/{key}": value for key, value in _numbers(result)})
         tracked.finish()
     except Exception as error:

@@ -1,7 +1,9 @@
 """`python -m train.evaluate` as its user meets it, on a finished run with a model that knows nothing."""
 
+import hashlib
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -134,6 +136,8 @@ def test_a_file_that_holds_no_problems_names_its_line(
     for text, said in (
         (json.dumps(FUNCTION) + "\n{", ":2 is no JSON"),
         (json.dumps(FUNCTION) + '\n{"task_id": 3}\n', ":2 is no problem: prompt, entry_point"),
+        ((json.dumps(FUNCTION) + "\n") * 2, ":2: task_id Test/0 stands twice"),
+        (json.dumps({**FUNCTION, "test": 3}), ":1: test is no text"),
         ("\n", "holds no problem"),
     ):
         path.write_text(text)
@@ -186,3 +190,18 @@ def test_interrupted_it_says_so_and_goes_on(run: Path, functions: Path, tmp_path
     whole = tmp_path / "whole"
     assert main([*words, f"output={whole}"]) == 0
     assert rows(whole / path.name) == rows(path)
+
+
+def test_results_are_added_to_the_stages_own_wandb_run(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    (run / "stages/nl/lineage.json").write_text("{}")
+    (run / "environment.json").write_text("{}")
+    (tmp_path / "text.py").write_text("x = 1\n" * 30)
+    words = ["-m", "train.evaluate", f"run={run}", "task=perplexity", f"paths=[{tmp_path}/text.py]"]
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    subprocess.run([sys.executable, *words], cwd=ROOT, env=variables, check=True)
+    result = json.loads((run / "stages/nl/evaluations/perplexity.json").read_text())
+    stage = hashlib.sha256(f"{run.resolve()}/nl".encode()).hexdigest()[:12]  # what training calls its run
+    (file,) = (run / "wandb").glob(f"offline-run-*-{stage}/*.wandb")
+    assert b"perplexity/bits_per_byte/text.py" in file.read_bytes()
+    assert str(result["bits_per_byte"]["text.py"])[:8].encode() in file.read_bytes()

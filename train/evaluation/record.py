@@ -1,8 +1,10 @@
 """Files that an evaluation appends to, so that an interrupted one goes on where it was."""
 
+import gzip
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +30,19 @@ def append_rows(path: Path, rows: Iterable[Row]) -> None:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read_problems(path: Path, keys: Iterable[str], check: Callable[[Row], str | None] = lambda row: None) -> list[Row]:
-    """The problems in a .jsonl file, each with `keys`.
+def read_problems(path: Path, keys: Sequence[str], check: Callable[[Row], str | None] = lambda row: None) -> list[Row]:
+    """The problems in a .jsonl or .jsonl.gz file, each with `keys`, of which the first names it.
 
     check: what is wrong with a problem, None where nothing is. Errors: `ConfigError` naming the first line that is no
-    problem.
+    problem or one that was there before.
     """
+    name = next(iter(keys))
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: JSON strings may hold U+2028
-    except (OSError, UnicodeDecodeError) as error:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        lines = data.decode().split("\n")  # not splitlines: JSON strings may hold U+2028
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ConfigError(f"problems={path} cannot be read ({error})") from None
-    problems = []
+    problems: dict[str, Row] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -52,10 +56,14 @@ def read_problems(path: Path, keys: Iterable[str], check: Callable[[Row], str | 
         wrong = check(problem)
         if wrong:
             raise ConfigError(f"{path}:{number}: {wrong}")
-        problems.append(problem)
+        if not isinstance(problem[name], str | int):
+            raise ConfigError(f"{path}:{number}: {name} is neither text nor a whole number")
+        if str(problem[name]) in problems:
+            raise ConfigError(f"{path}:{number}: {name} {problem[name]} stands twice")
+        problems[str(problem[name])] = problem
     if not problems:
         raise ConfigError(f"problems={path} holds no problem")
-    return problems
+    return list(problems.values())
 
 
 def seed_of(*parts: Any) -> int:

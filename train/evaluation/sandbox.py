@@ -13,15 +13,23 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 SCRIPT = Path(__file__).with_name("sandboxed.py")
 COMMAND = [sys.executable, "-I", "-S", str(SCRIPT)]
-USERS = count(200_000)  # a user id for each program, so that no two share a bound on the number of processes
+# A user id for each program that runs, so that no two share a bound on the number of processes; others for another
+# evaluation on this machine.
+USERS = cycle(range(200_000 + os.getpid() * 256, 200_000 + os.getpid() * 256 + 256))
+SWEEP = "import os, sys; user = int(sys.argv[1]); os.setresuid(user, user, user); os.kill(-1, 9)"
 SETUP_FAILED = 125
 # The program's own names may stand for something else by then.
 LAST = "\n\n__import__('sys').__stdout__.flush(); __import__('os').write(1, b'\\n{mark}\\n')\n"
+
+
+class SandboxError(Exception):
+    """This machine runs no program at all; one line says why."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +62,15 @@ def isolation() -> str | None:
 
 
 def run_program(source: str, limits: Limits) -> Outcome:
-    """Run `source` with Python and say whether it came to its end. The sandbox is gone when this returns."""
+    """Run `source` with Python and say whether it came to its end. The sandbox is gone when this returns.
+
+    Errors: `SandboxError`.
+    """
     mark = os.urandom(16).hex()  # printed by the last statement: leaving early is not reaching the end
     with tempfile.TemporaryDirectory(prefix="program-") as folder:
         task = _task(source + LAST.format(mark=mark), limits, isolate=isolation() is None)
+        if not task["isolate"]:
+            os.chmod(folder, 0o777)  # the program's user is another
         process = subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,
@@ -67,16 +80,19 @@ def run_program(source: str, limits: Limits) -> Outcome:
             start_new_session=True,
         )
         try:
-            detail, output = _watch(process, task, limits)
+            detail, output = _watch(process, json.dumps(task).encode(), limits)
         finally:
             _kill(process)
+            if not task["isolate"] and os.geteuid() == 0:  # what left the group runs on, as a user of its own
+                subprocess.run([*COMMAND[:-1], "-c", SWEEP, str(task["user"])], stderr=subprocess.DEVNULL, check=False)
         problem = process.stderr.read().decode(errors="replace") if process.stderr else ""
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
     said = [line for line in problem.splitlines() if line.startswith("sandbox: ")]  # a linker may have spoken too
     if process.returncode == SETUP_FAILED and said:
-        raise RuntimeError(said[-1])
+        why = said[-1].removeprefix("sandbox: ")
+        raise SandboxError(f"programs cannot be run here ({why}); use a Python that every user can read")
     text, end, _ = output.decode(errors="replace").rpartition(f"\n{mark}\n")
     passed = not detail and process.returncode == 0 and bool(end)
     return Outcome(
@@ -133,18 +149,19 @@ def _overhead() -> float:
 
 def _run_empty(isolate: bool) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        COMMAND, input=_task("", Limits(seconds=10), isolate).decode(), capture_output=True, text=True, check=False
+        COMMAND, input=json.dumps(_task("", Limits(seconds=10), isolate)), capture_output=True, text=True, check=False
     )
 
 
-def _task(source: str, limits: Limits, isolate: bool) -> bytes:
+def _task(source: str, limits: Limits, isolate: bool) -> dict[str, Any]:
     """What sandboxed.py reads. Links on the way to this Python are followed here: inside they may be hidden."""
     folder, name = os.path.split(sys.executable)
-    task = {
+    return {
         "source": source,
         "python": os.path.join(os.path.realpath(folder), name),
         "visible": sorted({os.path.realpath(path) for path in (sys.prefix, sys.base_prefix)}),
         "user": next(USERS),
+        "evaluator": os.getpid(),
         "isolate": isolate,
         "limits": {
             "cpu_seconds": max(1, round(limits.seconds) + 1),
@@ -153,7 +170,6 @@ def _task(source: str, limits: Limits, isolate: bool) -> bytes:
             "processes": limits.processes,
         },
     }
-    return json.dumps(task).encode()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

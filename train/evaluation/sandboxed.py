@@ -1,9 +1,9 @@
 """The inside of the sandbox: run as a script, by itself, for one program. It imports nothing of this project.
 
 It reads a JSON object from standard input: `source`, `limits`, `python` (the interpreter), `visible` (folders that it
-needs), `user` (an unprivileged user id, used where this script runs as root) and `isolate`. It shuts itself off from
-the network, from other processes and from writing where `isolate` is true, bounds and drops what it has, and runs the
-program. Its own errors are lines that begin with `sandbox: `.
+needs), `user` (an unprivileged user id, used where this script runs as root), `evaluator` (the id of the process that
+started this one) and `isolate`. It shuts itself off from the network, from other processes and from writing where
+`isolate` is true, bounds and drops what it has, and runs the program. Its own errors begin with `sandbox: `.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ MOUNT_SETATTR, AT_RECURSIVE, ATTR_RDONLY = 442, 0x8000, 1
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 1, 38, 24
 WORK = "/tmp"  # the program's only place to write, a file system in memory
 HIDDEN = ("/root", "/home", "/run", "/var", "/mnt", "/srv", "/dev/shm")
+NOBODY = 65534
 SYSTEM = {"/", "/usr", "/opt", "/lib", "/lib64", "/bin", "/sbin"}  # read by every program, so never hidden
 LOOK_SECONDS = 0.05  # between two looks at the memory of all processes of a program
 # One thread each: numpy starts one a core, which on a large node is more than a program may have.
@@ -114,7 +115,11 @@ def drop(user):
     """Give up root, and every way back."""
     if os.geteuid() == 0:
         os.setgroups([])
-        os.setresgid(user, user, user)
+        try:
+            os.setresgid(user, user, user)
+        except OSError:  # a container that knows few users
+            user = NOBODY
+            os.setresgid(user, user, user)
         os.setresuid(user, user, user)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
@@ -172,6 +177,8 @@ def main():
     task = json.loads(sys.stdin.buffer.read())
     task["homes"] = homes()
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # an evaluator that is killed leaves no program
+    if os.getppid() != task["evaluator"]:  # it was killed before
+        sys.exit(125)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where memory runs out, programs go first
     if task["isolate"]:

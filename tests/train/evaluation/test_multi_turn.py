@@ -86,6 +86,11 @@ def test_rates_by_category_and_turns() -> None:
     ("change", "said"),
     [
         ({"outputs": [6]}, "2 inputs and 1 outputs; each case needs one of both"),
+        ({"inputs": [1, 2]}, "inputs is no list of JSON objects"),
+        ({"prompts": "x"}, "prompts is no list of text"),
+        ({"prompts": []}, "it has no prompts"),
+        ({"outputs": None}, "outputs is no list of values"),
+        ({"max_gen_length": "a"}, "max_gen_length=a must be a whole number above 0"),
         ({"prompts": ["Assign {C} to x."]}, "no input has the name C of a prompt's slot"),
         ({}, None),
     ],

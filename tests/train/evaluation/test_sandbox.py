@@ -1,44 +1,45 @@
 """Hostile programs fail, the evaluator lives, and nothing is left behind."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from train.evaluation.sandbox import Limits, isolation, run_program, run_programs
+from train.evaluation.sandbox import SCRIPT, Limits, isolation, run_program, run_programs
 
 ROOT = Path(__file__).parents[3]
 LIMITS = Limits(seconds=3, memory_bytes=2**30)
+PATIENT = Limits(seconds=30, memory_bytes=2**30)  # of programs that must pass, however busy the machine is
 isolated = pytest.mark.skipif(isolation() is not None, reason=f"the kernel allows no isolation here: {isolation()}")
 
 
 def processes_in_sandboxes() -> list[psutil.Process]:
-    return [p for p in psutil.process_iter(["cmdline"]) if "sandboxed.py" in " ".join(p.info["cmdline"] or [])]
+    return [p for p in psutil.process_iter(["cmdline"]) if str(SCRIPT) in (p.info["cmdline"] or [])]
 
 
 @pytest.fixture(autouse=True)
-def clean() -> object:
+def clean(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """After every program: no process of it, and nothing in the temporary folder."""
-    before = set(os.listdir("/tmp"))
-    yield
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    yield folder
     until = time.monotonic() + 5
     while processes_in_sandboxes() and time.monotonic() < until:
         time.sleep(0.1)
     assert not processes_in_sandboxes()
-    assert not [name for name in set(os.listdir("/tmp")) - before if name.startswith("program-")]
+    assert not list(folder.iterdir())
 
 
 def test_a_program_that_comes_to_its_end_passes() -> None:
-    outcome = run_program("print('hello')", LIMITS)
+    outcome = run_program("print('hello')", PATIENT)
     assert outcome.passed and outcome.output.strip() == "hello"
 
 
@@ -60,7 +61,7 @@ def test_a_program_that_comes_to_its_end_passes() -> None:
     ],
 )
 def test_what_does_not_come_to_its_end_fails(source: str, said: str) -> None:
-    outcome = run_program(source, LIMITS)
+    outcome = run_program(source, LIMITS if "timed out" in said else PATIENT)
     assert not outcome.passed and said in outcome.detail
 
 
@@ -151,19 +152,19 @@ def test_the_program_finds_an_empty_folder_and_a_bare_environment() -> None:
         "assert names <= {'HOME', 'TMPDIR', 'PATH', 'LANG', 'LC_CTYPE'}, names\n"
         "assert os.getuid() != 0 and len([p for p in os.listdir('/proc') if p.isdigit()]) < 4\nimport numpy\n"
     )
-    outcome = run_program(source, LIMITS)
+    outcome = run_program(source, PATIENT)
     assert outcome.passed, outcome
 
 
 def test_many_run_at_once_and_keep_their_order() -> None:
     sources = [f"print({number})\nassert {number} % 3" for number in range(12)]
-    outcomes = list(run_programs(sources, LIMITS, workers=4))
+    outcomes = list(run_programs(sources, PATIENT, workers=4))
     assert [outcome.passed for outcome in outcomes] == [number % 3 != 0 for number in range(12)]
     assert [outcome.output.split()[0] for outcome in outcomes] == [str(number) for number in range(12)]
 
 
 def test_long_programs_and_odd_characters_run() -> None:
-    assert run_program(f"x = '{'a' * 300_000}'\nassert len(x) == 300_000\nprint('\ud800 \u00e9')", LIMITS).passed
+    assert run_program(f"x = '{'a' * 300_000}'\nassert len(x) == 300_000\nprint('\ud800 \u00e9')", PATIENT).passed
 
 
 @isolated
@@ -182,19 +183,19 @@ def test_the_memory_of_all_its_processes_is_bounded() -> None:
 def test_there_is_no_memory_that_is_of_no_process() -> None:
     before = Path("/proc/sys/kernel/shmmni").read_text()
     source = "import ctypes\nassert ctypes.CDLL(None).shmget(0, 2**20, 0o1666) == -1"
-    assert run_program(source, LIMITS).passed
+    assert run_program(source, PATIENT).passed
     assert Path("/proc/sys/kernel/shmmni").read_text() == before
 
 
 @isolated
 def test_programs_die_first_where_memory_runs_out() -> None:
-    assert run_program("assert open('/proc/self/oom_score_adj').read().strip() == '1000'", LIMITS).passed
+    assert run_program("assert open('/proc/self/oom_score_adj').read().strip() == '1000'", PATIENT).passed
 
 
 def test_numpy_runs_whatever_the_number_of_cores() -> None:
     """It would start a thread a core; on a node with more cores than a program may have processes, none would run."""
     source = "import numpy\nassert (numpy.ones((300, 300)) @ numpy.ones((300, 300))).sum() == 300**3"
-    outcome = run_program(source, Limits(seconds=10, processes=1 if os.getuid() == 0 else 32))
+    outcome = run_program(source, Limits(seconds=30, processes=1 if os.getuid() == 0 else 32))
     assert outcome.passed, outcome
 
 
@@ -211,35 +212,35 @@ def test_the_home_is_hidden_wherever_it_is(tmp_path: Path, monkeypatch: pytest.M
         source = f"import os\nassert os.path.exists({str(folder / 'key')!r})"
         assert not run_program(source, LIMITS).passed
         monkeypatch.setenv("HOME", "/")
-        assert run_program(source, LIMITS).passed
+        assert run_program(source, PATIENT).passed
     finally:
         (folder / "key").unlink()
         folder.rmdir()
 
 
-def test_an_evaluator_that_is_killed_leaves_no_program() -> None:
+def test_an_evaluator_that_is_killed_leaves_no_program(clean: Path) -> None:
     code = (
         "from train.evaluation.sandbox import Limits, run_program\n"
         "run_program('import time; time.sleep(100)', Limits(seconds=100))"
     )
-    evaluator = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    variables = {**os.environ, "TMPDIR": str(clean)}
+    evaluator = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=variables)
     until = time.monotonic() + 30
     while len(processes_in_sandboxes()) < 2 and time.monotonic() < until:
         time.sleep(0.1)
     assert len(processes_in_sandboxes()) >= 2
-    folders = [name for name in os.listdir("/tmp") if name.startswith("program-")]
     evaluator.kill()
     evaluator.wait()
     while processes_in_sandboxes() and time.monotonic() < until:
         time.sleep(0.1)
     assert not processes_in_sandboxes()
-    for name in folders:  # nobody was left to remove it
-        shutil.rmtree(Path("/tmp") / name, ignore_errors=True)
+    for folder in clean.iterdir():  # nobody was left to remove it
+        folder.rmdir()
 
 
 def test_a_linker_that_complains_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_PRELOAD", "/nonexistent/library.so")
-    assert run_program("print(1)", LIMITS).passed
+    assert run_program("print(1)", PATIENT).passed
     assert run_program("assert 0", LIMITS).detail == "exit code 1"
 
 
@@ -250,51 +251,10 @@ def test_a_python_in_a_hidden_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "home")
     code = (
         "from train.evaluation.sandbox import Limits, isolation, run_program\n"
-        "print(isolation(), run_program('import sys; print(sys.prefix)', Limits(seconds=10)))"
+        "print(isolation(), run_program('import sys; print(sys.prefix)', Limits(seconds=30)))"
     )
     variables = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "link")}
     words = [tmp_path / "link/venv/bin/python", "-c", code]
     done = subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     wanted = f"None Outcome(passed=True, detail='', output='{tmp_path}/home/venv\\n')"
     assert done.stdout.strip() == wanted, done
-
-
-@pytest.mark.skipif(os.getuid() != 0 or isolation() is not None, reason="needs root, to be somebody else")
-def test_who_is_not_root_is_isolated_as_well() -> None:
-    """In a user namespace; where this Python is for root alone, with the system's."""
-    python = next((path for path in (sys.executable, "/usr/bin/python3") if _can_run(path)), None)
-    if python is None:
-        pytest.skip("no Python that others than root can run")
-    with tempfile.TemporaryDirectory(prefix="other-") as folder:
-        shutil.copytree(ROOT / "train/evaluation", Path(folder) / "evaluation")
-        os.chmod(folder, 0o755)
-        code = (
-            "from evaluation.sandbox import Limits, isolation, run_program as run\n"
-            "import os; limits = Limits(seconds=10)\n"
-            "assert isolation() is None, isolation()\n"
-            "assert run('import os; assert os.getuid() != 0', limits).passed\n"
-            "assert not run(f'import os; os.kill({os.getpid()}, 9)', limits).passed\n"
-            'assert not run(\'open("/var/tmp/mine", "w")\', limits).passed\n'
-            "bomb = 'import os\\nwhile True:\\n    try: os.fork()\\n    except OSError: pass'\n"
-            "assert not run(bomb, Limits(seconds=2)).passed\n"
-            "print('as it should be')"
-        )
-        done = subprocess.run(
-            [python, "-c", code],
-            cwd=folder,
-            user=65534,
-            group=65534,
-            extra_groups=[],
-            env={"HOME": "/"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert done.stdout.strip() == "as it should be", done
-
-
-def _can_run(python: str) -> bool:
-    try:
-        return subprocess.run([python, "-c", ""], user=65534, group=65534, cwd="/", check=False).returncode == 0
-    except OSError:
-        return False
