@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from conf.schema import ClusterKind, Handover, Offload, Precision, Settings
+from conf.choices import ClusterKind, Handover, Offload, Precision
+from conf.schema import Settings
 
 
 class ConfigError(Exception):

@@ -4,101 +4,24 @@ Each field's meaning and unit stand as a comment beside its value in the YAML fi
 """
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
 
-
-class Precision(Enum):
-    """Number format of weights and activations."""
-
-    auto = "auto"  # bf16 on a CUDA device that has it, fp32 elsewhere; resolved once at start-up and logged
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class Schedule(Enum):
-    """Course of the learning rate."""
-
-    cosine = "cosine"  # linear warm-up, cosine to the end rate, then flat: the paper's
-    wsd = "wsd"  # linear warm-up, stable at the peak, linear decay to the end rate
-
-
-class Handover(Enum):
-    """What a stage takes from its parent."""
-
-    weights = "weights"  # fresh optimizer, step 0, new schedule, new data: the paper's
-    full = "full"  # the optimizer's state goes along
-
-
-class Decay(Enum):
-    """Which parameters weight decay pulls on."""
-
-    matrices = "matrices"  # every tensor of two or more dimensions
-    jaxformer = "jaxformer"  # all but the final LayerNorm and the head's bias, as the paper's code did
-
-
-class Recompute(Enum):
-    """What the backward pass computes again instead of keeping."""
-
-    none = "none"
-    selective = "selective"  # the activations that are large and cheap to make again
-    full = "full"  # every block is run again in the backward pass
-
-
-class Balance(Enum):
-    """What is made even when layers are cut into pipeline stages."""
-
-    flops = "flops"
-    parameters = "parameters"
-    time = "time"  # measured at start-up
-
-
-class Offload(Enum):
-    """What lives in host memory."""
-
-    none = "none"
-    optimizer = "optimizer"
-    parameters = "parameters"  # the optimizer's state goes along
-
-
-class Source(Enum):
-    """Where a corpus comes from."""
-
-    local = "local"
-    files = "files"
-    hub = "hub"
-
-
-class OnError(Enum):
-    """What becomes of a document that cannot be read."""
-
-    fail = "fail"
-    skip = "skip"
-
-
-class ClusterKind(Enum):
-    """Who starts the processes."""
-
-    local = "local"
-    hostfile = "hostfile"
-    slurm = "slurm"
-
-
-class RemoteShell(Enum):
-    """How DeepSpeed's launcher reaches the hosts of a hostfile."""
-
-    pdsh = "pdsh"
-    ssh = "ssh"
-
-
-class Form(Enum):
-    """Form of an operation."""
-
-    auto = "auto"
-    reference = "reference"
+from conf.choices import (
+    Balance,
+    ClusterKind,
+    Decay,
+    Form,
+    Handover,
+    Offload,
+    OnError,
+    Precision,
+    Recompute,
+    RemoteShell,
+    Schedule,
+    Source,
+)
 
 
 @dataclass

@@ -13,10 +13,11 @@ from pathlib import Path
 import psutil
 
 from conf.check import ConfigError, check
+from conf.choices import ClusterKind
 from conf.compose import compose_settings
 from conf.exit_codes import BAD_INPUT, INTERRUPTED
 from conf.run_folder import check_run_folder, run_folder, save_settings
-from conf.schema import ClusterKind, Settings
+from conf.schema import Settings
 from launch import slurm
 from launch.control import COMMANDS
 from launch.hostfile import main_address, read_hostfile, remote_command

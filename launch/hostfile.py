@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from conf.check import ConfigError
-from conf.schema import Cluster, RemoteShell
+from conf.choices import RemoteShell
+from conf.schema import Cluster
 from launch.local import train_command
 
 SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from conf.schema import Model, Recompute
+from conf.choices import Recompute
+from conf.schema import Model
 from model.cache import Past, Places
 from model.kernels import Operations
 from model.rotary import apply_rotary, rotary_table

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conf.check import ConfigError
+from conf.choices import Recompute
 from conf.compose import load_settings
-from conf.schema import Model, Recompute
+from conf.schema import Model
 from model.codegen import layers
 from model.hub import local_folder
 from model.huggingface import from_huggingface, to_huggingface

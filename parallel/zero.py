@@ -3,7 +3,8 @@
 from typing import Any
 
 from conf.check import data_parallel_size, gradient_accumulation_steps
-from conf.schema import Offload, Precision, Settings
+from conf.choices import Offload, Precision
+from conf.schema import Settings
 
 
 def deepspeed_config(

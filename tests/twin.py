@@ -3,7 +3,8 @@
 import torch
 from transformers import CodeGenConfig, CodeGenForCausalLM
 
-from conf.schema import Model, Recompute
+from conf.choices import Recompute
+from conf.schema import Model
 from model.codegen import layers
 from model.huggingface import to_huggingface
 from model.init import draw

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from conf.schema import Balance
+from conf.choices import Balance
 from model.codegen import layers
 from model.flops import layer_flops, layer_parameters
 from model.init import initialise

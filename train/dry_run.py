@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from conf.check import ConfigError, check, data_parallel_size, gradient_accumulation_steps
-from conf.schema import Balance, Form, Precision, Recompute, Settings
+from conf.choices import Balance, Form, Precision, Recompute
+from conf.schema import Settings
 from model.codegen import layers
 from model.flops import layer_flops, layer_parameters
 from model.kernels import Operations

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from conf.check import ConfigError, divisors
+from conf.choices import Precision, Recompute
 from conf.commands import Sampling
-from conf.schema import Model, Precision, Recompute
+from conf.schema import Model
 from model.cache import Past, Places
 from model.codegen import layers
 from model.kernels import Operations

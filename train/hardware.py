@@ -6,7 +6,7 @@ import time
 import torch
 
 from conf.check import ConfigError
-from conf.schema import Precision
+from conf.choices import Precision
 
 # Dense peaks in TFLOP/s for bf16 and fp16, from NVIDIA's data sheets (without sparsity). Longest name first.
 DATA_SHEETS = {

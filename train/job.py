@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from conf.check import ConfigError, check
-from conf.schema import Precision, Settings
+from conf.choices import Precision
+from conf.schema import Settings
 from model.kernels import Operations, select
 from parallel.layout import World, build_world
 from train.data.documents import DataError

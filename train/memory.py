@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from conf.schema import Offload, Precision, Settings
+from conf.choices import Offload, Precision
+from conf.schema import Settings
 from parallel.paper import Collective, collectives
 from train.optimizer import decays
 

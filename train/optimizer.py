@@ -5,7 +5,8 @@ import re
 import torch
 from torch import nn
 
-from conf.schema import Decay, Optimizer
+from conf.choices import Decay
+from conf.schema import Optimizer
 
 
 def decays(name: str, parameter: nn.Parameter, decay: Decay, n_layer: int) -> bool:

@@ -10,9 +10,10 @@ import warnings
 from typing import Any
 
 from conf.check import ConfigError, check, data_parallel_size, gradient_accumulation_steps
+from conf.choices import Balance
 from conf.compose import compose_settings
 from conf.exit_codes import BAD_INPUT
-from conf.schema import Balance, Settings
+from conf.schema import Settings
 from train.plan_table import show
 
 GIB = 2**30

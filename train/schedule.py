@@ -2,7 +2,8 @@
 
 import math
 
-from conf.schema import Schedule, Stage
+from conf.choices import Schedule
+from conf.schema import Stage
 
 
 def learning_rate(stage: Stage, step: int) -> float:

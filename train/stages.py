@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from conf.check import ConfigError
-from conf.schema import Handover, Settings
+from conf.choices import Handover
+from conf.schema import Settings
 from model.codegen import layers
 from model.init import initialise
 from model.tokenizer import load_tokenizer

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from conf.check import ConfigError
-from conf.schema import Precision
+from conf.choices import Precision
 from model.huggingface import to_huggingface
 from model.huggingface.settings import check_mp_num, config_of
 from model.huggingface.shards import Shards

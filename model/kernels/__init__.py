@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from conf.schema import Form, Kernels
+from conf.choices import Form
+from conf.schema import Kernels
 from model.kernels.attention import reference_attention, sdpa_attention
 
 

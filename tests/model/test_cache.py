@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from conf.schema import Model, Recompute
+from conf.choices import Recompute
+from conf.schema import Model
 from model.cache import Past, Places
 from model.codegen import Block
 from model.init import initialise

@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import CodeGenForCausalLM
 
+from conf.choices import Recompute
 from conf.compose import compose_settings
-from conf.schema import Model, Recompute
+from conf.schema import Model
 from model.codegen import Block, Head, layers
 from model.flops import flops_per_token, matrix_parameters, parameters
 from model.huggingface import from_huggingface, to_huggingface

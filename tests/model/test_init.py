@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conf.schema import Model, Recompute
+from conf.choices import Recompute
+from conf.schema import Model
 from model.codegen import layers
 from model.init import initialise
 from model.kernels import REFERENCE

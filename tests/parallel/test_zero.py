@@ -7,8 +7,8 @@ from unittest.mock import patch
 import pytest
 
 from conf.check import ConfigError
+from conf.choices import Precision
 from conf.compose import compose_settings
-from conf.schema import Precision
 from tests.parity.cases import BATCH, settings_of
 from tests.worlds import Worlds, world_of
 

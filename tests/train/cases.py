@@ -19,6 +19,7 @@ from train.generate import Generator, build_modules
 
 MODEL = Model("case", 2, 64, 4, 8, 320, 64, 1e-5, 0.0)
 PROMPTS = [[5, 6, 7], [9] * 20, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [300]]
+TEXTS = [f"def name_{n}(x, y):\n    for i in range({n}):\n        x += y * {n % 7}\n    return x\n" for n in range(200)]
 GREEDY = Sampling(max_new_tokens=30, temperature=0.0, top_p=1.0, top_k=0, seed=0)
 
 
@@ -67,6 +68,5 @@ def finished_run(folder: Path) -> Path:
     weights.mkdir(parents=True)
     for index, layer in enumerate(lively_weights()):
         write_layer(weights, index, layer)
-    sources = [path.read_text() for path in Path(__file__).parents[1].glob("*.py")]
-    SentencePieceTokenizer.train(sources, MODEL.vocab_size).save(folder / "tokenizer")
+    SentencePieceTokenizer.train(TEXTS, MODEL.vocab_size).save(folder / "tokenizer")
     return folder

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conf.check import ConfigError
-from conf.schema import Model, Recompute
+from conf.choices import Recompute
+from conf.schema import Model
 from model.codegen import Block
 from model.huggingface.files import read_tensors
 from model.init import initialise

@@ -1,7 +1,6 @@
 """Generation writes what Hugging Face's model writes, and a sample depends on its prompt and seed alone."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from conf.check import ConfigError
 from conf.commands import Sampling
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.train import cases
-from tests.train.cases import GREEDY, MODEL, PROMPTS, Ids, generator_of
+from tests.train.cases import GREEDY, MODEL, PROMPTS, TEXTS, Ids, generator_of
 from tests.twin import twin_of
 from tests.worlds import Worlds
 from train.generate import CHECK_EVERY, Generator
@@ -25,8 +24,7 @@ def ids() -> Generator:
 
 @pytest.fixture(scope="module")
 def text() -> Generator:
-    sources = [path.read_text() for path in Path(__file__).parents[1].glob("*.py")]
-    return generator_of(SentencePieceTokenizer.train(sources, MODEL.vocab_size))
+    return generator_of(SentencePieceTokenizer.train(TEXTS, MODEL.vocab_size))
 
 
 @pytest.fixture(scope="module")

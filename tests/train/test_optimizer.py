@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+from conf.choices import Decay, Recompute
 from conf.compose import compose_settings
-from conf.schema import Decay, Model, Recompute
+from conf.schema import Model
 from model.codegen import layers
 from model.kernels import REFERENCE
 from parallel.cross_entropy import LossOptions

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from conf.choices import Schedule
 from conf.compose import compose_settings
-from conf.schema import Schedule
 from train.schedule import learning_rate
 
 STAGE = compose_settings(["model=350m", "stage=nl"]).stages["nl"]

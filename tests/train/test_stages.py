@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from conf.check import ConfigError, check
-from conf.schema import Handover, Model, Precision, Settings
+from conf.choices import Handover, Precision
+from conf.schema import Model, Settings
 from model.huggingface.convert import export_weights
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from model.weights import open_weights

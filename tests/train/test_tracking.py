@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from conf.schema import Precision, Settings
+from conf.choices import Precision
+from conf.schema import Settings
 from model.flops import flops_per_token
 from model.kernels import REFERENCE
 from parallel.engine import StepResult

@@ -13,7 +13,8 @@ from typing import BinaryIO, TextIO
 
 import numpy
 
-from conf.schema import Corpus, Data, Source
+from conf.choices import Source
+from conf.schema import Corpus, Data
 from model.tokenizer import Tokenizer
 from train.data.documents import DataError, Document
 from train.data.files import Broken, read_files

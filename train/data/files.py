@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from conf.schema import Corpus, OnError
+from conf.choices import OnError
+from conf.schema import Corpus
 from train.data.documents import EXTENSIONS, DataError, Document, language_of
 
 TABLES = (".jsonl", ".jsonl.gz", ".parquet")

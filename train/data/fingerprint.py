@@ -4,7 +4,8 @@ import hashlib
 import json
 from importlib.metadata import version
 
-from conf.schema import Corpus, Settings, Source, Tokenizer, plain
+from conf.choices import Source
+from conf.schema import Corpus, Settings, Tokenizer, plain
 from model.tokenizer import tokenizer_folder
 from model.tokenizer.gpt2 import FILES
 from model.tokenizer.sentencepiece import MODEL_FILE

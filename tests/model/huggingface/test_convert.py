@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conf.check import ConfigError
-from conf.schema import Model, Precision
+from conf.choices import Precision
+from conf.schema import Model
 from model.huggingface import from_huggingface, to_huggingface
 from model.huggingface.convert import export_weights, import_weights, whole_folder
 from model.huggingface.files import read_config
@@ -144,7 +145,7 @@ def test_a_target_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from conf.schema import Precision
+from conf.choices import Precision
 from model.huggingface.convert import export_weights, import_weights
 import_weights(sys.argv[1], Path(sys.argv[2]), None, None)
 export_weights(sys.argv[2], Path(sys.argv[3]), 4, Precision.auto, 10**9)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conf.check import ConfigError
-from conf.schema import Precision
+from conf.choices import Precision
 from model.huggingface.convert import export_weights
 from model.huggingface.groups import explained
 from model.weights import open_weights

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from conf.schema import Corpus, Data, Filters, Model, OnError, Settings, Source, Stage, Tokenizer
+from conf.choices import OnError, Source
+from conf.schema import Corpus, Data, Filters, Model, Settings, Stage, Tokenizer
 
 WORDS = ("def", "return", "value", "while", "number", "the", "of", "model", "learns", "(x)", "=", "\n    ", "\n", "\t")
 

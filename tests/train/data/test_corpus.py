@@ -3,7 +3,7 @@ import json
 import numpy
 import pytest
 
-from conf.schema import OnError
+from conf.choices import OnError
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.train.data.conftest import text, write_jsonl
 from train.data.corpus import Kept, gather, training_sample, write_tokens

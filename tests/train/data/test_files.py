@@ -5,7 +5,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from conf.schema import Corpus, OnError, Source
+from conf.choices import OnError, Source
+from conf.schema import Corpus
 from train.data.documents import DataError
 from train.data.files import Broken, list_files, read_files
 

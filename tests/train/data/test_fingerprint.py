@@ -3,7 +3,7 @@ import os
 import pytest
 
 from conf.check import ConfigError
-from conf.schema import Source
+from conf.choices import Source
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from train.data.documents import DataError
 from train.data.fingerprint import fingerprint, selected_corpora

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from conf.schema import Corpus, OnError, Source
+from conf.choices import OnError, Source
+from conf.schema import Corpus
 from train.data.documents import DataError
 from train.data.files import Broken
 from train.data.hub import read_hub
