@@ -60,8 +60,9 @@ class World:
 
     def gather(self, value: Any) -> list[Any]:
         """`value` of every process, by rank, on every process."""
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
         return values
 
     def any(self, flag: bool) -> bool:

@@ -83,25 +83,31 @@ def _consult(
 ) -> Any:
     store.set(f"facts/{rank}", json.dumps(facts))
     if rank == 0:
-        missing = _wait_for(store, size, seconds)
+        missing = _wait_for(store, "facts", list(range(size)), seconds)
         if missing:
-            store.set("verdict", json.dumps({"missing": missing}))
+            verdict = {"missing": missing}
         else:
-            everyone = [json.loads(store.get(f"facts/{other}")) for other in range(size)]
-            store.set("verdict", json.dumps({"verdict": judge(everyone)}))
+            verdict = {"verdict": judge([json.loads(store.get(f"facts/{other}")) for other in range(size)])}
+        store.set("verdict", json.dumps(verdict))
+        # The store ends with this process: nobody may still be asking it.
+        _wait_for(store, "heard", [other for other in range(1, size) if other not in missing], STEP.total_seconds())
     else:
-        store.wait(["verdict"], timedelta(seconds=seconds) + STEP)
-    verdict = json.loads(store.get("verdict"))
+        try:
+            store.wait(["verdict"], timedelta(seconds=seconds) + STEP)
+            verdict = json.loads(store.get("verdict"))
+            store.set(f"heard/{rank}", "")
+        except dist.DistError:
+            raise NodeError(f"rank {rank} on {node_name()}: the main process ended before everyone had come") from None
     if "missing" in verdict:
         raise NodeError(f"{_named(verdict['missing'], size)} did not come within {seconds:g} s")
     return verdict["verdict"]
 
 
-def _wait_for(store: Store, size: int, seconds: float) -> list[int]:
-    """The ranks that have not come when time is up."""
-    waited, missing = time.monotonic() + seconds, list(range(size))
-    while missing and time.monotonic() < waited:
-        missing = [rank for rank in missing if not store.check([f"facts/{rank}"])]
+def _wait_for(store: Store, key: str, ranks: list[int], seconds: float) -> list[int]:
+    """Those of `ranks` that have not set `key` when time is up."""
+    until, missing = time.monotonic() + seconds, ranks
+    while missing and time.monotonic() < until:
+        missing = [rank for rank in missing if not store.check([f"{key}/{rank}"])]
         if missing:
             time.sleep(POLL_SECONDS)
     return missing

@@ -4,7 +4,10 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
+
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 ROOT = Path(__file__).parents[2]
 CODE = """
@@ -44,6 +47,15 @@ def test_a_main_process_that_does_not_answer_is_named() -> None:
     port = free_port()
     said = start(1, 2, port, 2, SLURMD_NODENAME="n2").communicate(timeout=120)[0]
     assert f"rank 1 on n2 does not reach the main process at 127.0.0.1:{port} within 2 s" in said
+
+
+def test_a_main_process_that_ends_while_others_wait_is_one_line() -> None:
+    port = free_port()
+    store = TCPStore("127.0.0.1", port, 2, True, timedelta(seconds=60), wait_for_workers=False)
+    waiting = start(1, 2, port, 60, SLURMD_NODENAME="n2")
+    store.wait(["facts/1"])
+    del store
+    assert waiting.communicate(timeout=120)[0] == "rank 1 on n2: the main process ended before everyone had come\n"
 
 
 def test_everyone_gets_what_the_main_process_makes_of_all() -> None:

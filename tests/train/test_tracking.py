@@ -49,16 +49,29 @@ def test_a_run_without_records_has_none(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
 
 
-def test_going_on_drops_what_was_recorded_beyond_the_checkpoint(job: Job) -> None:
+def test_what_an_interrupted_try_recorded_comes_no_second_time(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     write(job.folder, ("nl", 8), ("multi", 2), ("multi", 4), ("multi", 6), end=CUT_OFF)
-    tracker = open_tracker(job, "multi", 4, {})
-    assert steps(job.folder) == [("nl", 8), ("multi", 2), ("multi", 4)]
+    tracker = open_tracker(job, "multi", {})
     tracker.record_scores("multi", 6, {"nl": 2.5})
-    assert steps(job.folder) == [("nl", 8), ("multi", 2), ("multi", 4), ("multi", 6)]
+    assert "nl 2.5000" in capsys.readouterr().out  # shown again, as it is trained again
+    tracker.record_scores("multi", 8, {"nl": 2.5})
+    assert steps(job.folder) == [("nl", 8), ("multi", 2), ("multi", 4), ("multi", 6), ("multi", 8)]
+
+
+def test_another_stage_records_steps_of_the_same_number(job: Job) -> None:
+    write(job.folder, ("nl", 8))
+    open_tracker(job, "multi", {}).record_scores("multi", 8, {"nl": 2.5})
+    assert steps(job.folder) == [("nl", 8), ("multi", 8)]
+
+
+def test_seconds_go_on_from_the_interrupted_try(job: Job) -> None:
+    (job.folder / "metrics.jsonl").write_text(json.dumps({"stage": "nl", "step": 2, "seconds": 40.0}) + "\n")
+    open_tracker(job, "nl", {}).record_scores("nl", 4, {"nl": 2.5})
+    assert 40 <= read_metrics(job.folder)[-1]["seconds"] < 70
 
 
 def test_a_step_is_recorded_with_its_tokens_and_speed(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    tracker, meter = open_tracker(job, "nl", 0, {}), Meter(job)
+    tracker, meter = open_tracker(job, "nl", {}), Meter(job)
     meter.count(16)
     tracker.record_step("nl", 10, 1e-3, StepResult(5.25, 0.75, False), meter)
     (row,) = read_metrics(job.folder)
@@ -82,8 +95,15 @@ def test_a_meter_measures_its_own_stretch(job: Job) -> None:
     assert meter.read()["tokens_per_second"] == 0
 
 
+def test_a_rank_that_stays_slow_is_named_once(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    meter = Meter(job)
+    for slowest, spread in [(2, 0.4), (2, 0.5), (1, 0.4), (2, 0.4), (2, 0.4), (2, 0.4), (2, 0.4), (2, 0.1)]:
+        meter._watch(slowest, spread, f"n{slowest}")
+    assert capsys.readouterr().out == "warning: rank 2 on n2 computes 40% slower than the median rank\n"
+
+
 def test_a_loss_that_is_no_number_leaves_lines_that_any_reader_takes(job: Job) -> None:
-    tracker, meter = open_tracker(job, "nl", 0, {}), Meter(job)
+    tracker, meter = open_tracker(job, "nl", {}), Meter(job)
     meter.count(1)
     tracker.record_step("nl", 1, 0.0, StepResult(float("nan"), float("inf"), True), meter)
     (line,) = (job.folder / "metrics.jsonl").read_text().splitlines()
@@ -93,7 +113,7 @@ def test_a_loss_that_is_no_number_leaves_lines_that_any_reader_takes(job: Job) -
 
 def test_other_processes_write_nothing(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     quiet = replace(job, world=replace(job.world, rank=1))
-    open_tracker(quiet, "nl", 0, {}).record_scores("nl", 1, {"nl": 1.0})
+    open_tracker(quiet, "nl", {}).record_scores("nl", 1, {"nl": 1.0})
     assert not list(job.folder.iterdir()) and capsys.readouterr().out == ""
 
 
@@ -104,7 +124,7 @@ def test_a_run_goes_on_without_wandb_where_it_fails(job: Job, capsys: pytest.Cap
         calls.append(step)
         raise OSError("disk full")
 
-    tracker = Tracker(job.folder, job, SimpleNamespace(log=log))
+    tracker = Tracker(job.folder, job, SimpleNamespace(log=log), [])
     tracker.record_scores("nl", 1, {"nl": 2.5})
     tracker.record_scores("nl", 2, {"nl": 2.0})
     assert calls == [1] and steps(job.folder) == [("nl", 1), ("nl", 2)]
@@ -112,7 +132,7 @@ def test_a_run_goes_on_without_wandb_where_it_fails(job: Job, capsys: pytest.Cap
 
 
 def test_samples_are_kept_and_shown_without_control_characters(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    tracker = open_tracker(job, "nl", 0, {})
+    tracker = open_tracker(job, "nl", {})
     tracker.record_samples("nl", {"mono": "f():\x1b[2J\n\treturn"}, job.folder / "samples.md")
     shown = capsys.readouterr().out
     assert "def f():\ufffd[2J\n\treturn" in shown and "\x1b" not in shown
