@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -174,7 +175,12 @@ def test_interrupted_it_says_so_and_goes_on(run: Path, functions: Path, tmp_path
     """Ctrl-C while samples are drawn: exit code 75, and the same command ends with what it would have had."""
     words = ["task=humaneval", f"run={run}", f"problems={functions}", "k=[1]", "temperatures=[0.8]", "wandb=false"]
     words += ["samples=40", "batch_size=1", "max_new_tokens=12", f"output={tmp_path}"]
-    process = subprocess.Popen([sys.executable, "-m", "train.evaluate", *words], cwd=ROOT, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train.evaluate", *words],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
     path = tmp_path / "humaneval_t0.8.jsonl"
     until = time.monotonic() + 120
     while not (path.is_file() and path.stat().st_size) and time.monotonic() < until:

@@ -133,7 +133,9 @@ def run(task):
         hide(task["visible"], task["homes"], task["limits"]["file_bytes"])
         with contextlib.suppress(OSError):  # else the program sees a /proc of processes that it cannot touch
             mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
-        os.chdir(WORK)
+        os.mkdir(f"{WORK}/program")  # not WORK itself: there the interpreter's own folder may stand
+        os.chmod(f"{WORK}/program", 0o777)
+        os.chdir(f"{WORK}/program")
     counted = os.path.exists("/proc/1/statm") and os.readlink("/proc/self") == "1"  # /proc is of this namespace alone
     child = os.fork()
     if child == 0:
