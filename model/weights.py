@@ -77,17 +77,26 @@ def open_weights(source: str | Path, mp_num: int | None = None) -> Weights:
     else:
         folder, model = _open_stage(folder)
         form = f"stage {folder.name} of a run"
-    paths = {index: folder / "weights" / layer_file(index) for index in range(model.n_layer + 2)}
+    read = open_layers(folder / "weights", model)
+    holders = [folder / "tokenizer", folder.parents[1] / "tokenizer"]
+    tokenizer = next((path for path in holders if path.is_dir()), None)
+    return Weights(str(folder), folder, model, tokenizer, form, read)
+
+
+def open_layers(folder: Path, model: Model) -> Callable[[int], Layer]:
+    """A reader of the whole tensors of `model` that lie in `folder`, a file a layer.
+
+    Errors: `ConfigError` naming every file or tensor that is missing, extra or of another shape.
+    """
+    paths = {index: folder / layer_file(index) for index in range(model.n_layer + 2)}
     absent = [path.name for path in paths.values() if not path.is_file()]
     if absent:
-        raise ConfigError(f"{folder / 'weights'} is not whole: missing {'; '.join(absent)}")
+        raise ConfigError(f"{folder} is not whole: missing {'; '.join(absent)}")
     with readable(folder):
         found = {f"{index}.{name}": one for index, path in paths.items() for name, one in shapes_in(path).items()}
     wanted = {f"{index}.{name}": one for index, layer in enumerate(layer_shapes(model)) for name, one in layer.items()}
     _refuse_differences(folder, found, wanted)
-    holders = [folder / "tokenizer", folder.parents[1] / "tokenizer"]
-    tokenizer = next((path for path in holders if path.is_dir()), None)
-    return Weights(str(folder), folder, model, tokenizer, form, lambda index: read_tensors(paths[index]))
+    return lambda index: read_tensors(paths[index])
 
 
 def layer_file(index: int) -> str:

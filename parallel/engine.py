@@ -4,18 +4,17 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import deepspeed  # type: ignore[import-untyped]
 import torch
 import torch.distributed as dist
-from deepspeed.utils import safe_get_full_fp32_param  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from parallel.collectives import gather_vocabulary
 from parallel.layout import World
 from parallel.pipeline import build_pipeline
+from parallel.state import WEIGHTS, create_moments, gather, is_held, progress, scatter, set_progress
 from parallel.tensor import shard_of
 
 MicroBatch = tuple[Tensor, Tensor]  # token ids and labels, [micro_batch, seq] each
@@ -123,34 +122,46 @@ class Engine:
         with deepspeed.zero.GatheredParameters(list(head.parameters()), enabled=self.zero_stage == 3):
             return gather_vocabulary(head.logits(hidden_states, positions), self.world.tensor)
 
-    def save(self, folder: Path, tag: str) -> None:
-        """Write weights and the optimizer's state, every process its own part, below `folder / tag`."""
-        self.deepspeed.save_checkpoint(str(folder), tag=tag, save_latest=False)
+    def whole(self, what: str = WEIGHTS) -> Iterator[tuple[str, Tensor | None]]:
+        """Weights, or a moment of the optimizer, of this process's layers by name ("3.in_proj.weight"): whole, fp32.
 
-    def load(self, folder: Path, tag: str) -> None:
-        """Take up what `save` wrote. Errors: FileNotFoundError where there is nothing whole."""
-        loaded, _ = self.deepspeed.load_checkpoint(str(folder), tag=tag)
-        if loaded is None:
-            raise FileNotFoundError(f"{folder / tag} holds no checkpoint of this layout")
-
-    def weights(self) -> Iterator[tuple[str, Tensor | None]]:
-        """Every parameter of this process's layers by name ("3.in_proj.weight"), whole, fp32, on the CPU.
-
-        Every process must run through it together; the value is given to one process of each pipeline stage (tensor
-        rank 0 of data rank 0), the others get None.
+        what: `WEIGHTS` or one of `MOMENTS`. Every process must run through it together. A layer's values are given, on
+        the CPU, to one process, another one for the next layer; the others get None.
         """
-        tensor = self.world.tensor
-        keep = tensor.rank == 0 and self.world.data_rank == 0
+        tensor, world = self.world.tensor, self.world
         for name, parameter in self.deepspeed.module.named_parameters():
-            value = safe_get_full_fp32_param(parameter)
-            value = parameter if value is None else value  # no ZeRO: fp32 weights
-            value = value.detach().view(getattr(parameter, "ds_shape", parameter.shape))
+            value = gather(self.deepspeed, parameter, what)
             shard = shard_of(parameter)
             if shard is not None:
                 slices = [torch.empty_like(value) for _ in range(tensor.size)]
                 dist.all_gather(slices, value.contiguous(), group=tensor.group)
                 value = shard.join(slices)
+            keep = tensor.rank == 0 and world.data_rank == int(name.partition(".")[0]) % world.data_size
             yield name, value.float().cpu() if keep else None
+
+    def set_whole(self, what: str, read: Callable[[int], dict[str, Tensor]]) -> None:
+        """Take up what `whole` gave, under any layout. read: layer `index`'s values by their names in it.
+
+        Weights go to the fp32 ones of the optimizer: the engine must have been built from them.
+        """
+        tensor, current, layer = self.world.tensor, "", {}
+        for name, parameter in self.deepspeed.module.named_parameters():
+            if is_held(parameter):
+                index, _, rest = name.partition(".")
+                if index != current:
+                    current, layer = index, read(int(index))
+                shard = shard_of(parameter)
+                value = layer[rest] if shard is None else shard.slice(layer[rest], tensor.rank, tensor.size)
+                scatter(self.deepspeed, parameter, what, value)
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What belongs to the state beside the tensors: steps taken, and fp16's scale of the loss. JSON."""
+        return progress(self.deepspeed)
+
+    @progress.setter
+    def progress(self, saved: dict[str, Any]) -> None:
+        set_progress(self.deepspeed, saved)
 
     def _to_device(self, batch: MicroBatch) -> MicroBatch:
         ids, labels = batch
@@ -223,7 +234,7 @@ def build_engine(
         config=config,
         mpu=None if world.pipeline_size > 1 else world.grid,
     )
-    engine._copy_recovery_script = lambda _: None  # or each save leaves DeepSpeed's own scripts beside the checkpoints
+    create_moments(engine)
     if not config["zero_optimization"]["stage"]:
         _clip_plain_gradients(engine, world)
     return (PipelinedEngine if world.pipeline_size > 1 else Engine)(engine, world, config["seed"])

@@ -1,23 +1,27 @@
 """Checkpoints: invisible until they are whole, and found again by looking.
 
-A checkpoint is a folder `step_<n>` with the engine's files and a `state.json` that lists each of them with its size
-and its CRC-32, which are compared when it is read: one flipped byte is found, and the checkpoint before is taken. It is
-written under another name and renamed when every process is done, so a killed save leaves nothing that looks like one.
-`weights/` beside it is the stage's result: one file a layer, whole fp32 tensors, the same for every layout.
+A checkpoint is a folder `step_<n>` that belongs to no layout: `weights/`, `exp_avg/` and `exp_avg_sq/` hold whole fp32
+tensors, a file a layer, and are the same whoever wrote them. `state.json` holds the rest, and lists each file with its
+size and its CRC-32, which are compared when it is read: one flipped byte is found, and the checkpoint before is taken.
+It is written under another name and renamed when every process is done, so a killed save leaves nothing that looks like
+one. `weights/` beside the checkpoints is the stage's result.
 """
 
 import shutil
 import zlib
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from conf.check import ConfigError
-from model.weights import Weights, write_layer
+from conf.schema import Model
+from model.weights import Weights, open_layers, write_layer
 from parallel.engine import Engine
 from parallel.layout import TensorGroup, World
+from parallel.state import MOMENTS, WEIGHTS
 from parallel.tensor import shard_of
 from train.run_directory import read_json, write_json
 
@@ -32,11 +36,9 @@ def save_checkpoint(engine: Engine, folder: Path, state: dict[str, Any], keep: i
     name, world = f"step_{state['step']:08d}", engine.world
     if world.is_main:
         shutil.rmtree(folder / f"{name}.partial", ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-    world.barrier()
-    engine.save(folder, f"{name}.partial")
-    world.barrier()
     partial = folder / f"{name}.partial"
+    for what in (WEIGHTS, *MOMENTS):
+        _write_layers(engine, partial / what, what)
     written = [path for path in sorted(partial.rglob("*")) if path.is_file()] if world.is_main else []
     sizes = world.from_main({str(path.relative_to(partial)): path.stat().st_size for path in written})
     checksums = _checksums(partial, sizes, world)
@@ -44,7 +46,7 @@ def save_checkpoint(engine: Engine, folder: Path, state: dict[str, Any], keep: i
     if unread:
         raise OSError(f"{partial / unread[0]} was just written and cannot be read back")
     if world.is_main:
-        write_json(partial / "state.json", {**state, "files": sizes, "crc32": checksums})
+        write_json(partial / "state.json", {**state, "optimizer": engine.progress, "files": sizes, "crc32": checksums})
         shutil.rmtree(folder / name, ignore_errors=True)
         partial.rename(folder / name)
         kept = [path for path in _steps(folder) if path.name <= name][-keep:]
@@ -134,28 +136,40 @@ def save_weights(engine: Engine, folder: Path) -> None:
     partial, world = folder.with_suffix(".partial"), engine.world
     if world.is_main:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    world.barrier()
-    layer: dict[str, torch.Tensor] = {}
-    current = None
-    for name, value in engine.weights():
-        index, _, rest = name.partition(".")
-        if index != current:
-            _write(partial, current, layer)
-            current, layer = index, {}
-        if value is not None:
-            layer[rest] = value
-    _write(partial, current, layer)
-    world.barrier()
+    _write_layers(engine, partial, WEIGHTS)
     if world.is_main:
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     world.barrier()
 
 
-def _write(folder: Path, index: str | None, layer: dict[str, torch.Tensor]) -> None:
-    if index is not None and layer:
-        write_layer(folder, int(index), layer)
+def _write_layers(engine: Engine, folder: Path, what: str) -> None:
+    """Write `what` whole, a file a layer, into `folder`, which the main process makes. Every process calls it."""
+    if engine.world.is_main:
+        folder.mkdir(parents=True)
+    engine.world.barrier()
+    for index, named in groupby(engine.whole(what), key=lambda pair: int(pair[0].partition(".")[0])):
+        layer = {name.partition(".")[2]: value for name, value in named if value is not None}
+        if layer:
+            write_layer(folder, index, layer)
+    engine.world.barrier()
+
+
+def load_checkpoint(engine: Engine, path: Path, model: Model) -> dict[str, Any]:
+    """Take up the optimizer's part of a checkpoint, which any layout wrote, and return its `state.json`.
+
+    The engine must have been built from its weights, `checkpoint_weights`. Every process calls it.
+    """
+    state = read_json(path / "state.json")
+    for moment in MOMENTS:
+        engine.set_whole(moment, open_layers(path / moment, model))
+    engine.progress = state["optimizer"]
+    return state
+
+
+def checkpoint_weights(path: Path, model: Model) -> Weights:
+    """The weights of a checkpoint. Errors: `ConfigError` naming every tensor that does not fit `model`."""
+    return Weights(str(path), path, model, None, "checkpoint", open_layers(path / WEIGHTS, model))
 
 
 def load_layer(weights: Weights, layer: torch.nn.Module, index: int, tensor: TensorGroup) -> None:

@@ -15,7 +15,7 @@ from train.evaluation.samples import sample
 from train.job import Job, open_job
 from train.report import report
 from train.schedule import learning_rate
-from train.stages import check_parents, is_finished, layout_of, lineage, open_engine, parent_of, stage_folder
+from train.stages import check_parents, is_finished, lineage, open_engine, parent_of, stage_folder
 from train.stop import StopSignal
 from train.tracking import Meter, Tracker, open_tracker
 
@@ -64,10 +64,7 @@ def train_stage(job: Job, name: str, stop: StopSignal) -> bool:
             meter.restart()
         if step % settings.run.save_every == 0 or last or stopped:
             save_checkpoint(
-                engine,
-                folder / "checkpoints",
-                {"stage": name, "step": step, "layout": layout_of(job)},
-                settings.run.keep_checkpoints,
+                engine, folder / "checkpoints", {"stage": name, "step": step}, settings.run.keep_checkpoints
             )
             meter.restart()
         if stopped:

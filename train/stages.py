@@ -16,9 +16,10 @@ from model.tokenizer import load_tokenizer
 from model.weights import Weights, open_weights
 from parallel.cross_entropy import LossOptions
 from parallel.engine import Engine, build_engine
+from parallel.state import WEIGHTS
 from parallel.zero import deepspeed_config
 from train.balance import layer_costs
-from train.checkpoint import load_layer, newest_checkpoint
+from train.checkpoint import checkpoint_weights, load_checkpoint, load_layer, newest_checkpoint
 from train.job import Job
 from train.optimizer import adamw
 from train.run_directory import read_json
@@ -85,15 +86,24 @@ def open_engine(job: Job, name: str, parent: Weights | None) -> tuple[Engine, in
     folder = stage_folder(job.folder, name)
     config = deepspeed_config(settings, stage.global_batch_size, world.size, job.precision)
     job.write(folder / "deepspeed.json", config)
+    own = newest_checkpoint(folder / "checkpoints", world, job.say)
+    inherited = None
+    if own is None and parent is not None and stage.handover is Handover.full:
+        inherited = newest_checkpoint(parent.folder / "checkpoints", world, job.say)
+        if inherited is None:
+            raise ConfigError(
+                f"stages.{name}.handover=full needs a run's checkpoint in {parent.source}, and there is none"
+            )
+    weights = parent if own is None else checkpoint_weights(own, settings.model)
     loss = LossOptions(
         settings.optimizer.z_loss, settings.layout.loss_chunk_tokens, world.tensor, job.operations.compile
     )
 
     def set_weights(layer: nn.Module, index: int) -> None:
-        if parent is None:
+        if weights is None:
             initialise(layer, index, settings.model, world.tensor, settings.run.seed)
         else:
-            load_layer(parent, layer, index, world.tensor)
+            load_layer(weights, layer, index, world.tensor)
 
     engine = build_engine(
         layers(settings.model, world.tensor, job.operations, settings.layout.recompute, loss),
@@ -103,39 +113,11 @@ def open_engine(job: Job, name: str, parent: Weights | None) -> tuple[Engine, in
         config,
         world,
     )
-    newest = newest_checkpoint(folder / "checkpoints", world, job.say)
-    if newest is not None:
-        state = read_json(newest / "state.json")
-        if state["layout"] != layout_of(job):
-            raise ConfigError(
-                f"{newest} was saved with {_words(state['layout'])}, and this run has {_words(layout_of(job))}; go on "
-                "with the same, or begin another run with init_from= a finished stage"
-            )
-        engine.load(newest.parent, newest.name)
-        return engine, int(state["step"])
-    if parent is not None and stage.handover is Handover.full:
-        newest = newest_checkpoint(parent.folder / "checkpoints", world, job.say)
-        if newest is None:
-            raise ConfigError(
-                f"stages.{name}.handover=full needs a run's checkpoint in {parent.source}, and there is none"
-            )
-        engine.load(newest.parent, newest.name)
-    return engine, 0
-
-
-def layout_of(job: Job) -> dict[str, int]:
-    """What a checkpoint's files depend on."""
-    world = job.world
-    return {
-        "processes": world.size,
-        "tensor_parallel_size": world.tensor.size,
-        "pipeline_parallel_size": world.pipeline_size,
-        "zero_stage": job.settings.layout.zero_stage,
-    }
-
-
-def _words(layout: dict[str, int]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in layout.items())
+    if weights is not None:  # DeepSpeed made the optimizer's from those that it had rounded to the run's precision
+        engine.set_whole(WEIGHTS, weights.layer)
+    if inherited is not None:
+        load_checkpoint(engine, inherited, settings.model)
+    return engine, 0 if own is None else load_checkpoint(engine, own, settings.model)["step"]
 
 
 def check_parents(job: Job) -> None:

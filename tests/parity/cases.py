@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from conf.compose import compose_settings
 from conf.schema import Settings
@@ -12,11 +13,13 @@ from model.codegen import layers
 from model.flops import layer_flops
 from model.init import initialise
 from model.kernels import select
+from model.weights import Weights
 from parallel.cross_entropy import LossOptions
 from parallel.engine import Engine, build_engine
 from parallel.layout import World
 from parallel.zero import deepspeed_config
 from tests.worlds import world_of
+from train.checkpoint import load_layer
 from train.optimizer import adamw
 
 STEPS, BATCH, RATE, SEED = 5, 8, 3e-3, 11
@@ -46,12 +49,19 @@ def batch(step: int, settings: Settings) -> torch.Tensor:
     return torch.randint(0, 90, (BATCH, settings.model.context_length + 1), generator=generator)
 
 
-def engine_of(settings: Settings, world: World) -> Engine:
+def engine_of(settings: Settings, world: World, weights: Weights | None = None) -> Engine:
     """The engine that the training loop would build."""
+
+    def set_weights(layer: nn.Module, index: int) -> None:
+        if weights is None:
+            initialise(layer, index, settings.model, world.tensor, SEED)
+        else:
+            load_layer(weights, layer, index, world.tensor)
+
     options = LossOptions(settings.optimizer.z_loss, settings.layout.loss_chunk_tokens, world.tensor)
     return build_engine(
         layers(settings.model, world.tensor, select(settings.kernels), settings.layout.recompute, options),
-        lambda layer, index: initialise(layer, index, settings.model, world.tensor, SEED),
+        set_weights,
         layer_flops(settings.model),
         partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),
         deepspeed_config(settings, BATCH, world.size, settings.layout.precision),
@@ -67,13 +77,18 @@ def micro_batches(step: int, settings: Settings, world: World) -> Any:
         yield part[:, :-1], part[:, 1:]
 
 
+def world_for(settings: Settings) -> World:
+    """The world that the settings' layout asks for."""
+    layout = settings.layout
+    cut = (layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.sequence_parallel, layout.overlap)
+    world: World = world_of(*cut)
+    return world
+
+
 def train(overrides: list[str]) -> dict[str, Any]:
     """Losses, gradient norms and final weights (on the processes that are given them) of `STEPS` steps."""
     settings = settings_of(overrides)
-    layout = settings.layout
-    world = world_of(
-        layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.sequence_parallel, layout.overlap
-    )
+    world = world_for(settings)
     engine = engine_of(settings, world)
     results = []
     for step in range(STEPS):
@@ -84,7 +99,7 @@ def train(overrides: list[str]) -> dict[str, Any]:
     mine = rows[world.data_rank * per_replica : (world.data_rank + 1) * per_replica]
     summed = engine.eval_batch((mine[:, :-1], mine[:, 1:]))
     logits = engine.next_token_logits(rows[:2, :-1], torch.tensor([3, 9]))
-    weights = {name: value for name, value in engine.weights() if value is not None}
+    weights = {name: value for name, value in engine.whole() if value is not None}
     engine.destroy()
     return {
         "loss": [result.loss for result in results],

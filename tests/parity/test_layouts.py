@@ -4,11 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CodeGenForCausalLM
 
-from model.huggingface import from_huggingface
-from tests.parity.cases import RATE, SEED, STEPS, batch, settings_of, train
-from tests.twin import MP_NUM, initial_weights, twin_of
+from tests.parity.cases import RATE, STEPS, train
 from tests.worlds import Worlds
 
 TP2, PP2 = "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2"
@@ -53,51 +50,6 @@ LAYOUTS: dict[str, tuple[int, list[str]]] = {
     "tp2 pp2 dp2 sp": (8, [TP2, PP2, SP, ZERO1]),
     "tp2 pp2 dp2 zero0": (8, [TP2, PP2, ZERO0]),
 }
-
-
-def golden() -> dict[str, Any]:
-    settings = settings_of([])
-    model, optimizer = settings.model, settings.optimizer
-    twin = twin_of(model, initial_weights(model, SEED))
-    decayed = [p for p in twin.parameters() if p.dim() > 1]
-    others = [p for p in twin.parameters() if p.dim() < 2]
-    adamw = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": optimizer.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=RATE,
-        betas=(optimizer.beta1, optimizer.beta2),
-        eps=optimizer.epsilon,
-    )
-    result: dict[str, Any] = {"loss": [], "gradient_norm": []}
-    for step in range(STEPS):
-        rows = batch(step, settings)
-        loss = cross_entropy(twin, rows) / rows[:, 1:].numel()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), optimizer.gradient_clipping)
-        adamw.step()
-        adamw.zero_grad()
-        result["loss"].append(loss.item())
-        result["gradient_norm"].append(norm.item())
-    with torch.no_grad():
-        rows = batch(STEPS, settings)
-        result["evaluation"] = cross_entropy(twin, rows).item()
-        result["logits"] = twin(rows[:2, :-1]).logits[torch.arange(2), torch.tensor([3, 9])]
-    state = twin.state_dict()
-    result["weights"] = {
-        f"{index}.{name}": value
-        for index in range(model.n_layer + 2)
-        for name, value in from_huggingface(index, state, model, MP_NUM).items()
-    }
-    return result
-
-
-def cross_entropy(twin: CodeGenForCausalLM, rows: torch.Tensor) -> torch.Tensor:
-    logits = twin(rows[:, :-1]).logits
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
-
-
-@pytest.fixture(scope="session")
-def expected() -> dict[str, Any]:
-    return golden()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -82,7 +82,7 @@ def saved_and_loaded(folder: Path, stage: int) -> None:
     engine = engine_of(settings, world)
     engine.set_learning_rate(0.01)
     engine.train_batch(micro_batches(0, settings, world))
-    expected = {name: value for name, value in engine.weights() if value is not None}
+    expected = {name: value for name, value in engine.whole() if value is not None}
     save_weights(engine, folder / "weights")
     (folder / "weights" / "stale").write_text("")
     save_weights(engine, folder / "weights")
@@ -170,7 +170,7 @@ def test_damage_is_named_and_the_checkpoint_before_is_taken(tmp_path: Path, worl
                 assert words in said[0] and "\n" not in said[0]
             path.write_bytes(whole)
     flip(files[0])
-    flip(next(path for path in older.rglob("*.pt")))
+    flip(next(path for path in older.rglob("*.safetensors")))
     for why, said in workers.run(test_checkpoint.found, tmp_path):
         assert "holds no undamaged checkpoint" in why and "\n" not in why and len(said) == 2
     assert workers.run(test_checkpoint.found, tmp_path / "none") == [("None", [])] * 2

@@ -1,0 +1,117 @@
+"""A checkpoint belongs to no layout: whatever wrote it, every other goes on from it as if nothing had happened."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
+
+from parallel.state import WEIGHTS
+from tests.parity import test_resume
+from tests.parity.cases import RATE, STEPS, engine_of, micro_batches, settings_of, train, world_for
+from tests.parity.test_layouts import HALF_LAYOUTS, LAYOUTS
+from tests.worlds import Worlds
+from train.checkpoint import checkpoint_weights, load_checkpoint, save_checkpoint
+from train.run_directory import read_json
+
+SAVED = 3  # optimizer steps before the checkpoint
+FP16 = ["layout.precision=fp16"]
+WRITERS = ["tp2 sp pp2 zero1", "dp2 zero3"]
+READERS = [
+    *("single", "tp2 sp", "dp2 zero2", "dp2 zero3", "dp2 zero1 offload", "dp2 zero3 offload"),
+    *("pp4 uneven zero1", "tp2 sp dp2 zero2", "tp2 pp2 dp2 sp"),
+]
+
+
+def write(overrides: list[str], folder: Path) -> None:
+    """A checkpoint after `SAVED` steps."""
+    settings = settings_of(overrides)
+    world = world_for(settings)
+    engine = engine_of(settings, world)
+    for step in range(SAVED):
+        engine.set_learning_rate(RATE)
+        engine.train_batch(micro_batches(step, settings, world))
+    save_checkpoint(engine, folder, {"step": SAVED}, keep=1)
+    engine.destroy()
+
+
+def go_on(overrides: list[str], checkpoint: Path, again: Path) -> dict[str, Any]:
+    """Take up the checkpoint, save it `again` untouched, and train to the end."""
+    settings = settings_of(overrides)
+    world = world_for(settings)
+    weights = checkpoint_weights(checkpoint, settings.model)
+    engine = engine_of(settings, world, weights)
+    engine.set_whole(WEIGHTS, weights.layer)
+    step = load_checkpoint(engine, checkpoint, settings.model)["step"]
+    save_checkpoint(engine, again, {"step": step}, keep=1)
+    results = []
+    for number in range(step, STEPS):
+        engine.set_learning_rate(RATE)
+        results.append(engine.train_batch(micro_batches(number, settings, world)))
+    engine.destroy()
+    return {
+        "loss": [result.loss for result in results],
+        "gradient_norm": [result.gradient_norm for result in results],
+    }
+
+
+def same_checkpoint(one: Path, other: Path) -> bool:
+    """Every file byte for byte, and every number."""
+    return bool(read_json(one / "state.json") == read_json(other / "state.json"))
+
+
+@pytest.fixture(scope="module", params=WRITERS)
+def checkpoint(request: pytest.FixtureRequest, worlds: Worlds, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Written under one of the layouts."""
+    size, overrides = LAYOUTS[request.param]
+    folder = tmp_path_factory.mktemp("checkpoint")
+    worlds(size).run(test_resume.write, overrides, folder)
+    return folder / f"step_{SAVED:08d}"
+
+
+@pytest.mark.parametrize("layout", READERS)
+def test_any_layout_goes_on(
+    layout: str, checkpoint: Path, worlds: Worlds, expected: dict[str, Any], tmp_path: Path
+) -> None:
+    size, overrides = LAYOUTS[layout]
+    for result in worlds(size).run(test_resume.go_on, overrides, checkpoint, tmp_path):
+        for key, values in result.items():
+            assert values == pytest.approx(expected[key][SAVED:], rel=1e-5), key
+    assert same_checkpoint(checkpoint, tmp_path / checkpoint.name)
+
+
+@pytest.mark.parametrize(("writer", "reader"), [("tp2 pp2", "tp2 pp2"), ("dp2 zero3", "dp2 zero3"), ("pp2", "dp2")])
+def test_masters_and_moments_stay_fp32_in_a_bf16_run(writer: str, reader: str, worlds: Worlds, tmp_path: Path) -> None:
+    """Rounded once they would be off by 2^-9: here the run goes on to the last bit, under its own layout."""
+    size, overrides = HALF_LAYOUTS[writer]
+    undisturbed = worlds(size).run(train, overrides)[0]
+    worlds(size).run(test_resume.write, overrides, tmp_path)
+    checkpoint = tmp_path / f"step_{SAVED:08d}"
+    size, overrides = HALF_LAYOUTS[reader]
+    resumed = worlds(size).run(test_resume.go_on, overrides, checkpoint, tmp_path / "again")[0]
+    assert same_checkpoint(checkpoint, tmp_path / "again" / checkpoint.name)
+    for key, values in resumed.items():
+        assert values == pytest.approx(undisturbed[key][SAVED:], rel=0 if reader == writer else 0.01, abs=0), key
+
+
+def half(case: Callable[..., Any], *arguments: Any) -> Any:
+    """`case` in fp16. torch computes in it on any CPU; DeepSpeed only asks whether it is fast."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
+        return case([*FP16, *arguments[0]], *arguments[1:])
+
+
+def test_fp16_goes_on_with_the_scale_that_its_loss_had(worlds: Worlds, tmp_path: Path) -> None:
+    for stage in (1, 3):
+        overrides, folder = [f"layout.zero_stage={stage}"], tmp_path / str(stage)
+        worlds(1).run(test_resume.half, write, overrides, folder)
+        checkpoint = folder / f"step_{SAVED:08d}"
+        saved = read_json(checkpoint / "state.json")["optimizer"]
+        assert saved["steps"] == SAVED and saved["adam_steps"] == SAVED - saved["skipped_steps"]
+        assert saved["loss_scale"]["cur_scale"] > 1 and saved["loss_scale"]["cur_iter"] == SAVED
+        undisturbed = worlds(1).run(test_resume.half, train, overrides)[0]
+        resumed = worlds(1).run(test_resume.half, go_on, overrides, checkpoint, folder / "again")[0]
+        assert same_checkpoint(checkpoint, folder / "again" / checkpoint.name)
+        for key, values in resumed.items():
+            assert values == undisturbed[key][SAVED:], key
