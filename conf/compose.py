@@ -38,7 +38,8 @@ def compose_config(overrides: list[str]) -> DictConfig:
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         try:
             config = compose("config", overrides)
-            _only_known(config)
+            if any(word.startswith("+") for word in overrides):
+                _only_known(config)
             OmegaConf.resolve(config)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_explain(error, overrides)) from None

@@ -50,8 +50,13 @@ def train_command(
     """
     world = {host: list(range(count)) for host, count in slots.items()}
     encoded = base64.urlsafe_b64encode(json.dumps(world).encode()).decode()
-    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", "--quiet", f"--world_info={encoded}"]
-    place = [f"--node_rank={node}", f"--master_addr={address}", f"--master_port={port or free_port()}"]
+    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={encoded}"]
+    place = [
+        "--log_level=critical",
+        f"--node_rank={node}",
+        f"--master_addr={address}",
+        f"--master_port={port or free_port()}",
+    ]
     return [*launcher, *place, "--no_local_rank", "--module", "train", *words]
 
 

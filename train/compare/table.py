@@ -109,7 +109,7 @@ def show(rows: Sequence[Row], console: Console, target: float | None, smooth: in
 def groups(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
     """The tables of figures that people read: title -> metric -> heading, of the metrics that any row has."""
     found = columns(rows)
-    scores = {key: key for key in found if key.startswith(("humaneval", "mtpb", "perplexity"))}
+    scores = {key: key for key in found if key.startswith(("humaneval", "mtpb")) or "/perplexity/" in key}
     bits = {key: key.replace("bits_per_byte/", "").replace("_", " ") for key in found if "bits_per_byte/" in key}
     named = {"Results": RESULTS | scores, "Validation, bits per byte": bits, "Cost": COSTS}
     kept = {title: {key: head for key, head in heads.items() if key in found} for title, heads in named.items()}
