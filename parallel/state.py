@@ -1,7 +1,8 @@
 """What an engine has learnt, as whole fp32 tensors that belong to no layout, and back into the slices of this one.
 
 DeepSpeed keeps weights and AdamW's moments where they are used: cut over replicas (ZeRO), tensor ranks and pipeline
-stages. Here each parameter's are put together, or cut again; the rest of the state is a few numbers.
+stages. Here each parameter's are put together, or cut again; the rest of the state is a few numbers. (DeepSpeed's
+universal checkpoint does this between files, by a conversion that writes everything once more, and not without ZeRO.)
 """
 
 from typing import Any

@@ -1,6 +1,8 @@
 """`python -m train key=value ...`: one process of a run. `--cfg job` prints the composed settings instead."""
 
+import errno
 import os
+import platform
 import sys
 import warnings
 
@@ -10,6 +12,8 @@ from conf.exit_codes import BAD_INPUT, BAD_NODE
 from train.cores import bind_cores
 from train.data.documents import DataError
 from train.stop import StopSignal
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # full, over quota, read-only, broken
 
 
 def main(words: list[str]) -> int:
@@ -30,6 +34,10 @@ def main(words: list[str]) -> int:
             print(f"error: {error}", file=sys.stderr, flush=True)
         return BAD_NODE if isinstance(error, NodeError) else BAD_INPUT
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK:
+            node = os.environ.get("SLURMD_NODENAME") or platform.node()
+            print(f"error: {node}: {error}", file=sys.stderr, flush=True)
+            return BAD_NODE
         print(
             f"error: rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True
         )

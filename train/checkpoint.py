@@ -9,18 +9,22 @@ one. `weights/` beside the checkpoints is the stage's result.
 
 import shutil
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
-from conf.check import ConfigError
+from conf.check import ConfigError, NodeError
 from conf.schema import Model
-from model.weights import Weights, open_layers, write_layer
+from model.weights import Weights, layer_file, open_layers, write_layer
 from parallel.engine import Engine
 from parallel.layout import TensorGroup, World
+from parallel.rendezvous import node_name
 from parallel.state import MOMENTS, WEIGHTS
 from parallel.tensor import shard_of
 from train.run_directory import read_json, write_json
@@ -31,24 +35,23 @@ CHUNK_BYTES = 1 << 24  # of a file, read at a time
 def save_checkpoint(engine: Engine, folder: Path, state: dict[str, Any], keep: int) -> Path:
     """Write checkpoint `state["step"]` below `folder`, then drop all but the newest `keep`. Every process calls it.
 
-    Later steps are dropped too: the run has gone back behind them. Errors: OSError where a file cannot be read back.
+    Later steps are dropped too: the run has gone back behind them. Errors: `NodeError`, on every process, where a file
+    cannot be written or read back; the checkpoints before stay.
     """
     name, world = f"step_{state['step']:08d}", engine.world
+    with _in_place_of(folder / name, world) as path:
+        for what in (WEIGHTS, *MOMENTS):
+            _write_layers(engine, path / what, what)
+        written = [file for file in sorted(path.rglob("*")) if file.is_file()] if world.is_main else []
+        sizes = world.from_main({str(file.relative_to(path)): file.stat().st_size for file in written})
+        checksums = _checksums(path, sizes, world)
+        unread = sorted(file for file, checksum in checksums.items() if checksum is None)
+        if unread:
+            raise NodeError(f"{path / unread[0]} was just written and cannot be read back")
+        whole = {**state, "optimizer": engine.progress, "files": sizes, "crc32": checksums}
+        file = path / "state.json"
+        _raise_together(_problem(file, lambda: write_json(file, whole)) if world.is_main else None, world)
     if world.is_main:
-        shutil.rmtree(folder / f"{name}.partial", ignore_errors=True)
-    partial = folder / f"{name}.partial"
-    for what in (WEIGHTS, *MOMENTS):
-        _write_layers(engine, partial / what, what)
-    written = [path for path in sorted(partial.rglob("*")) if path.is_file()] if world.is_main else []
-    sizes = world.from_main({str(path.relative_to(partial)): path.stat().st_size for path in written})
-    checksums = _checksums(partial, sizes, world)
-    unread = sorted(file for file, checksum in checksums.items() if checksum is None)
-    if unread:
-        raise OSError(f"{partial / unread[0]} was just written and cannot be read back")
-    if world.is_main:
-        write_json(partial / "state.json", {**state, "optimizer": engine.progress, "files": sizes, "crc32": checksums})
-        shutil.rmtree(folder / name, ignore_errors=True)
-        partial.rename(folder / name)
         kept = [path for path in _steps(folder) if path.name <= name][-keep:]
         for path in _steps(folder):
             if path not in kept:
@@ -132,27 +135,60 @@ def _crc32(path: Path) -> int | None:
 
 
 def save_weights(engine: Engine, folder: Path) -> None:
-    """Write the model's whole weights below `folder`, one `layer_<i>.safetensors` a layer. Every process calls it."""
-    partial, world = folder.with_suffix(".partial"), engine.world
+    """Write the model's whole weights below `folder`, one `layer_<i>.safetensors` a layer. Every process calls it.
+
+    Errors: as `save_checkpoint`.
+    """
+    with _in_place_of(folder, engine.world) as path:
+        _write_layers(engine, path, WEIGHTS)
+
+
+@contextmanager
+def _in_place_of(folder: Path, world: World) -> Iterator[Path]:
+    """A folder to write to, which becomes `folder` when everyone is done, and is gone where someone cannot write."""
+    path = folder.with_name(f"{folder.name}.partial")
     if world.is_main:
-        shutil.rmtree(partial, ignore_errors=True)
-    _write_layers(engine, partial, WEIGHTS)
+        shutil.rmtree(path, ignore_errors=True)
+    try:
+        yield path
+    except NodeError:
+        if world.is_main:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
     if world.is_main:
         shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        path.rename(folder)
     world.barrier()
 
 
 def _write_layers(engine: Engine, folder: Path, what: str) -> None:
-    """Write `what` whole, a file a layer, into `folder`, which the main process makes. Every process calls it."""
-    if engine.world.is_main:
-        folder.mkdir(parents=True)
+    """Write `what` whole, a file a layer, into `folder`, which the main process makes. Every process calls it.
+
+    A process that cannot write goes on without, for the others wait for its part of every tensor.
+    """
+    problem = _problem(folder, lambda: folder.mkdir(parents=True)) if engine.world.is_main else None
     engine.world.barrier()
     for index, named in groupby(engine.whole(what), key=lambda pair: int(pair[0].partition(".")[0])):
         layer = {name.partition(".")[2]: value for name, value in named if value is not None}
-        if layer:
-            write_layer(folder, index, layer)
-    engine.world.barrier()
+        if layer and problem is None:
+            problem = _problem(folder / layer_file(index), partial(write_layer, folder, index, layer))
+    _raise_together(problem, engine.world)
+
+
+def _raise_together(problem: str | None, world: World) -> None:
+    """`NodeError` on every process where one has a problem: one that raised alone would leave the others waiting."""
+    problems = [each for each in world.gather(problem) if each is not None]
+    if problems:
+        raise NodeError(problems[0])
+
+
+def _problem(path: Path, write: Callable[[], None]) -> str | None:
+    """Why `write` could not, in words, None where it could."""
+    try:
+        write()
+    except (OSError, SafetensorError) as error:
+        return f"{node_name()}: {path} cannot be written ({error})"
+    return None
 
 
 def load_checkpoint(engine: Engine, path: Path, model: Model) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """What counts as a checkpoint, and weights that come back."""
 
+import platform
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conf.check import ConfigError
+from conf.check import ConfigError, NodeError
 from conf.choices import Recompute
 from conf.schema import Model
 from model.codegen import Block
@@ -125,6 +127,39 @@ def test_a_save_is_whole_and_the_oldest_go(tmp_path: Path, worlds: Worlds) -> No
     with (tmp_path / "step_00000003" / largest).open("r+b") as file:
         file.truncate(state["files"][largest] - 1)
     assert [path.name for path in checkpoints(tmp_path)] == ["step_00000002"]
+
+
+def saved_on_a_full_disk(folder: Path, full_rank: int, most_bytes: int) -> tuple[str, str]:
+    """What a process says to a save of a checkpoint, and of weights, where one cannot write more than a few bytes."""
+    from tests.parity.cases import engine_of, settings_of
+
+    world, said = world_of(), []
+    engine = engine_of(settings_of([]), world)
+    save_checkpoint(engine, folder, {"step": 1}, keep=1)
+    bound = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for save in (lambda: save_checkpoint(engine, folder, {"step": 2}, 1), lambda: save_weights(engine, folder / "w")):
+        if world.rank == full_rank:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, bound[1]))
+        try:
+            save()
+        except NodeError as error:
+            said.append(str(error))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, bound)
+    engine.destroy()
+    return said[0], said[-1]
+
+
+@pytest.mark.parametrize(("full_rank", "most_bytes"), [(0, 5_000), (1, 5_000), (0, 0)])
+def test_a_full_disk_is_one_line_and_costs_no_checkpoint(
+    full_rank: int, most_bytes: int, tmp_path: Path, worlds: Worlds
+) -> None:
+    for said in worlds(2).run(test_checkpoint.saved_on_a_full_disk, tmp_path, full_rank, most_bytes):
+        for line, name in zip(said, ("step_00000002", "w"), strict=True):
+            assert line.startswith(f"{platform.node()}: {tmp_path / name}.partial") and "\n" not in line
+            assert "cannot be written (" in line and "File too large" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+    assert checkpoints(tmp_path) == [tmp_path / "step_00000001"]
 
 
 def found(folder: Path) -> tuple[str, list[str]]:
