@@ -143,8 +143,9 @@ def _newest_step(path: Path) -> dict[str, Any]:
 
 
 def show(words: list[str]) -> int:
-    """`status [root=runs]`: print the table."""
+    """`status [root=runs]`: print the table, and below it what there is to say of single runs."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     root = "runs"
@@ -154,15 +155,14 @@ def show(words: list[str]) -> int:
             raise ConfigError(f"unknown word '{word}'; status takes root=FOLDER")
         root = value
     jobs_queue = queue()
+    rows = [status(run, jobs_queue) for run in runs_below(Path(root))]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("run", "state", "stage", "step", "loss", "tokens/s", "left", "job", ""):
-        table.add_column(
-            name, justify="right" if name in ("step", "loss", "tokens/s", "left") else "left", overflow="fold"
-        )
-    for run in runs_below(Path(root)):
-        row = status(run, jobs_queue)
+    for name in ("run", "state", "stage", "step", "loss", "tokens/s", "left", "job"):
+        right = name in ("step", "loss", "tokens/s", "left")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in rows:
         table.add_row(
-            row.run,
+            escape(row.run),
             row.state,
             row.stage,
             f"{row.step}/{row.steps}" if row.steps else "",
@@ -170,9 +170,11 @@ def show(words: list[str]) -> int:
             "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
             "" if row.seconds_left is None else _duration(row.seconds_left),
             row.job,
-            row.note,
         )
     Console().print(table)
+    for row in rows:
+        if row.note:
+            print(f"{row.run}: {row.note}")
     return 0
 
 
