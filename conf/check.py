@@ -4,6 +4,8 @@ Each message holds what was asked, what was found, and what to do.
 """
 
 import math
+import os
+import platform
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,6 +15,8 @@ from typing import Any
 from conf.choices import ClusterKind, Handover, Offload, Precision
 from conf.schema import Settings
 
+LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
+
 
 class ConfigError(Exception):
     """The settings cannot make a run. The message is one line for the person at the terminal; exit code 2."""
@@ -20,6 +24,11 @@ class ConfigError(Exception):
 
 class NodeError(Exception):
     """A machine is at fault, not a setting; the message is one line that names it."""
+
+
+def node_name() -> str:
+    """This machine's name, as Slurm calls it where Slurm started the process."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
 def is_hub_name(source: str) -> bool:
@@ -232,8 +241,8 @@ def _numbers(settings: Settings) -> Iterator[str]:
         yield f"evaluation.sample_temperature={evaluation.sample_temperature} must not be negative"
     if evaluation.sample_tokens < 1:
         yield f"evaluation.sample_tokens={evaluation.sample_tokens} must be at least 1"
-    if not 0 <= run.seed < 2**31:
-        yield f"run.seed={run.seed} must be at least 0 and below {2**31}"
+    if not 0 <= run.seed < LARGEST_SEED:
+        yield f"run.seed={run.seed} must be at least 0 and below {LARGEST_SEED}"
     if not run.name or "/" in run.name:
         yield f"run.name={run.name!r} must be the name of a folder in run.root={run.root}"
     if run.resume not in ("auto", "never"):

@@ -10,11 +10,10 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from conf.check import ConfigError
+from conf.check import LARGEST_SEED, ConfigError
 from conf.choices import Precision
 
 FOLDER = Path(__file__).parent / "command"
-LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
 Command = TypeVar("Command", bound="Sampling | Evaluate | Import | Export")
 
 

@@ -18,6 +18,17 @@ def run_folder(settings: Settings) -> Path:
     return Path(settings.run.root) / settings.run.name
 
 
+def stage_folder(run: Path, name: str) -> Path:
+    """Where the stage `name` of a run keeps what it makes."""
+    return run / "stages" / name
+
+
+def is_finished(run: Path, name: str) -> bool:
+    """Whether the stage ran to its end: its weights and its evaluation are there."""
+    folder = stage_folder(run, name)
+    return (folder / "weights").is_dir() and (folder / "evaluation.json").is_file()
+
+
 def check_run_folder(settings: Settings) -> bool:
     """True where the folder holds this run already, false where it holds none that has recorded a step.
 
@@ -45,11 +56,16 @@ def check_run_folder(settings: Settings) -> bool:
 
 
 def save_settings(settings: Settings, folder: Path) -> None:
-    """Keep `settings` in the run's folder, so that a reader never sees half of them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "config.yaml.partial"
-    partial.write_text(OmegaConf.to_yaml(OmegaConf.create(plain(settings))))
-    partial.replace(folder / "config.yaml")
+    """Keep `settings` in the run's folder."""
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(settings))))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, and the folders above it, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def differences(one: Any, other: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:

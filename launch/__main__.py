@@ -16,7 +16,7 @@ from conf.check import ConfigError, check
 from conf.choices import ClusterKind
 from conf.compose import compose_settings
 from conf.exit_codes import BAD_INPUT, INTERRUPTED
-from conf.run_folder import check_run_folder, run_folder, save_settings
+from conf.run_folder import check_run_folder, is_finished, run_folder, save_settings
 from conf.schema import Settings
 from launch import slurm
 from launch.control import COMMANDS
@@ -24,7 +24,7 @@ from launch.hostfile import main_address, read_hostfile, remote_command
 from launch.jobs import add_job
 from launch.local import environment, train_command, world_size
 from launch.processes import run
-from launch.status import active_job, is_finished
+from launch.status import Queue, active_job
 from launch.sweep import points
 
 
@@ -50,7 +50,8 @@ def main(words: list[str]) -> int:
             return COMMANDS[words[0]](words[1:])
         several = any(word in ("-m", "--multirun") for word in words)
         words = [word for word in words if word not in ("-m", "--multirun")]
-        starts = [check_start(point) for point in (points(words) if several else [words])]
+        queue = slurm.queue()
+        starts = [check_start(point, queue) for point in (points(words) if several else [words])]
         dry_run = starts[0].settings.dry_run
         for each in starts:
             print(f"{'going on with' if each.resumes else 'starting'} {each.folder}: {each.processes} processes")
@@ -67,7 +68,7 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def check_start(words: list[str]) -> Start:
+def check_start(words: list[str], queue: Queue) -> Start:
     """Compose and check the run that `words` describe. Errors: `ConfigError`, also where the run is under way."""
     settings = compose_settings(words)
     cluster = settings.cluster
@@ -78,7 +79,7 @@ def check_start(words: list[str]) -> Start:
     check(settings, processes)
     resumes = check_run_folder(settings)
     folder = run_folder(settings)
-    busy = active_job(folder, slurm.queue())
+    busy = active_job(folder, queue)
     if busy is not None:
         raise ConfigError(f"{folder} is under way as {busy}; see `python -m launch status`, end it with `cancel`")
     return Start([word for word in words if not word.startswith("dry_run=")], settings, processes, resumes)
@@ -134,12 +135,15 @@ def submit(starts: list[Start], dry_run: bool) -> int:
     first, array = starts[0].settings, len(starts) > 1
     if any(list(start.settings.stages) != list(first.stages) for start in starts):
         raise ConfigError("-m with cluster.kind=slurm needs the same stages in every run")
-    stages = [name for name in first.stages if not all(is_finished(start.folder / "stages" / name) for start in starts)]
+    stages = [name for name in first.stages if not all(is_finished(start.folder, name) for start in starts)]
     if not stages:
         print("every stage is finished")
         return 0
-    what = starts[0].folder if not array else Path(first.run.root) / ".sweeps" / f"{first.experiment}"
-    folder = what / "jobs" if not array else what
+    if array:
+        what = folder = Path(first.run.root) / ".sweeps" / first.experiment
+    else:
+        what = starts[0].folder
+        folder = what / "jobs"
     number = "%A_%a" if array else "%j"
     scripts = {}
     for stage in stages:

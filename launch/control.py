@@ -18,8 +18,8 @@ FOLLOW_SECONDS = 0.5  # between looks at a log that is followed
 
 def cancel(words: list[str]) -> int:
     """`cancel RUN...`: end the runs' jobs; what they have saved stays, and the same launch goes on from there."""
-    for run in _runs(words, "cancel"):
-        jobs_queue = queue()
+    runs, jobs_queue = _runs(words, "cancel"), queue()
+    for run in runs:
         active = [job for job in read_jobs(run) if job_state(job, jobs_queue)]
         for job in active:
             if job.kind == "slurm":

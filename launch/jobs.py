@@ -9,6 +9,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from conf.run_folder import write_whole
+
 NAME = "jobs.json"
 
 
@@ -43,6 +45,4 @@ def add_job(run: Path, kind: str, id: str, stages: list[str], host: str, log: st
     """Write down a job that was just started; what an earlier one of the same name left as its exit code goes."""
     (run / exit).unlink(missing_ok=True)
     jobs = [*read_jobs(run), StartedJob(kind, id, stages, host, log, exit, time.time())]
-    partial = run / f"{NAME}.partial"
-    partial.write_text(json.dumps([asdict(job) for job in jobs], indent=2) + "\n")
-    partial.replace(run / NAME)
+    write_whole(run / NAME, json.dumps([asdict(job) for job in jobs], indent=2) + "\n")

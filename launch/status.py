@@ -11,6 +11,7 @@ import psutil
 from conf.check import ConfigError
 from conf.compose import load_settings
 from conf.exit_codes import INTERRUPTED
+from conf.run_folder import is_finished
 from launch.jobs import StartedJob, read_jobs
 from launch.slurm import queue
 
@@ -52,7 +53,7 @@ def status(run: Path, jobs_queue: Queue) -> Status:
     except ConfigError as error:
         return Status(run.name, "unreadable", note=str(error))
     stages, jobs = list(settings.stages), read_jobs(run)
-    finished = [name for name in stages if is_finished(run / "stages" / name)]
+    finished = [name for name in stages if is_finished(run, name)]
     row = _newest_step(run / "metrics.jsonl")
     stage = next((name for name in stages if name not in finished), stages[-1])
     current = row if row.get("stage") == stage else {}
@@ -93,11 +94,6 @@ def job_state(job: StartedJob, jobs_queue: Queue) -> tuple[str, str] | None:
         return None
     began = psutil.Process(int(job.id)).create_time()  # process ids come again
     return ("running", "") if began <= job.started else None
-
-
-def is_finished(stage: Path) -> bool:
-    """Whether the folder of a stage holds its result."""
-    return (stage / "weights").is_dir() and (stage / "evaluation.json").is_file()
 
 
 def _id(jobs: list[StartedJob]) -> str:

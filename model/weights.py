@@ -44,6 +44,11 @@ class Weights:
     form: str
     read: Callable[[int], Layer]
 
+    @property
+    def run(self) -> Path | None:
+        """The run whose stage left them; None for weights of another origin."""
+        return self.folder.parents[1] if self.folder.parent.name == "stages" else None
+
     def layer(self, index: int) -> Layer:
         """Whole tensors of layer `index` (0 embedding, 1 to n_layer blocks, n_layer + 1 head) by our names.
 

@@ -6,7 +6,6 @@ Nothing here touches a device before `join` has everyone: a GPU that hangs canno
 import json
 import logging
 import os
-import platform
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -18,15 +17,10 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-from conf.check import NodeError
+from conf.check import NodeError, node_name
 
 POLL_SECONDS = 0.05
 STEP = timedelta(seconds=120)  # for what is only waiting for a process that is known to be there
-
-
-def node_name() -> str:
-    """This machine's name, as Slurm calls it where Slurm started the process."""
-    return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
 def join(

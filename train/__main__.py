@@ -2,11 +2,10 @@
 
 import errno
 import os
-import platform
 import sys
 import warnings
 
-from conf.check import ConfigError, NodeError
+from conf.check import ConfigError, NodeError, node_name
 from conf.compose import compose_config, compose_settings
 from conf.exit_codes import BAD_INPUT, BAD_NODE
 from train.cores import bind_cores
@@ -35,8 +34,7 @@ def main(words: list[str]) -> int:
         return BAD_NODE if isinstance(error, NodeError) else BAD_INPUT
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK:
-            node = os.environ.get("SLURMD_NODENAME") or platform.node()
-            print(f"error: {node}: {error}", file=sys.stderr, flush=True)
+            print(f"error: {node_name()}: {error}", file=sys.stderr, flush=True)
             return BAD_NODE
         print(
             f"error: rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True

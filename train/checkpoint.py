@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from conf.check import ConfigError, NodeError
+from conf.check import ConfigError, NodeError, node_name
 from conf.schema import Model
 from model.weights import Weights, layer_file, open_layers, write_layer
 from parallel.engine import Engine
 from parallel.layout import TensorGroup, World
-from parallel.rendezvous import node_name
 from parallel.state import MOMENTS, WEIGHTS
 from parallel.tensor import shard_of
 from train.run_directory import read_json, write_json

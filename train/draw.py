@@ -14,6 +14,11 @@ def uniforms(seeds: Sequence[int], count: int) -> Tensor:
     return torch.stack([torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
+def before(ids: list[int], stop: int) -> list[int]:
+    """What was drawn before the first `stop`; all of it where none was."""
+    return ids[: ids.index(stop)] if stop in ids else ids
+
+
 def choose(logits: Tensor, temperature: float, top_p: float, top_k: int, uniform: Tensor) -> Tensor:
     """A token `[batch]` for each row of logits `[batch, vocab]`, fp32.
 

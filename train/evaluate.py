@@ -9,11 +9,14 @@ import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conf.check import ConfigError
 from conf.commands import Evaluate, read_command
 from conf.exit_codes import BAD_INPUT, INTERRUPTED
+
+if TYPE_CHECKING:
+    from model.weights import Weights
 
 Result = dict[str, Any]
 # What samples and their results depend on: an interrupted evaluation goes on only with the same.
@@ -69,14 +72,13 @@ def evaluate(command: Evaluate, is_main: bool) -> None:
     import torch  # it and DeepSpeed are loaded only for settings that can run
 
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    from model.weights import open_weights
     from train.evaluation import humaneval, multi_turn, perplexity
     from train.generate import open_generator
     from train.run_directory import write_json
 
-    weights = open_weights(command.run)
-    folder = Path(command.output) if command.output else weights.folder / "evaluations"
     generator = open_generator(command.run, command.precision)
+    weights = generator.weights
+    folder = Path(command.output) if command.output else weights.folder / "evaluations"
     if is_main:
         _open_folder(folder, command, weights.folder)
     task = {"humaneval": humaneval, "mtpb": multi_turn, "perplexity": perplexity}[command.task]
@@ -86,7 +88,7 @@ def evaluate(command: Evaluate, is_main: bool) -> None:
         print_result(command.task, result)
         print(f"results and samples: {folder}")
         if command.wandb:
-            track(weights.folder, command.task, result)
+            track(weights, command.task, result)
 
 
 def print_result(task: str, result: Result) -> None:
@@ -119,13 +121,13 @@ def print_result(task: str, result: Result) -> None:
     Console().print(table)
 
 
-def track(folder: Path, task: str, result: Result) -> None:
-    """Add the result to the W&B run of the stage in `folder`; weights of another origin have none."""
+def track(weights: "Weights", task: str, result: Result) -> None:
+    """Add the result to the W&B run of the stage that left `weights`; those of another origin have none."""
     from conf.compose import load_settings
     from train.run_directory import read_json
     from train.tracking import wandb_run
 
-    run = folder.parents[1] if folder.parent.name == "stages" else None
+    run, folder = weights.run, weights.folder
     if run is None or not (folder / "lineage.json").is_file():
         return
     settings = load_settings(run / "config.yaml")

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from conf.check import ConfigError, divisors
 from conf.choices import Precision, Recompute
 from conf.commands import Sampling
-from conf.schema import Model
 from model.cache import Past, Places
 from model.codegen import layers
 from model.kernels import Operations
@@ -27,7 +26,7 @@ from parallel.layout import World, alone, build_world
 from parallel.rendezvous import join
 from parallel.tensor import pack
 from train.checkpoint import load_layer
-from train.draw import choose, uniforms
+from train.draw import before, choose, uniforms
 from train.hardware import dtype_of, resolve_precision
 
 CHECK_EVERY = 8  # tokens between two looks at what has ended: a look waits for the device, a late one costs little
@@ -39,8 +38,9 @@ Stop = Callable[[str], str | None] | tuple[str, ...]
 class Generator:
     """A model that writes. Every process calls the same methods with the same arguments and gets the same results."""
 
-    def __init__(self, model: Model, modules: Sequence[nn.Module], tokenizer: Tokenizer, world: World) -> None:
-        self.model = model
+    def __init__(self, weights: Weights, modules: Sequence[nn.Module], tokenizer: Tokenizer, world: World) -> None:
+        self.weights = weights
+        self.model = weights.model
         self.tokenizer = tokenizer
         self.world = world
         self.embedding, *self.blocks, self.head = modules
@@ -117,7 +117,7 @@ class Generator:
             hidden_states = self._pass(tokens.unsqueeze(1), pasts, Places(positions.unsqueeze(1), columns))
             logits = self._logits(hidden_states, torch.zeros_like(positions))
             positions = positions + 1
-        return [_before(completion, eos) for completion in completions]
+        return [before(completion, eos) for completion in completions]
 
     @torch.inference_mode()
     def token_losses(self, ids: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ def open_generator(source: str | Path, precision: Precision = Precision.auto) ->
         join()
     world = build_world(tensor_size=size) if size > 1 else alone()
     dtype = dtype_of(resolve_precision(precision, world.device))
-    return Generator(weights.model, build_modules(weights, world, dtype), tokenizer, world)
+    return Generator(weights, build_modules(weights, world, dtype), tokenizer, world)
 
 
 def build_modules(weights: Weights, world: World, dtype: torch.dtype) -> list[nn.Module]:
@@ -227,7 +227,3 @@ def _at_first(stops: tuple[str, ...]) -> Callable[[str], str | None]:
         return text[: min(places)] if places else None
 
     return cut
-
-
-def _before(ids: list[int], eos: int) -> list[int]:
-    return ids[: ids.index(eos)] if eos in ids else ids

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from conf.exit_codes import INTERRUPTED
+from conf.run_folder import is_finished, stage_folder
 from conf.schema import Settings
 from model.weights import Weights
 from parallel.engine import Engine, MicroBatch
@@ -15,7 +16,7 @@ from train.evaluation.samples import sample
 from train.job import Job, open_job
 from train.report import report
 from train.schedule import learning_rate
-from train.stages import check_parents, is_finished, lineage, open_engine, parent_of, stage_folder
+from train.stages import check_parents, lineage, open_engine, parent_of
 from train.stop import StopSignal
 from train.tracking import Meter, Tracker, open_tracker
 

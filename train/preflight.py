@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from conf.check import NodeError
+from conf.check import NodeError, node_name
 from conf.run_folder import run_folder
 from conf.schema import Settings
 from parallel.layout import World
-from parallel.rendezvous import join, node_name
+from parallel.rendezvous import join
 from train.run_directory import git_state
 
 CLOCK_SECONDS = 5.0  # clocks further apart than this mix up records and checkpoints

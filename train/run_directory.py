@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from conf.run_folder import check_run_folder, run_folder, save_settings
+from conf.run_folder import check_run_folder, run_folder, save_settings, write_whole
 from conf.schema import Settings
 
 PACKAGES = ("torch", "deepspeed", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy", "apex")
@@ -25,15 +26,29 @@ PACKAGES = ("torch", "deepspeed", "hydra-core", "omegaconf", "datasets", "senten
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
     """What `write_json` wrote."""
     return json.loads(path.read_text())
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a .jsonl file that was being written; a line that was cut off is dropped from it."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines() if line]
+
+
+def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Add `rows` to a .jsonl file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def open_run(settings: Settings, tokenizer: Path) -> Path:

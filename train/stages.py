@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from conf.check import ConfigError
-from conf.choices import Handover
+from conf.choices import Handover, Precision
+from conf.run_folder import is_finished, stage_folder
 from conf.schema import Settings
 from model.codegen import layers
 from model.init import initialise
@@ -25,17 +26,6 @@ from train.optimizer import adamw
 from train.run_directory import read_json
 
 SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "layer_norm_epsilon")  # what weights depend on
-
-
-def stage_folder(run: Path, name: str) -> Path:
-    """Where the stage `name` of a run keeps what it makes."""
-    return run / "stages" / name
-
-
-def is_finished(run: Path, name: str) -> bool:
-    """Whether the stage ran to its end: its weights and its evaluation are there."""
-    folder = stage_folder(run, name)
-    return (folder / "weights").is_dir() and (folder / "evaluation.json").is_file()
 
 
 def parent_of(run: Path, name: str, settings: Settings) -> Weights | None:
@@ -113,7 +103,7 @@ def open_engine(job: Job, name: str, parent: Weights | None) -> tuple[Engine, in
         config,
         world,
     )
-    if weights is not None:  # DeepSpeed made the optimizer's from those that it had rounded to the run's precision
+    if weights is not None and job.precision is not Precision.fp32:  # DeepSpeed made the optimizer's from rounded ones
         engine.set_whole(WEIGHTS, weights.layer)
     if inherited is not None:
         load_checkpoint(engine, inherited, settings.model)

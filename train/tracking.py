@@ -21,6 +21,7 @@ from model.flops import flops_per_token
 from parallel.engine import StepResult
 from train.hardware import measured_tflops, peak_memory_bytes
 from train.job import Job
+from train.run_directory import append_rows, read_rows
 
 STRAGGLER = 0.25  # a rank that computes this much slower than the median, three records in a row, is named
 
@@ -186,8 +187,7 @@ class Tracker:
         values["seconds"] = time.monotonic() - self.began
         values["devices"] = self.job.world.size
         finite = {key: _finite(value) for key, value in values.items()}
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"stage": stage, "step": step, **finite}) + "\n")
+        append_rows(self.folder / "metrics.jsonl", [{"stage": stage, "step": step, **finite}])
         self._wandb(lambda run: run.log(_flat(values), step=step))
 
 
@@ -198,9 +198,7 @@ def open_tracker(job: Job, stage: str, context: dict[str, Any]) -> Tracker:
     """
     if not job.world.is_main:
         return Tracker(None, job, None, [])
-    rows, path = read_metrics(job.folder), job.folder / "metrics.jsonl"
-    if path.is_file() and not path.read_bytes().endswith(b"\n"):  # the last line was cut off
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = read_rows(job.folder / "metrics.jsonl")
     run = wandb_run(job.folder, stage, job.settings, context) if job.settings.tracking.wandb else None
     return Tracker(job.folder, job, run, [row for row in rows if row["stage"] == stage])
 

@@ -45,7 +45,7 @@ def main() -> None:
     weights = initial_weights(model, seed=0)
     source = Weights("initial", Path(), model, None, "memory", lambda index: weights[index])
     world = alone()
-    ours = Generator(model, build_modules(source, world, torch.float32), Ids(model.vocab_size), world)  # type: ignore[arg-type]
+    ours = Generator(source, build_modules(source, world, torch.float32), Ids(model.vocab_size), world)  # type: ignore[arg-type]
     theirs = twin_of(model, weights).eval()
     prompts = torch.randint(0, model.vocab_size, (arguments.batch, arguments.prompt))
     sampling = Sampling(max_new_tokens=arguments.new, temperature=0.0, top_p=1.0, top_k=0, seed=0)

@@ -47,7 +47,7 @@ def generator_of(tokenizer: Any, size: int = 1) -> Generator:
     weights = lively_weights()
     source = Weights("lively", Path(), MODEL, None, "memory", lambda index: weights[index])
     world = world_of(size) if size > 1 else alone()
-    return Generator(MODEL, build_modules(source, world, torch.float32), tokenizer, world)
+    return Generator(source, build_modules(source, world, torch.float32), tokenizer, world)
 
 
 def generated(size: int, sampling: Sampling, seeds: list[int]) -> list[list[int]]:

@@ -1,6 +1,5 @@
 """HumanEval (arXiv 2107.03374): 164 functions to complete, each tried by its own test."""
 
-from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def evaluate(command: Evaluate, generator: Generator, folder: Path) -> Row:
         name, world = f"t{temperature:g}", generator.world
         drawn = draw(folder / f"humaneval_{name}.jsonl", wanted, command.batch_size, complete, world, f"draw, {name}")
         if world.is_main:
-            results = judge(
+            passed = judge(
                 folder / f"humaneval_{name}_results.jsonl",
                 drawn,
                 lambda row: program(problems[row["task_id"]], row["completion"]),
@@ -80,9 +79,6 @@ def evaluate(command: Evaluate, generator: Generator, folder: Path) -> Row:
                 world,
                 f"run, {name}",
             )
-            passed = defaultdict(list)
-            for row in results:
-                passed[row["task_id"]].append(row["passed"])
             by_temperature[f"{temperature:g}"] = {str(k): mean_pass_at_k(list(passed.values()), k) for k in command.k}
     best = {str(k): max((of[str(k)] for of in by_temperature.values()), default=0.0) for k in command.k}
     return {"samples": samples, "problems": len(problems), "pass_at_k": best, "temperatures": by_temperature}

@@ -171,7 +171,7 @@ def _at_temperature(
     )
     if not world.is_main:
         return {"pass_rate": 0.0}
-    judged = judge(
+    passed = judge(
         folder / f"{name}_results.jsonl",
         drawn,
         lambda row: watched(row["program"]),
@@ -181,9 +181,6 @@ def _at_temperature(
         world,
         f"run, {mode.replace('_', ' ')}",
     )
-    passed = defaultdict(list)
-    for row in judged:
-        passed[row["task_id"]].append(row["passed"])
     return summarise(problems.values(), {name: sum(values) / len(values) for name, values in passed.items()})
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from conf.check import ConfigError
 from conf.commands import Evaluate
 from conf.compose import load_settings
-from model.weights import open_weights
 from train.data.blocks import Blocks
 from train.data.prepare import find
 from train.generate import Generator
@@ -21,8 +20,7 @@ Text = tuple[Iterator[Tensor], int]  # tokens in blocks [1 to context + 1] that 
 
 def evaluate(command: Evaluate, generator: Generator, folder: Path) -> dict[str, dict[str, float]]:
     """Bits per byte and perplexity per token of every text."""
-    stage = open_weights(command.run).folder
-    run = stage.parents[1] if stage.parent.name == "stages" else stage
+    run = generator.weights.run or generator.weights.folder
     scores = {
         name: score(text, generator, command.batch_size)
         for name, text in texts_of(run, command.paths, generator).items()

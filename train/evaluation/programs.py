@@ -1,6 +1,7 @@
 """Completions drawn batch by batch, programs run in parallel; both are kept as they come, and not done twice."""
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from conf.check import ConfigError
 from parallel.layout import World
-from train.evaluation.record import Row, append_rows, read_rows
+from train.evaluation.record import Row
 from train.evaluation.sandbox import Limits, Outcome, SandboxError, isolation, run_programs
+from train.run_directory import append_rows, read_rows
 
 CHUNK = 64  # programs between two writes of their results
 
@@ -56,9 +58,10 @@ def judge(
     workers: int | None,
     world: World,
     title: str,
-) -> list[Row]:
-    """Run the program of each sample: {task_id, case, sample, passed, result}, in order. Main process only.
+) -> dict[Any, list[bool]]:
+    """Run the program of each sample: task_id -> whether each of its samples passed. Main process only.
 
+    `path` keeps {task_id, case, sample, passed, result} of each.
     right: whether what a program that reached its end printed is what was asked for.
     """
     if isolation() is not None:
@@ -77,7 +80,10 @@ def judge(
                 advance(1)
             append_rows(path, fresh)
             results |= {key_of(row): row for row in fresh}
-    return [results[key_of(row)] for row in samples]
+    passed = defaultdict(list)
+    for row in samples:
+        passed[row["task_id"]].append(results[key_of(row)]["passed"])
+    return passed
 
 
 def _run(programs: Iterable[str], limits: Limits, workers: int | None) -> Iterator[Outcome]:

@@ -1,33 +1,16 @@
-"""Files that an evaluation appends to, so that an interrupted one goes on where it was."""
+"""The problems of a benchmark, and the seed of each sample that is drawn for them."""
 
 import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from conf.check import ConfigError
 
 Row = dict[str, Any]
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The complete lines of a .jsonl file that was being written; a line that was cut off is dropped from it."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    return [json.loads(line) for line in whole.splitlines() if line]
-
-
-def append_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Add `rows` to a .jsonl file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_problems(path: Path, keys: Sequence[str], check: Callable[[Row], str | None] = lambda row: None) -> list[Row]:

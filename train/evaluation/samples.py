@@ -5,7 +5,7 @@ import torch
 from conf.schema import Evaluation
 from model.tokenizer import Tokenizer
 from parallel.engine import Engine
-from train.draw import choose
+from train.draw import before, choose
 
 
 def sample(
@@ -31,10 +31,6 @@ def sample(
         ids[rows, ends] = choose(logits, settings.sample_temperature, settings.sample_top_p, 0, uniform)
         ends += 1
     return {
-        name: tokenizer.decode(_until(ids[row, len(prompts[row]) : ends[row]].tolist(), tokenizer.eos))
+        name: tokenizer.decode(before(ids[row, len(prompts[row]) : ends[row]].tolist(), tokenizer.eos))
         for row, name in enumerate(settings.sample_prompts)
     }
-
-
-def _until(ids: list[int], stop: int) -> list[int]:
-    return ids[: ids.index(stop)] if stop in ids else ids
