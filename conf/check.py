@@ -4,8 +4,6 @@ Each message holds what was asked, what was found, and what to do.
 """
 
 import math
-import os
-import platform
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,22 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from conf.choices import ClusterKind, Handover, Offload, Precision
+from conf.errors import ConfigError
 from conf.schema import Settings
 
 LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
-
-
-class ConfigError(Exception):
-    """The settings cannot make a run. The message is one line for the person at the terminal; exit code 2."""
-
-
-class NodeError(Exception):
-    """A machine is at fault, not a setting; the message is one line that names it."""
-
-
-def node_name() -> str:
-    """This machine's name, as Slurm calls it where Slurm started the process."""
-    return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
 def is_hub_name(source: str) -> bool:
@@ -247,10 +233,10 @@ def _numbers(settings: Settings) -> Iterator[str]:
         yield f"run.name={run.name!r} must be the name of a folder in run.root={run.root}"
     if run.resume not in ("auto", "never"):
         yield f"run.resume={run.resume} is not known; use auto or never"
-    for group, name in (
-        (settings.evaluation, "every"),
-        (settings.evaluation, "batch_size"),
-        (settings.tracking, "log_every"),
+    for label, group, name in (
+        ("evaluation", settings.evaluation, "every"),
+        ("evaluation", settings.evaluation, "batch_size"),
+        ("tracking", settings.tracking, "log_every"),
     ):
         if getattr(group, name) < 1:
-            yield f"{type(group).__name__.lower()}.{name}={getattr(group, name)} must be at least 1"
+            yield f"{label}.{name}={getattr(group, name)} must be at least 1"

@@ -87,7 +87,7 @@ class RemoteShell(Enum):
     ssh = "ssh"
 
 
-class Form(Enum):
+class KernelForm(Enum):
     """Form of an operation."""
 
     auto = "auto"

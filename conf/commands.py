@@ -10,8 +10,9 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from conf.check import LARGEST_SEED, ConfigError
+from conf.check import LARGEST_SEED
 from conf.choices import Precision
+from conf.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "command"
 Command = TypeVar("Command", bound="Sampling | Evaluate | Import | Export")

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from conf.check import ConfigError, check
+from conf.check import check
+from conf.errors import ConfigError
 from conf.schema import Settings
 
 FOLDER = Path(__file__).parent

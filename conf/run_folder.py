@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from conf.check import ConfigError
 from conf.compose import load_settings
+from conf.errors import ConfigError
 from conf.schema import Settings, plain
 
 # What may change when a run goes on: how it is spread, watched and kept, not what it computes.

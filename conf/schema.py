@@ -12,8 +12,8 @@ from conf.choices import (
     Balance,
     ClusterKind,
     Decay,
-    Form,
     Handover,
+    KernelForm,
     Offload,
     OnError,
     Precision,
@@ -25,7 +25,7 @@ from conf.choices import (
 
 
 @dataclass
-class Model:
+class ModelConfig:
     """Architecture: conf/model."""
 
     name: str = MISSING
@@ -45,7 +45,7 @@ class Model:
 
 
 @dataclass
-class Stage:
+class StageConfig:
     """One stage of training: conf/stage."""
 
     corpus: str = MISSING
@@ -61,7 +61,7 @@ class Stage:
 
 
 @dataclass
-class Recipe:
+class RecipeConfig:
     """The numbers of a stage that depend on the model's size: conf/recipe."""
 
     global_batch_size: int = MISSING
@@ -73,7 +73,7 @@ class Recipe:
 
 
 @dataclass
-class Corpus:
+class CorpusConfig:
     """Where documents come from: conf/corpus."""
 
     source: Source = MISSING
@@ -89,7 +89,7 @@ class Corpus:
 
 
 @dataclass
-class Filters:
+class FiltersConfig:
     """Bounds of a code file that is kept: conf/data."""
 
     average_line_length: int = MISSING
@@ -98,7 +98,7 @@ class Filters:
 
 
 @dataclass
-class Tokenizer:
+class TokenizerConfig:
     """Tokenizer: conf/data."""
 
     kind: str = MISSING
@@ -107,20 +107,20 @@ class Tokenizer:
 
 
 @dataclass
-class Data:
+class DataConfig:
     """Corpora and their preparation: conf/data."""
 
     cache: str = MISSING
     on_error: OnError = MISSING
     validation_fraction: float = MISSING
     validation_bytes: int = MISSING
-    filters: Filters = field(default_factory=Filters)
-    tokenizer: Tokenizer = field(default_factory=Tokenizer)
-    corpora: dict[str, Corpus] = field(default_factory=dict)
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    corpora: dict[str, CorpusConfig] = field(default_factory=dict)
 
 
 @dataclass
-class Optimizer:
+class OptimizerConfig:
     """Optimizer and loss: conf/optimizer."""
 
     beta1: float = MISSING
@@ -133,7 +133,7 @@ class Optimizer:
 
 
 @dataclass
-class Layout:
+class LayoutConfig:
     """How the model and the data are spread over processes: conf/layout."""
 
     name: str = MISSING
@@ -147,20 +147,20 @@ class Layout:
     recompute: Recompute = MISSING
     precision: Precision = MISSING
     loss_chunk_tokens: int = MISSING
-    overlap: bool = MISSING
+    tensor_parallel_overlap: bool = MISSING
     balance: Balance = MISSING
 
 
 @dataclass
-class Kernels:
+class KernelsConfig:
     """Forms of the operations: conf/kernels."""
 
     compile: bool = MISSING
-    attention: Form = MISSING
+    attention: KernelForm = MISSING
 
 
 @dataclass
-class Slurm:
+class SlurmConfig:
     """What a Slurm job asks for and how it is set up: conf/cluster."""
 
     partition: str | None = None
@@ -182,7 +182,7 @@ class Slurm:
 
 
 @dataclass
-class Cluster:
+class ClusterConfig:
     """Machines: conf/cluster."""
 
     kind: ClusterKind = MISSING
@@ -194,11 +194,11 @@ class Cluster:
     min_free_gib: float = MISSING
     peak_tflops: float | None = None
     device_memory_gib: float | None = None
-    slurm: Slurm = field(default_factory=Slurm)
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
 
 @dataclass
-class Tracking:
+class TrackingConfig:
     """What is recorded, and where: conf/tracking."""
 
     project: str = MISSING
@@ -208,7 +208,7 @@ class Tracking:
 
 
 @dataclass
-class Evaluation:
+class EvaluationConfig:
     """Validation and samples: conf/evaluation."""
 
     every: int = MISSING
@@ -220,7 +220,7 @@ class Evaluation:
 
 
 @dataclass
-class Run:
+class RunConfig:
     """The run's folder and its life: conf/config.yaml."""
 
     root: str = MISSING
@@ -237,17 +237,17 @@ class Settings:
     """Everything a run is made of."""
 
     experiment: str = MISSING
-    model: Model = field(default_factory=Model)
-    recipe: dict[str, Recipe] = field(default_factory=dict)
-    stages: dict[str, Stage] = field(default_factory=dict)
-    data: Data = field(default_factory=Data)
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    layout: Layout = field(default_factory=Layout)
-    kernels: Kernels = field(default_factory=Kernels)
-    cluster: Cluster = field(default_factory=Cluster)
-    tracking: Tracking = field(default_factory=Tracking)
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    run: Run = field(default_factory=Run)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    recipe: dict[str, RecipeConfig] = field(default_factory=dict)
+    stages: dict[str, StageConfig] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    layout: LayoutConfig = field(default_factory=LayoutConfig)
+    kernels: KernelsConfig = field(default_factory=KernelsConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
     dry_run: bool = False
 
 

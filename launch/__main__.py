@@ -12,9 +12,10 @@ from pathlib import Path
 
 import psutil
 
-from conf.check import ConfigError, check
+from conf.check import check
 from conf.choices import ClusterKind
 from conf.compose import compose_settings
+from conf.errors import ConfigError
 from conf.exit_codes import BAD_INPUT, INTERRUPTED
 from conf.run_folder import check_run_folder, is_finished, run_folder, save_settings
 from conf.schema import Settings
@@ -89,7 +90,7 @@ def start_here(start: Start, dry_run: bool) -> int:
     """Prepare the data and train, on this machine or on the hosts of a hostfile; return the exit code."""
     cluster, stop = start.settings.cluster, None
     variables = environment(start.processes)
-    prepare = [sys.executable, "-m", "train.prepare", *start.words]
+    prepare = [sys.executable, "-m", "train.data", "prepare", *start.words]
     if cluster.kind is ClusterKind.hostfile:
         slots = read_hostfile(cluster)
         address = next(iter(slots)) if dry_run else main_address(cluster, slots)

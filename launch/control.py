@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from conf.check import ConfigError
+from conf.errors import ConfigError
 from launch.jobs import StartedJob, read_jobs
 from launch.slurm import queue
 from launch.status import active_job, job_state, runs_below, show

@@ -8,9 +8,9 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from conf.check import ConfigError
 from conf.choices import RemoteShell
-from conf.schema import Cluster
+from conf.errors import ConfigError
+from conf.schema import ClusterConfig
 from launch.local import train_command
 
 SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
@@ -18,7 +18,7 @@ PORT = 29500  # on the first host; torch's own default
 CARRIED = ("NCCL_", "WANDB_", "HF_", "PYTHON", "DS_", "OMP_", "CUDA_", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
 
 
-def read_hostfile(cluster: Cluster) -> dict[str, int]:
+def read_hostfile(cluster: ClusterConfig) -> dict[str, int]:
     """Host -> its processes, in the file's order.
 
     Errors: `ConfigError` for a file that is missing, a line that cannot be read, a host named twice.
@@ -42,7 +42,7 @@ def read_hostfile(cluster: Cluster) -> dict[str, int]:
     return slots
 
 
-def main_address(cluster: Cluster, slots: dict[str, int]) -> str:
+def main_address(cluster: ClusterConfig, slots: dict[str, int]) -> str:
     """The first host's address, once every host has answered: what ssh calls a host, others may not.
 
     Errors: `ConfigError` naming every host that does not answer, or the remote shell that is missing.
@@ -68,7 +68,7 @@ def _answer(host: str) -> tuple[bool, str]:
 
 
 def remote_command(
-    cluster: Cluster, slots: dict[str, int], address: str, words: list[str], variables: dict[str, str]
+    cluster: ClusterConfig, slots: dict[str, int], address: str, words: list[str], variables: dict[str, str]
 ) -> list[str]:
     """The command that starts the ranks on every host and ends when the last has ended.
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 
-from conf.schema import Cluster, Layout
+from conf.schema import ClusterConfig, LayoutConfig
 
 CPU_PROCESSES = 2  # on a machine without a GPU, so that a laptop runs what a cluster runs
 
@@ -24,7 +24,7 @@ def count_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def world_size(cluster: Cluster, layout: Layout) -> int:
+def world_size(cluster: ClusterConfig, layout: LayoutConfig) -> int:
     """Processes that a job stands for here: what the cluster or the layout says, else one per GPU, else a few."""
     replicas = layout.data_parallel_size or 0
     needed = layout.tensor_parallel_size * layout.pipeline_parallel_size * replicas

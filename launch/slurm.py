@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from conf.check import ConfigError
+from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
-from conf.schema import Cluster, Slurm
+from conf.schema import ClusterConfig, SlurmConfig
 
 Words = list[str]
 
@@ -33,7 +33,7 @@ export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}
 code=0
 trap : TERM  # it comes to this script too, which has still to say how the run ended
 rm -f "$exit_file"
-srun --nodes=1 --ntasks=1 {python} -m train.prepare "$@" || code=$?
+srun --nodes=1 --ntasks=1 {python} -m train.data prepare "$@" || code=$?
 if (( code == 0 )); then  # when a rank ends, the others have a minute
     srun --kill-on-bad-exit=0 --wait=60 {srun}bash -c \\
         'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec {python} -m train "$@"' \\
@@ -52,7 +52,7 @@ exit "$code"
 """
 
 
-def script(cluster: Cluster, points: list[tuple[Path, Words]], stage: str, what: str, log: Path) -> str:
+def script(cluster: ClusterConfig, points: list[tuple[Path, Words]], stage: str, what: str, log: Path) -> str:
     """The batch script of one stage.
 
     points: (run's folder, words of `python -m train`) of each run: one, or as many as the job array has tasks.
@@ -84,7 +84,7 @@ def exit_name(stage: str) -> str:
     return f"jobs/{stage}.exit"
 
 
-def _directives(cluster: Cluster, count: int, stage: str, what: str, log: Path) -> Iterator[str]:
+def _directives(cluster: ClusterConfig, count: int, stage: str, what: str, log: Path) -> Iterator[str]:
     slurm = cluster.slurm
     yield f"--job-name={Path(what).name}/{stage}"
     yield f"--nodes={cluster.nodes}"
@@ -105,7 +105,7 @@ def _directives(cluster: Cluster, count: int, stage: str, what: str, log: Path) 
     yield from slurm.sbatch
 
 
-def _setup(slurm: Slurm) -> Iterator[str]:
+def _setup(slurm: SlurmConfig) -> Iterator[str]:
     yield f"cd {shlex.quote(str(Path.cwd()))}"
     for module in slurm.modules:
         yield f"module load {shlex.quote(module)}"

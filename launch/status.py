@@ -8,8 +8,8 @@ from typing import Any
 
 import psutil
 
-from conf.check import ConfigError
 from conf.compose import load_settings
+from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
 from conf.run_folder import is_finished
 from launch.jobs import StartedJob, read_jobs

@@ -6,8 +6,8 @@ import re
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from conf.check import ConfigError
 from conf.compose import compose_settings
+from conf.errors import ConfigError
 
 NOT_SWEPT = ("stage",)  # `stage=nl,multi` names the stages of every run
 

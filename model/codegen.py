@@ -10,22 +10,22 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from conf.choices import Recompute
-from conf.schema import Model
-from model.cache import Past, Places
+from conf.schema import ModelConfig
 from model.kernels import Operations
+from model.kv_cache import Past, Places
 from model.rotary import apply_rotary, rotary_table
 from parallel.collectives import enter_column
 from parallel.cross_entropy import LossOptions, chunked_cross_entropy
-from parallel.layout import TensorGroup
-from parallel.tensor import ColumnLinear, LayerNorm, RowLinear, Shard, VocabEmbedding, product, sharded
+from parallel.mesh import TensorParallelGroup
+from parallel.tensor_parallel import ColumnLinear, LayerNorm, RowLinear, Shard, VocabEmbedding, linear, sharded
 
 
 class Embedding(nn.Module):
     """Token ids `[batch, seq]` -> `[batch, seq, hidden]`. No positions: rotary embedding carries them."""
 
-    def __init__(self, model: Model, tensor: TensorGroup) -> None:
+    def __init__(self, model: ModelConfig, tp: TensorParallelGroup) -> None:
         super().__init__()
-        self.tokens = VocabEmbedding(model.vocab_size, model.n_embd, tensor)
+        self.tokens = VocabEmbedding(model.vocab_size, model.n_embd, tp)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Shapes as in the class."""
@@ -43,21 +43,23 @@ class Block(nn.Module):
     (5d -> d): one collective each way for the whole block under tensor parallelism.
     """
 
-    def __init__(self, model: Model, tensor: TensorGroup, operations: Operations, recompute: Recompute) -> None:
+    def __init__(
+        self, model: ModelConfig, tp: TensorParallelGroup, operations: Operations, recompute: Recompute
+    ) -> None:
         super().__init__()
         d = model.n_embd
-        self.heads = model.n_head // tensor.size  # this process's own
+        self.heads = model.n_head // tp.size  # this process's own
         self.head_dim = model.head_dim
         self.attention = operations.attention
         self.recompute = recompute
         self.dropout = model.dropout
-        self.norm = LayerNorm(d, model.layer_norm_epsilon, tensor)
-        self.in_proj = ColumnLinear(d, parts=(d, d, d, 4 * d), tensor=tensor)
-        self.mlp_bias = sharded(nn.Parameter(torch.empty(4 * d // tensor.size)), Shard(0, (4 * d,)), tensor)
-        self.out_proj = RowLinear(parts=(d, 4 * d), out_features=d, tensor=tensor)
+        self.norm = LayerNorm(d, model.layer_norm_epsilon, tp)
+        self.in_proj = ColumnLinear(d, parts=(d, d, d, 4 * d), tp=tp)
+        self.mlp_bias = sharded(nn.Parameter(torch.empty(4 * d // tp.size)), Shard(0, (4 * d,)), tp)
+        self.out_proj = RowLinear(parts=(d, 4 * d), out_features=d, tp=tp)
         self.register_buffer("rotary", rotary_table(model.context_length, model.rotary_dim), persistent=False)
         self.whole, self.middle = self._whole, self._middle
-        if operations.compile and tensor.size == 1:
+        if operations.compile and tp.size == 1:
             self.whole = torch.compile(self._whole, dynamic=False)
         elif operations.compile:  # collectives stay outside
             self.middle = torch.compile(self._middle, dynamic=False)
@@ -110,14 +112,14 @@ class Head(nn.Module):
     evaluation, in fp32. `logits` is for generation.
     """
 
-    def __init__(self, model: Model, tensor: TensorGroup, options: LossOptions) -> None:
+    def __init__(self, model: ModelConfig, tp: TensorParallelGroup, options: LossOptions) -> None:
         super().__init__()
-        self.tensor = tensor
+        self.tp = tp
         self.options = options
-        self.norm = LayerNorm(model.n_embd, model.layer_norm_epsilon, tensor)
-        rows, shard = model.vocab_size // tensor.size, Shard(0, (model.vocab_size,))
-        self.weight = sharded(nn.Parameter(torch.empty(rows, model.n_embd)), shard, tensor)
-        self.bias = sharded(nn.Parameter(torch.empty(rows)), shard, tensor)
+        self.norm = LayerNorm(model.n_embd, model.layer_norm_epsilon, tp)
+        rows, shard = model.vocab_size // tp.size, Shard(0, (model.vocab_size,))
+        self.weight = sharded(nn.Parameter(torch.empty(rows, model.n_embd)), shard, tp)
+        self.bias = sharded(nn.Parameter(torch.empty(rows)), shard, tp)
 
     def forward(self, hidden_states: Tensor, labels: Tensor | None = None) -> Tensor:
         """`[batch, seq, hidden]` and labels `[batch, seq]` -> the loss; without labels the normed hidden states."""
@@ -133,14 +135,14 @@ class Head(nn.Module):
 
     def logits(self, normed: Tensor, positions: Tensor) -> Tensor:
         """Normed hidden states `[batch, seq, hidden]` at `positions` `[batch]` -> logits `[batch, vocab / size]`."""
-        hidden_states = enter_column(normed, self.tensor)  # [batch, seq, hidden]
+        hidden_states = enter_column(normed, self.tp)  # [batch, seq, hidden]
         chosen = hidden_states[torch.arange(len(positions), device=positions.device), positions]  # [batch, hidden]
-        return product(chosen, self.weight, self.bias).float()
+        return linear(chosen, self.weight, self.bias).float()
 
 
 def layers(
-    model: Model, tensor: TensorGroup, operations: Operations, recompute: Recompute, options: LossOptions
+    model: ModelConfig, tp: TensorParallelGroup, operations: Operations, recompute: Recompute, options: LossOptions
 ) -> list[partial[nn.Module]]:
     """The model as builders, in order: embedding, n_layer blocks, head. Weights are not yet set (see model/init.py)."""
-    blocks = [partial(Block, model, tensor, operations, recompute) for _ in range(model.n_layer)]
-    return [partial(Embedding, model, tensor), *blocks, partial(Head, model, tensor, options)]
+    blocks = [partial(Block, model, tp, operations, recompute) for _ in range(model.n_layer)]
+    return [partial(Embedding, model, tp), *blocks, partial(Head, model, tp, options)]

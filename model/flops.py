@@ -5,27 +5,27 @@ twice the forward pass, recomputation does not count. Matrix parameters cost 6 o
 12 * n_layer * n_embd * context_length a token. The causal mask is not taken off, as in PaLM and in LLM Foundry.
 """
 
-from conf.schema import Model
+from conf.schema import ModelConfig
 
 
-def layer_parameters(model: Model) -> list[int]:
+def layer_parameters(model: ModelConfig) -> list[int]:
     """Parameters of each layer of `model.codegen.layers`."""
     d, vocab = model.n_embd, model.vocab_size
     block = 12 * d * d + 4 * d + d + 2 * d  # q k v out fc_in fc_out, their two biases, one norm
     return [vocab * d, *[block] * model.n_layer, 2 * d + vocab * d + vocab]
 
 
-def parameters(model: Model) -> int:
+def parameters(model: ModelConfig) -> int:
     """All parameters, to the last one."""
     return sum(layer_parameters(model))
 
 
-def matrix_parameters(model: Model) -> int:
+def matrix_parameters(model: ModelConfig) -> int:
     """Parameters that are multiplied with every token: the blocks' matrices and the head, not the embedding table."""
     return 12 * model.n_layer * model.n_embd**2 + model.vocab_size * model.n_embd
 
 
-def layer_flops(model: Model) -> list[int]:
+def layer_flops(model: ModelConfig) -> list[int]:
     """Operations a token in the forward pass of each layer of `model.codegen.layers`.
 
     The embedding only looks up; it counts as one row.
@@ -34,6 +34,6 @@ def layer_flops(model: Model) -> list[int]:
     return [model.n_embd, *[block] * model.n_layer, 2 * model.vocab_size * model.n_embd]
 
 
-def flops_per_token(model: Model) -> int:
+def flops_per_token(model: ModelConfig) -> int:
     """Operations to train on one token of a full-length sequence."""
     return 6 * matrix_parameters(model) + 12 * model.n_layer * model.n_embd * model.context_length

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from conf.check import ConfigError, is_hub_name
+from conf.check import is_hub_name
+from conf.errors import ConfigError
 
 
 def local_folder(source: str | Path, patterns: list[str], asked: str = "source") -> Path:

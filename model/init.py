@@ -10,22 +10,22 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
-from conf.schema import Model
-from parallel.layout import TensorGroup
-from parallel.tensor import shard_of
+from conf.schema import ModelConfig
+from parallel.mesh import TensorParallelGroup
+from parallel.tensor_parallel import shard_of
 
 
-def initialise(layer: nn.Module, layer_index: int, model: Model, tensor: TensorGroup, seed: int) -> None:
+def initialise(layer: nn.Module, layer_index: int, model: ModelConfig, tp: TensorParallelGroup, seed: int) -> None:
     """Set every parameter of `layer`, the `layer_index`-th of `model.codegen.layers`, in place. Meta tensors stay."""
     for name, parameter in layer.named_parameters():
         if not parameter.is_meta:
-            full = draw(f"{layer_index}.{name}", _full_shape(parameter, tensor), model, seed)
+            full = draw(f"{layer_index}.{name}", _full_shape(parameter, tp), model, seed)
             shard = shard_of(parameter)
             with torch.no_grad():
-                parameter.copy_(full if shard is None else shard.slice(full, tensor.rank, tensor.size))
+                parameter.copy_(full if shard is None else shard.slice(full, tp.rank, tp.size))
 
 
-def draw(name: str, shape: tuple[int, ...], model: Model, seed: int) -> Tensor:
+def draw(name: str, shape: tuple[int, ...], model: ModelConfig, seed: int) -> Tensor:
     """The initial value of the whole parameter `name` ("3.in_proj.weight"), fp32 on the CPU."""
     if name.endswith("norm.weight"):
         return torch.ones(shape)
@@ -43,7 +43,7 @@ def draw(name: str, shape: tuple[int, ...], model: Model, seed: int) -> Tensor:
     return nn.init.trunc_normal_(value, std=deviation, a=-2 * deviation, b=2 * deviation, generator=generator)
 
 
-def _full_shape(parameter: Tensor, tensor: TensorGroup) -> tuple[int, ...]:
+def _full_shape(parameter: Tensor, tp: TensorParallelGroup) -> tuple[int, ...]:
     shard, shape = shard_of(parameter), list(parameter.shape)
     if shard is not None:
         shape[shard.dim] = sum(shard.parts)

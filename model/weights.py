@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conf.check import ConfigError
 from conf.choices import Recompute
 from conf.compose import load_settings
-from conf.schema import Model
+from conf.errors import ConfigError
+from conf.schema import ModelConfig
 from model.codegen import layers
 from model.hub import local_folder
 from model.huggingface import from_huggingface, to_huggingface
@@ -27,7 +27,7 @@ from model.huggingface.settings import mp_num_of, settings_of
 from model.kernels import REFERENCE
 from model.tokenizer.gpt2 import FILES as TOKENIZER_FILES
 from parallel.cross_entropy import LossOptions
-from parallel.layout import TensorGroup
+from parallel.mesh import TensorParallelGroup
 
 Layer = dict[str, Tensor]
 HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", *TOKENIZER_FILES]
@@ -39,7 +39,7 @@ class Weights:
 
     source: str  # the folder, or the name on the hub
     folder: Path  # on this machine; of a run, its stage's
-    model: Model
+    model: ModelConfig
     tokenizer_folder: Path | None
     form: str
     read: Callable[[int], Layer]
@@ -88,7 +88,7 @@ def open_weights(source: str | Path, mp_num: int | None = None) -> Weights:
     return Weights(str(folder), folder, model, tokenizer, form, read)
 
 
-def open_layers(folder: Path, model: Model) -> Callable[[int], Layer]:
+def open_layers(folder: Path, model: ModelConfig) -> Callable[[int], Layer]:
     """A reader of the whole tensors of `model` that lie in `folder`, a file a layer.
 
     Errors: `ConfigError` naming every file or tensor that is missing, extra or of another shape.
@@ -114,31 +114,33 @@ def write_layer(folder: Path, index: int, layer: Layer) -> None:
     save_file({name: value.contiguous() for name, value in layer.items()}, folder / layer_file(index))
 
 
-def write_model(folder: Path, model: Model, source: dict[str, Any]) -> None:
+def write_model(folder: Path, model: ModelConfig, source: dict[str, Any]) -> None:
     """Write what makes `folder` imported weights: their architecture, and where they come from."""
     (folder / "model.json").write_text(json.dumps({"model": asdict(model), "source": source}, indent=2) + "\n")
 
 
-def read_model(folder: Path) -> Model:
+def read_model(folder: Path) -> ModelConfig:
     """The architecture that `write_model` wrote. Errors: `ConfigError`."""
     try:
         values = json.loads((folder / "model.json").read_text())["model"]
-        return Model(**{field.name: values[field.name] for field in fields(Model)})
+        return ModelConfig(**{field.name: values[field.name] for field in fields(ModelConfig)})
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder / 'model.json'} does not describe a model ({error}); import it again") from None
 
 
-def layer_shapes(model: Model) -> list[dict[str, Shape]]:
+def layer_shapes(model: ModelConfig) -> list[dict[str, Shape]]:
     """Shape of every whole parameter by name, layer by layer."""
     with torch.device("meta"):
-        builders = layers(model, TensorGroup(), REFERENCE, Recompute.none, LossOptions(0.0, 1, TensorGroup()))
+        builders = layers(
+            model, TensorParallelGroup(), REFERENCE, Recompute.none, LossOptions(0.0, 1, TensorParallelGroup())
+        )
         first, block, head = (
             {name: tuple(value.shape) for name, value in builders[index]().named_parameters()} for index in (0, 1, -1)
         )
     return [first, *[block] * model.n_layer, head]
 
 
-def _open_stage(folder: Path) -> tuple[Path, Model]:
+def _open_stage(folder: Path) -> tuple[Path, ModelConfig]:
     """A stage's folder and its model; of a run's folder, the last stage that left weights."""
     if (folder / "config.yaml").is_file():
         run = folder
@@ -177,7 +179,7 @@ def _open_huggingface(source: str, folder: Path, mp_num: int | None) -> Weights:
     return Weights(source, folder, model, tokenizer, f"Hugging Face, mp_num {mp_num}", read)
 
 
-def huggingface_names(model: Model) -> list[dict[str, Shape]]:
+def huggingface_names(model: ModelConfig) -> list[dict[str, Shape]]:
     """Shape of every tensor by Hugging Face's name, layer by layer."""
     meta = torch.device("meta")
     ours = [{name: torch.empty(one, device=meta) for name, one in layer.items()} for layer in layer_shapes(model)]

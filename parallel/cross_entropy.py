@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parallel.collectives import enter_column
-from parallel.layout import TensorGroup
+from parallel.mesh import TensorParallelGroup
 
 IGNORE = -100  # a label that counts for nothing
 
@@ -27,7 +27,7 @@ class LossOptions(NamedTuple):
 
     z_loss: float
     chunk_tokens: int
-    tensor: TensorGroup
+    tp: TensorParallelGroup
     compile: bool = False
 
 
@@ -37,7 +37,7 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels: 
     hidden: `[batch, seq, hidden]`, this process's tokens; weight: `[vocab / size, hidden]`; bias: `[vocab / size]`;
     labels: `[batch, seq]`, of the whole sequence, `IGNORE` where a token does not count.
     """
-    hidden = enter_column(hidden, options.tensor).flatten(0, 1)
+    hidden = enter_column(hidden, options.tp).flatten(0, 1)
     return _FusedLoss.apply(  # type: ignore[no-any-return,no-untyped-call]
         hidden, weight, bias, labels.flatten(), options, torch.is_grad_enabled()
     )
@@ -47,21 +47,21 @@ def _chunk(
     hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, options: LossOptions, gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """Summed loss of a chunk, and its gradient by the logits `[tokens, vocab / size]` in hidden's precision."""
-    tensor = options.tensor
+    tp = options.tp
     logits = torch.addmm(bias, hidden, weight.t()).float()
     valid = labels != IGNORE
-    local = labels - tensor.rank * weight.shape[0]
+    local = labels - tp.rank * weight.shape[0]
     mine = (local >= 0) & (local < weight.shape[0]) & valid
     index = local.masked_fill(~mine, 0).unsqueeze(-1)
     target = logits.gather(-1, index).squeeze(-1).masked_fill(~mine, 0.0)
     maximum = logits.amax(dim=-1)
-    if tensor.size > 1:
-        dist.all_reduce(maximum, op=dist.ReduceOp.MAX, group=tensor.group)
+    if tp.size > 1:
+        dist.all_reduce(maximum, op=dist.ReduceOp.MAX, group=tp.group)
     exponentials = (logits - maximum.unsqueeze(-1)).exp()
     normaliser = exponentials.sum(dim=-1)
-    if tensor.size > 1:
+    if tp.size > 1:
         both = torch.stack([normaliser, target])
-        dist.all_reduce(both, group=tensor.group)
+        dist.all_reduce(both, group=tp.group)
         normaliser, target = both.unbind()
     log_z = maximum + normaliser.log()
     loss = torch.where(valid, log_z - target + options.z_loss * log_z.square(), 0.0).sum()
@@ -83,7 +83,7 @@ class _FusedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, options: LossOptions, gradient: bool
     ) -> Tensor:
-        chunk = _compiled_chunk() if options.compile and options.tensor.size == 1 else _chunk
+        chunk = _compiled_chunk() if options.compile and options.tp.size == 1 else _chunk
         loss = hidden.new_zeros((), dtype=torch.float32)
         pieces = list(
             zip(torch.split(hidden, options.chunk_tokens), torch.split(labels, options.chunk_tokens), strict=True)

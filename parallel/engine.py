@@ -12,10 +12,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from parallel.collectives import gather_vocabulary
-from parallel.layout import World
+from parallel.full_state import WEIGHTS, create_moments, gather, is_held, load_trainer_state, scatter, trainer_state
+from parallel.mesh import ProcessMesh
 from parallel.pipeline import build_pipeline
-from parallel.state import WEIGHTS, create_moments, gather, is_held, progress, scatter, set_progress
-from parallel.tensor import shard_of
+from parallel.tensor_parallel import shard_of
 
 MicroBatch = tuple[Tensor, Tensor]  # token ids and labels, [micro_batch, seq] each
 
@@ -48,10 +48,10 @@ class Stack(nn.Sequential):
 class Engine:
     """A model, its optimizer and its layout, ready to train. Build it with `build_engine`."""
 
-    def __init__(self, deepspeed_engine: Any, world: World, seed: int) -> None:
+    def __init__(self, deepspeed_engine: Any, mesh: ProcessMesh, seed: int) -> None:
         self.deepspeed = deepspeed_engine
         self.seed = seed
-        self.world = world
+        self.mesh = mesh
 
     @property
     def accumulation_steps(self) -> int:
@@ -63,10 +63,10 @@ class Engine:
         """What the replicas share (ZeRO, arXiv 1910.02054)."""
         return int(self.deepspeed.zero_optimization_stage())
 
-    def set_learning_rate(self, rate: float) -> None:
+    def set_lr(self, lr: float) -> None:
         """The rate of the next optimizer step."""
         for group in self.deepspeed.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
 
     def train_batch(self, micro_batches: Iterator[MicroBatch]) -> StepResult:
         """Take `accumulation_steps` micro-batches of this process's replica, and one optimizer step."""
@@ -82,7 +82,7 @@ class Engine:
         self.deepspeed.eval()
         with torch.no_grad():
             loss = self._summed_loss(self._to_device(micro_batch))
-        return float(self.world.sum_over_data(loss.detach().float().clone()))
+        return float(self.mesh.all_reduce_dp(loss.detach().float().clone()))
 
     def next_token_logits(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Logits of the token after `positions` `[batch]` in `ids` `[batch, seq]`: `[batch, vocab]`, fp32, on the CPU.
@@ -91,7 +91,7 @@ class Engine:
         """
         self.deepspeed.eval()
         with torch.no_grad():
-            logits = self._logits(ids.to(self.world.device), positions.to(self.world.device))
+            logits = self._logits(ids.to(self.mesh.device), positions.to(self.mesh.device))
         return torch.Tensor.cpu(logits)
 
     def _seed(self) -> None:
@@ -100,19 +100,19 @@ class Engine:
         Dropout acts on the residual stream. Tensor ranks that hold the same tokens must drop the same channels; under
         sequence parallelism they hold different tokens and must not.
         """
-        world, tensor = self.world, self.world.tensor
-        place = (world.data_rank, world.pipeline_rank, tensor.rank if tensor.sequence_parallel else 0)
+        mesh, tp = self.mesh, self.mesh.tp
+        place = (mesh.dp_rank, mesh.pp_rank, tp.rank if tp.sequence_parallel else 0)
         key = hashlib.sha256(repr((self.seed, self.deepspeed.global_steps, place)).encode()).digest()
         torch.manual_seed(int.from_bytes(key[:8], "little", signed=True))
 
     def _forward_backward_step(self, micro_batches: Iterator[MicroBatch]) -> Tensor:
-        total = torch.zeros((), dtype=torch.float32, device=self.world.device)
+        total = torch.zeros((), dtype=torch.float32, device=self.mesh.device)
         for _ in range(self.accumulation_steps):
             loss = self.deepspeed(*self._to_device(next(micro_batches)))
             self.deepspeed.backward(loss)
             self.deepspeed.step()
             total += loss.detach()
-        return self.world.sum_over_data(total) / (self.accumulation_steps * self.world.data_size)
+        return self.mesh.all_reduce_dp(total) / (self.accumulation_steps * self.mesh.dp_size)
 
     def _summed_loss(self, micro_batch: MicroBatch) -> Tensor:
         return self.deepspeed(*micro_batch)  # type: ignore[no-any-return]
@@ -120,52 +120,52 @@ class Engine:
     def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
         head, hidden_states = self.deepspeed.module[-1], self.deepspeed.module(ids)
         with deepspeed.zero.GatheredParameters(list(head.parameters()), enabled=self.zero_stage == 3):
-            return gather_vocabulary(head.logits(hidden_states, positions), self.world.tensor)
+            return gather_vocabulary(head.logits(hidden_states, positions), self.mesh.tp)
 
-    def whole(self, what: str = WEIGHTS) -> Iterator[tuple[str, Tensor | None]]:
+    def full_state(self, what: str = WEIGHTS) -> Iterator[tuple[str, Tensor | None]]:
         """Weights, or a moment of the optimizer, of this process's layers by name ("3.in_proj.weight"): whole, fp32.
 
         what: `WEIGHTS` or one of `MOMENTS`. Every process must run through it together. A layer's values are given, on
         the CPU, to one process, another one for the next layer; the others get None.
         """
-        tensor, world = self.world.tensor, self.world
+        tp, mesh = self.mesh.tp, self.mesh
         for name, parameter in self.deepspeed.module.named_parameters():
             value = gather(self.deepspeed, parameter, what)
             shard = shard_of(parameter)
             if shard is not None:
-                slices = [torch.empty_like(value) for _ in range(tensor.size)]
-                dist.all_gather(slices, value.contiguous(), group=tensor.group)
+                slices = [torch.empty_like(value) for _ in range(tp.size)]
+                dist.all_gather(slices, value.contiguous(), group=tp.group)
                 value = shard.join(slices)
-            keep = tensor.rank == 0 and world.data_rank == int(name.partition(".")[0]) % world.data_size
+            keep = tp.rank == 0 and mesh.dp_rank == int(name.partition(".")[0]) % mesh.dp_size
             yield name, value.float().cpu() if keep else None
 
-    def set_whole(self, what: str, read: Callable[[int], dict[str, Tensor]]) -> None:
-        """Take up what `whole` gave, under any layout. read: layer `index`'s values by their names in it.
+    def load_full_state(self, what: str, read: Callable[[int], dict[str, Tensor]]) -> None:
+        """Take up what `full_state` gave, under any layout. read: layer `index`'s values by their names in it.
 
         Weights go to the fp32 ones of the optimizer: the engine must have been built from them.
         """
-        tensor, current, layer = self.world.tensor, "", {}
+        tp, current, layer = self.mesh.tp, "", {}
         for name, parameter in self.deepspeed.module.named_parameters():
             if is_held(parameter):
                 index, _, rest = name.partition(".")
                 if index != current:
                     current, layer = index, read(int(index))
                 shard = shard_of(parameter)
-                value = layer[rest] if shard is None else shard.slice(layer[rest], tensor.rank, tensor.size)
+                value = layer[rest] if shard is None else shard.slice(layer[rest], tp.rank, tp.size)
                 scatter(self.deepspeed, parameter, what, value)
 
     @property
-    def progress(self) -> dict[str, Any]:
+    def trainer_state(self) -> dict[str, Any]:
         """What belongs to the state beside the tensors: steps taken, and fp16's scale of the loss. JSON."""
-        return progress(self.deepspeed)
+        return trainer_state(self.deepspeed)
 
-    @progress.setter
-    def progress(self, saved: dict[str, Any]) -> None:
-        set_progress(self.deepspeed, saved)
+    @trainer_state.setter
+    def trainer_state(self, saved: dict[str, Any]) -> None:
+        load_trainer_state(self.deepspeed, saved)
 
     def _to_device(self, batch: MicroBatch) -> MicroBatch:
         ids, labels = batch
-        return ids.to(self.world.device, non_blocking=True), labels.to(self.world.device, non_blocking=True)
+        return ids.to(self.mesh.device, non_blocking=True), labels.to(self.mesh.device, non_blocking=True)
 
     def destroy(self) -> None:
         """Free what the engine holds: the next stage builds its own."""
@@ -188,9 +188,11 @@ class PipelinedEngine(Engine):
         self.deepspeed.module.labels = None
         _, hidden_states = self._evaluate(iter([(ids, ids)]), return_logits=True, compute_loss=False, bcast_loss=False)
         if not self.deepspeed.is_last_stage():
-            return self.world.from_last_stage(None)
+            return self.mesh.broadcast_from_last_pipeline_stage(None)
         head = self.deepspeed.module.forward_funcs[-1]
-        return self.world.from_last_stage(gather_vocabulary(head.logits(hidden_states, positions), self.world.tensor))
+        return self.mesh.broadcast_from_last_pipeline_stage(
+            gather_vocabulary(head.logits(hidden_states, positions), self.mesh.tp)
+        )
 
     def _labelled(self, micro_batches: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
         """Hand the labels to the module as each micro-batch is taken: its stage computes that one next."""
@@ -214,7 +216,7 @@ def build_engine(
     costs: Sequence[float],
     optimizer: Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer],
     config: dict[str, Any],
-    world: World,
+    mesh: ProcessMesh,
 ) -> Engine:
     """Build this process's layers, set their weights, and hand them to DeepSpeed.
 
@@ -222,25 +224,25 @@ def build_engine(
     layer weighs when a pipeline is cut; optimizer: makes it from (name, parameter) pairs; config: from
     `parallel.zero.deepspeed_config`.
     """
-    if world.pipeline_size > 1:
-        module = build_pipeline(builders, initialise, costs, world)
+    if mesh.pp_size > 1:
+        module = build_pipeline(builders, initialise, costs, mesh)
     else:
-        module = Stack(*(builder() for builder in builders)).to(world.device)
+        module = Stack(*(builder() for builder in builders)).to(mesh.device)
         for index, layer in enumerate(module):
             initialise(layer, index)
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=optimizer(list(module.named_parameters())),
         config=config,
-        mpu=None if world.pipeline_size > 1 else world.grid,
+        mpu=None if mesh.pp_size > 1 else mesh.grid,
     )
     create_moments(engine)
     if not config["zero_optimization"]["stage"]:
-        _clip_plain_gradients(engine, world)
-    return (PipelinedEngine if world.pipeline_size > 1 else Engine)(engine, world, config["seed"])
+        _clip_plain_gradients(engine, mesh)
+    return (PipelinedEngine if mesh.pp_size > 1 else Engine)(engine, mesh, config["seed"])
 
 
-def _clip_plain_gradients(engine: Any, world: World) -> None:
+def _clip_plain_gradients(engine: Any, mesh: ProcessMesh) -> None:
     """Clip fp32 gradients without ZeRO ourselves, and keep their norm.
 
     There DeepSpeed reports no norm, and leaves parameters that tensor ranks share out of it on all pipeline stages but
@@ -249,10 +251,10 @@ def _clip_plain_gradients(engine: Any, world: World) -> None:
 
     def before_step(*_: Any) -> None:
         gradients = [(p, p.grad) for p in engine.module.parameters() if p.grad is not None]
-        counted = [g for p, g in gradients if shard_of(p) is not None or world.tensor.rank == 0]
+        counted = [g for p, g in gradients if shard_of(p) is not None or mesh.tp.rank == 0]
         squares = [g.double().square().sum() for g in counted]
-        total = torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64, device=world.device)
-        dist.all_reduce(total, group=world.grid.get_model_parallel_group())
+        total = torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64, device=mesh.device)
+        dist.all_reduce(total, group=mesh.grid.get_model_parallel_group())
         norm = float(total.sqrt())
         engine._global_grad_norm = norm
         limit = engine.gradient_clipping()

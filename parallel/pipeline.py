@@ -9,10 +9,10 @@ from typing import Any
 from deepspeed.pipe import LayerSpec, PipelineModule  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from parallel.layout import World
+from parallel.mesh import ProcessMesh
 
 
-def stage_bounds(costs: Sequence[float], stages: int) -> list[int]:
+def pipeline_bounds(costs: Sequence[float], stages: int) -> list[int]:
     """Cut layers into `stages` contiguous runs, none empty, so that the costliest run is as cheap as can be.
 
     Returns `stages + 1` bounds: stage s holds layers bounds[s] to bounds[s + 1] - 1. Uneven runs are normal: CodeGen
@@ -61,15 +61,15 @@ def build_pipeline(
     builders: Sequence[partial[nn.Module]],
     initialise: Callable[[nn.Module, int], None],
     costs: Sequence[float],
-    world: World,
+    mesh: ProcessMesh,
 ) -> Any:
     """This process's stage of the pipeline: only its own layers are built, then set by `initialise(layer, index)`."""
 
     with contextlib.redirect_stdout(io.StringIO()):
         pipeline = _Pipeline(
-            stage_bounds(costs, world.pipeline_size),
+            pipeline_bounds(costs, mesh.pp_size),
             layers=[LayerSpec(builder.func, *builder.args, **builder.keywords) for builder in builders],
-            topology=world.grid.topology(),
+            topology=mesh.grid.topology(),
             activation_checkpoint_interval=0,
         )
     for name, layer in pipeline.named_children():

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-from conf.check import NodeError, node_name
+from conf.errors import NodeError, node_name
 
 POLL_SECONDS = 0.05
 STEP = timedelta(seconds=120)  # for what is only waiting for a process that is known to be there

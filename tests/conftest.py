@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from conf.compose import compose_settings
-from conf.schema import Model, Settings
+from conf.schema import ModelConfig, Settings
 from tests.worlds import Worlds
 
 
@@ -17,7 +17,7 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def tiny(settings: Settings) -> Model:
+def tiny(settings: Settings) -> ModelConfig:
     """Two blocks, four heads: small enough for exact comparisons."""
     return replace(settings.model, n_layer=2, n_embd=32, n_head=4, rotary_dim=4, vocab_size=96, context_length=24)
 

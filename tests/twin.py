@@ -4,18 +4,18 @@ import torch
 from transformers import CodeGenConfig, CodeGenForCausalLM
 
 from conf.choices import Recompute
-from conf.schema import Model
+from conf.schema import ModelConfig
 from model.codegen import layers
 from model.huggingface import to_huggingface
 from model.init import draw
 from model.kernels import REFERENCE
 from parallel.cross_entropy import LossOptions
-from parallel.layout import TensorGroup
+from parallel.mesh import TensorParallelGroup
 
 MP_NUM = 4  # of the released models
 
 
-def config_of(model: Model) -> CodeGenConfig:
+def config_of(model: ModelConfig) -> CodeGenConfig:
     """Hugging Face's configuration of `model`, without dropout."""
     return CodeGenConfig(
         vocab_size=model.vocab_size,
@@ -35,15 +35,15 @@ def config_of(model: Model) -> CodeGenConfig:
     )
 
 
-def shapes_of(model: Model) -> list[dict[str, tuple[int, ...]]]:
+def shapes_of(model: ModelConfig) -> list[dict[str, tuple[int, ...]]]:
     """Shape of every whole parameter by name, layer by layer."""
     with torch.device("meta"):
-        options = LossOptions(0.0, 1, TensorGroup())
-        built = [build() for build in layers(model, TensorGroup(), REFERENCE, Recompute.none, options)]
+        options = LossOptions(0.0, 1, TensorParallelGroup())
+        built = [build() for build in layers(model, TensorParallelGroup(), REFERENCE, Recompute.none, options)]
     return [{name: tuple(p.shape) for name, p in layer.named_parameters()} for layer in built]
 
 
-def twin_of(model: Model, weights: list[dict[str, torch.Tensor]]) -> CodeGenForCausalLM:
+def twin_of(model: ModelConfig, weights: list[dict[str, torch.Tensor]]) -> CodeGenForCausalLM:
     """Hugging Face's model with our layers' `weights`, in training mode."""
     twin, tensors = CodeGenForCausalLM(config_of(model)).train(), {}
     for index, layer in enumerate(weights):
@@ -54,7 +54,7 @@ def twin_of(model: Model, weights: list[dict[str, torch.Tensor]]) -> CodeGenForC
     return twin
 
 
-def initial_weights(model: Model, seed: int) -> list[dict[str, torch.Tensor]]:
+def initial_weights(model: ModelConfig, seed: int) -> list[dict[str, torch.Tensor]]:
     """Every layer's initial weights, whole."""
     return [
         {name: draw(f"{index}.{name}", shape, model, seed) for name, shape in layer.items()}

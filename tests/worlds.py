@@ -25,11 +25,11 @@ class CaseError(AssertionError):
 
 
 @functools.cache
-def world_of(*layout: Any) -> Any:
-    """`build_world(*layout)`, once a process: process groups are never given back."""
-    from parallel.layout import build_world
+def mesh_of(*layout: Any) -> Any:
+    """`build_mesh(*layout)`, once a process: process groups are never given back."""
+    from parallel.mesh import build_mesh
 
-    return build_world(*layout)
+    return build_mesh(*layout)
 
 
 def _serve(connection: Connection, rank: int, size: int, port: int) -> None:

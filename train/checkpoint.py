@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from conf.check import ConfigError, NodeError, node_name
-from conf.schema import Model
+from conf.errors import ConfigError, NodeError, node_name
+from conf.schema import ModelConfig
 from model.weights import Weights, layer_file, open_layers, write_layer
 from parallel.engine import Engine
-from parallel.layout import TensorGroup, World
-from parallel.state import MOMENTS, WEIGHTS
-from parallel.tensor import shard_of
+from parallel.full_state import MOMENTS, WEIGHTS
+from parallel.mesh import ProcessMesh, TensorParallelGroup
+from parallel.tensor_parallel import shard_of
 from train.run_directory import read_json, write_json
 
 CHUNK_BYTES = 1 << 24  # of a file, read at a time
@@ -37,25 +37,25 @@ def save_checkpoint(engine: Engine, folder: Path, state: dict[str, Any], keep: i
     Later steps are dropped too: the run has gone back behind them. Errors: `NodeError`, on every process, where a file
     cannot be written or read back; the checkpoints before stay.
     """
-    name, world = f"step_{state['step']:08d}", engine.world
-    with _in_place_of(folder / name, world) as path:
+    name, mesh = f"step_{state['step']:08d}", engine.mesh
+    with _in_place_of(folder / name, mesh) as path:
         for what in (WEIGHTS, *MOMENTS):
             _write_layers(engine, path / what, what)
-        written = [file for file in sorted(path.rglob("*")) if file.is_file()] if world.is_main else []
-        sizes = world.from_main({str(file.relative_to(path)): file.stat().st_size for file in written})
-        checksums = _checksums(path, sizes, world)
+        written = [file for file in sorted(path.rglob("*")) if file.is_file()] if mesh.is_main else []
+        sizes = mesh.broadcast_object({str(file.relative_to(path)): file.stat().st_size for file in written})
+        checksums = _checksums(path, sizes, mesh)
         unread = sorted(file for file, checksum in checksums.items() if checksum is None)
         if unread:
             raise NodeError(f"{path / unread[0]} was just written and cannot be read back")
-        whole = {**state, "optimizer": engine.progress, "files": sizes, "crc32": checksums}
+        whole = {**state, "optimizer": engine.trainer_state, "files": sizes, "crc32": checksums}
         file = path / "state.json"
-        _raise_together(_problem(file, lambda: write_json(file, whole)) if world.is_main else None, world)
-    if world.is_main:
+        _raise_together(_problem(file, lambda: write_json(file, whole)) if mesh.is_main else None, mesh)
+    if mesh.is_main:
         kept = [path for path in _steps(folder) if path.name <= name][-keep:]
         for path in _steps(folder):
             if path not in kept:
                 shutil.rmtree(path)
-    world.barrier()
+    mesh.barrier()
     return folder / name
 
 
@@ -69,19 +69,19 @@ def is_complete(path: Path) -> bool:
     return _shortfall(path) is None
 
 
-def newest_checkpoint(folder: Path, world: World, say: Callable[[str], None]) -> Path | None:
+def newest_checkpoint(folder: Path, mesh: ProcessMesh, log: Callable[[str], None]) -> Path | None:
     """The newest checkpoint below `folder` whose every byte is as it was written. Every process calls it.
 
     One that is damaged is told through `say`, a line with the file, and the one before it is taken.
     Errors: `ConfigError` where there are checkpoints and none is whole.
     """
-    found = world.from_main(_steps(folder) if world.is_main else None)
+    found = mesh.broadcast_object(_steps(folder) if mesh.is_main else None)
     damage = None
     for path in reversed(found):
-        damage = damage_of(path, world)
+        damage = damage_of(path, mesh)
         if damage is None:
             return Path(path)
-        say(f"warning: {path} is damaged: {damage}; trying the checkpoint before it")
+        log(f"warning: {path} is damaged: {damage}; trying the checkpoint before it")
     if damage is not None:
         raise ConfigError(
             f"{folder} holds no undamaged checkpoint (of {path.name}, {damage}); bring one back from a copy, or delete "
@@ -90,13 +90,13 @@ def newest_checkpoint(folder: Path, world: World, say: Callable[[str], None]) ->
     return None
 
 
-def damage_of(path: Path, world: World) -> str | None:
+def damage_of(path: Path, mesh: ProcessMesh) -> str | None:
     """What is wrong with a checkpoint, in words, None where nothing is. The processes share the reading."""
-    shortfall: str | None = world.from_main(_shortfall(path) if world.is_main else None)
+    shortfall: str | None = mesh.broadcast_object(_shortfall(path) if mesh.is_main else None)
     if shortfall is not None:
         return shortfall
-    expected = world.from_main(read_json(path / "state.json")["crc32"] if world.is_main else None)
-    found = _checksums(path, expected, world)
+    expected = mesh.broadcast_object(read_json(path / "state.json")["crc32"] if mesh.is_main else None)
+    found = _checksums(path, expected, mesh)
     wrong = sorted(file for file, checksum in expected.items() if found[file] != checksum)
     return f"{wrong[0]} does not match its checksum" if wrong else None
 
@@ -116,10 +116,10 @@ def _shortfall(path: Path) -> str | None:
     return None
 
 
-def _checksums(folder: Path, names: Iterable[str], world: World) -> dict[str, int | None]:
+def _checksums(folder: Path, names: Iterable[str], mesh: ProcessMesh) -> dict[str, int | None]:
     """CRC-32 of each file below `folder`, None where it cannot be read: each process reads its share of them."""
-    mine = {name: _crc32(folder / name) for name in sorted(names)[world.rank :: world.size]}
-    return {name: checksum for part in world.gather(mine) for name, checksum in part.items()}
+    mine = {name: _crc32(folder / name) for name in sorted(names)[mesh.rank :: mesh.size]}
+    return {name: checksum for part in mesh.all_gather_object(mine) for name, checksum in part.items()}
 
 
 def _crc32(path: Path) -> int | None:
@@ -138,26 +138,26 @@ def save_weights(engine: Engine, folder: Path) -> None:
 
     Errors: as `save_checkpoint`.
     """
-    with _in_place_of(folder, engine.world) as path:
+    with _in_place_of(folder, engine.mesh) as path:
         _write_layers(engine, path, WEIGHTS)
 
 
 @contextmanager
-def _in_place_of(folder: Path, world: World) -> Iterator[Path]:
+def _in_place_of(folder: Path, mesh: ProcessMesh) -> Iterator[Path]:
     """A folder to write to, which becomes `folder` when everyone is done, and is gone where someone cannot write."""
     path = folder.with_name(f"{folder.name}.partial")
-    if world.is_main:
+    if mesh.is_main:
         shutil.rmtree(path, ignore_errors=True)
     try:
         yield path
     except NodeError:
-        if world.is_main:
+        if mesh.is_main:
             shutil.rmtree(path, ignore_errors=True)
         raise
-    if world.is_main:
+    if mesh.is_main:
         shutil.rmtree(folder, ignore_errors=True)
         path.rename(folder)
-    world.barrier()
+    mesh.barrier()
 
 
 def _write_layers(engine: Engine, folder: Path, what: str) -> None:
@@ -165,18 +165,18 @@ def _write_layers(engine: Engine, folder: Path, what: str) -> None:
 
     A process that cannot write goes on without, for the others wait for its part of every tensor.
     """
-    problem = _problem(folder, lambda: folder.mkdir(parents=True)) if engine.world.is_main else None
-    engine.world.barrier()
-    for index, named in groupby(engine.whole(what), key=lambda pair: int(pair[0].partition(".")[0])):
+    problem = _problem(folder, lambda: folder.mkdir(parents=True)) if engine.mesh.is_main else None
+    engine.mesh.barrier()
+    for index, named in groupby(engine.full_state(what), key=lambda pair: int(pair[0].partition(".")[0])):
         layer = {name.partition(".")[2]: value for name, value in named if value is not None}
         if layer and problem is None:
             problem = _problem(folder / layer_file(index), partial(write_layer, folder, index, layer))
-    _raise_together(problem, engine.world)
+    _raise_together(problem, engine.mesh)
 
 
-def _raise_together(problem: str | None, world: World) -> None:
+def _raise_together(problem: str | None, mesh: ProcessMesh) -> None:
     """`NodeError` on every process where one has a problem: one that raised alone would leave the others waiting."""
-    problems = [each for each in world.gather(problem) if each is not None]
+    problems = [each for each in mesh.all_gather_object(problem) if each is not None]
     if problems:
         raise NodeError(problems[0])
 
@@ -190,24 +190,24 @@ def _problem(path: Path, write: Callable[[], None]) -> str | None:
     return None
 
 
-def load_checkpoint(engine: Engine, path: Path, model: Model) -> dict[str, Any]:
+def load_checkpoint(engine: Engine, path: Path, model: ModelConfig) -> dict[str, Any]:
     """Take up the optimizer's part of a checkpoint, which any layout wrote, and return its `state.json`.
 
     The engine must have been built from its weights, `checkpoint_weights`. Every process calls it.
     """
     state = read_json(path / "state.json")
     for moment in MOMENTS:
-        engine.set_whole(moment, open_layers(path / moment, model))
-    engine.progress = state["optimizer"]
+        engine.load_full_state(moment, open_layers(path / moment, model))
+    engine.trainer_state = state["optimizer"]
     return state
 
 
-def checkpoint_weights(path: Path, model: Model) -> Weights:
+def checkpoint_weights(path: Path, model: ModelConfig) -> Weights:
     """The weights of a checkpoint. Errors: `ConfigError` naming every tensor that does not fit `model`."""
     return Weights(str(path), path, model, None, "checkpoint", open_layers(path / WEIGHTS, model))
 
 
-def load_layer(weights: Weights, layer: torch.nn.Module, index: int, tensor: TensorGroup) -> None:
+def load_layer(weights: Weights, layer: torch.nn.Module, index: int, tp: TensorParallelGroup) -> None:
     """Set the weights of the `index`-th layer, in place, from whole tensors of any origin.
 
     Errors: ValueError naming the tensors that are missing, extra or of another shape.
@@ -218,7 +218,7 @@ def load_layer(weights: Weights, layer: torch.nn.Module, index: int, tensor: Ten
     for name in sorted(found.keys() & parameters.keys()):
         full, parameter = found[name], parameters[name]
         shard = shard_of(parameter)
-        value = full if shard is None else shard.slice(full, tensor.rank, tensor.size)
+        value = full if shard is None else shard.slice(full, tp.rank, tp.size)
         if value.shape != parameter.shape:
             wrong.append(f"{name} is {list(full.shape)}, which does not fit {list(parameter.shape)}")
             continue

@@ -5,8 +5,8 @@ import time
 
 import torch
 
-from conf.check import ConfigError
 from conf.choices import Precision
+from conf.errors import ConfigError
 
 # Dense peaks in TFLOP/s for bf16 and fp16, from NVIDIA's data sheets (without sparsity). Longest name first.
 DATA_SHEETS = {

@@ -9,59 +9,58 @@ from model.weights import Weights
 from parallel.engine import Engine, MicroBatch
 from parallel.rendezvous import leave
 from train.checkpoint import save_checkpoint, save_weights
+from train.context import RunContext, open_context
 from train.data.batches import micro_batches
 from train.data.blocks import Blocks, Order
-from train.evaluation.bits_per_byte import bits_per_byte
-from train.evaluation.samples import sample
-from train.job import Job, open_job
 from train.report import report
 from train.schedule import learning_rate
 from train.stages import check_parents, lineage, open_engine, parent_of
 from train.stop import StopSignal
 from train.tracking import Meter, Tracker, open_tracker
+from train.validation import bits_per_byte, sample
 
 
 def train(settings: Settings, stop: StopSignal) -> int:
     """Run the stages of `settings` that are not finished; return 0, or `INTERRUPTED` where a signal came."""
-    job = open_job(settings)
-    check_parents(job)
-    if job.world.is_main:
-        stop.watch(job.folder / "stop")
+    context = open_context(settings)
+    check_parents(context)
+    if context.mesh.is_main:
+        stop.watch(context.folder / "stop")
     for name in settings.stages:
-        if is_finished(job.folder, name):
-            job.say(f"stage {name}: finished before, kept")
-        elif not train_stage(job, name, stop):
-            job.say("stopped as asked; the same command goes on from here")
+        if is_finished(context.folder, name):
+            context.log(f"stage {name}: finished before, kept")
+        elif not train_stage(context, name, stop):
+            context.log("stopped as asked; the same command goes on from here")
             leave()
             return INTERRUPTED
         if name == settings.run.until:
             break
-    report(job)
+    report(context)
     leave()
     return 0
 
 
-def train_stage(job: Job, name: str, stop: StopSignal) -> bool:
+def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
     """Train one stage to its end; false where a signal stopped it, with everything saved."""
-    settings, stage, folder = job.settings, job.settings.stages[name], stage_folder(job.folder, name)
-    parent = parent_of(job.folder, name, settings)
-    engine, done = open_engine(job, name, parent)
+    settings, stage, folder = context.settings, context.settings.stages[name], stage_folder(context.folder, name)
+    parent = parent_of(context.folder, name, settings)
+    engine, done = open_engine(context, name, parent)
     origin = f"going on after step {done}" if done else f"from {parent.source if parent else 'random weights'}"
-    job.say(f"stage {name}: {origin}")
-    batches = stage_batches(job, name, done)
-    tracker = open_tracker(job, name, lineage(job.folder, name, parent, settings))
-    meter = Meter(job)
+    context.log(f"stage {name}: {origin}")
+    batches = stage_batches(context, name, done)
+    tracker = open_tracker(context, name, lineage(context.folder, name, parent, settings))
+    meter = Meter(context)
     for step in range(done + 1, stage.steps + 1):
-        rate = learning_rate(stage, step)
-        engine.set_learning_rate(rate)
+        lr = learning_rate(stage, step)
+        engine.set_lr(lr)
         result = engine.train_batch(batches)
         meter.count(stage.global_batch_size)
-        stopped = job.world.any(stop.received)
+        stopped = context.mesh.any_rank(stop.received)
         last = step == stage.steps
         if step % settings.tracking.log_every == 0 or step == 1 or last:
-            tracker.record_step(name, step, rate, result, meter)
+            tracker.record_step(name, step, lr, result, meter)
         if step % settings.evaluation.every == 0 and not last:
-            tracker.record_scores(name, step, evaluate(job, engine))
+            tracker.record_scores(name, step, evaluate(context, engine))
             meter.restart()
         if step % settings.run.save_every == 0 or last or stopped:
             save_checkpoint(
@@ -70,42 +69,42 @@ def train_stage(job: Job, name: str, stop: StopSignal) -> bool:
             meter.restart()
         if stopped:
             tracker.finish()
-            job.world.barrier()
+            context.mesh.barrier()
             return False
-    finish(job, engine, name, parent, tracker)
+    finish(context, engine, name, parent, tracker)
     return True
 
 
-def stage_batches(job: Job, name: str, done: int) -> Iterator[MicroBatch]:
+def stage_batches(context: RunContext, name: str, done: int) -> Iterator[MicroBatch]:
     """This process's micro-batches of the stage, from where `done` optimizer steps have left off."""
-    stage, files = job.settings.stages[name], job.data.corpora[job.settings.stages[name].corpus]
-    blocks = Blocks(files.train, files.dtype, job.settings.model.context_length)
-    order = Order(len(blocks), job.settings.run.seed)
-    micro_batch_size = job.settings.layout.micro_batch_size
+    stage, files = context.settings.stages[name], context.data.corpora[context.settings.stages[name].corpus]
+    blocks = Blocks(files.train, files.dtype, context.settings.model.context_length)
+    order = Order(len(blocks), context.settings.run.seed)
+    micro_batch_size = context.settings.layout.micro_batch_size
     position = done * stage.global_batch_size
-    return micro_batches(blocks, order, position, micro_batch_size, job.world.data_rank, job.world.data_size)
+    return micro_batches(blocks, order, position, micro_batch_size, context.mesh.dp_rank, context.mesh.dp_size)
 
 
-def evaluate(job: Job, engine: Engine) -> dict[str, float]:
+def evaluate(context: RunContext, engine: Engine) -> dict[str, float]:
     """Bits per byte on the validation set of every corpus."""
-    length, batch_size = job.settings.model.context_length, job.settings.evaluation.batch_size
-    return {name: bits_per_byte(engine, files, length, batch_size) for name, files in job.data.corpora.items()}
+    length, batch_size = context.settings.model.context_length, context.settings.evaluation.batch_size
+    return {name: bits_per_byte(engine, files, length, batch_size) for name, files in context.data.corpora.items()}
 
 
-def finish(job: Job, engine: Engine, name: str, parent: Weights | None, tracker: Tracker) -> None:
+def finish(context: RunContext, engine: Engine, name: str, parent: Weights | None, tracker: Tracker) -> None:
     """Leave what the next stage and the reader need: weights, lineage, samples, and last the scores."""
-    folder, settings = stage_folder(job.folder, name), job.settings
+    folder, settings = stage_folder(context.folder, name), context.settings
     save_weights(engine, folder / "weights")
-    tokenizer = job.data.tokenizer()
+    tokenizer = context.data.tokenizer()
     samples = sample(engine, tokenizer, settings.evaluation, settings.model.context_length, settings.run.seed)
     tracker.record_samples(name, samples, folder / "samples.md")
-    scores = evaluate(job, engine)
+    scores = evaluate(context, engine)
     tracker.record_scores(name, settings.stages[name].steps, scores)
-    origins = lineage(job.folder, name, parent, settings)
-    job.write(folder / "lineage.json", origins)
+    origins = lineage(context.folder, name, parent, settings)
+    context.write(folder / "lineage.json", origins)
     tracker.record_lineage(origins, folder / "lineage.json")
     order = list(settings.stages).index(name)
-    job.write(folder / "evaluation.json", {"stage": name, "order": order, "bits_per_byte": scores})
+    context.write(folder / "evaluation.json", {"stage": name, "order": order, "bits_per_byte": scores})
     tracker.finish()
     engine.destroy()
-    job.world.barrier()
+    context.mesh.barrier()

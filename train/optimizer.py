@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from conf.choices import Decay
-from conf.schema import Optimizer
+from conf.schema import OptimizerConfig
 
 
 def decays(name: str, parameter: nn.Parameter, decay: Decay, n_layer: int) -> bool:
@@ -20,7 +20,7 @@ def decays(name: str, parameter: nn.Parameter, decay: Decay, n_layer: int) -> bo
     return not re.fullmatch(rf"{n_layer + 1}\.(norm\.weight|norm\.bias|bias)", name)
 
 
-def adamw(named: list[tuple[str, nn.Parameter]], settings: Optimizer, n_layer: int) -> torch.optim.Optimizer:
+def adamw(named: list[tuple[str, nn.Parameter]], settings: OptimizerConfig, n_layer: int) -> torch.optim.Optimizer:
     """torch's fused AdamW in two groups, with and without decay. The rate is set by the schedule before each step."""
     groups = {flag: [p for n, p in named if decays(n, p, settings.decay, n_layer) is flag] for flag in (True, False)}
     return torch.optim.AdamW(

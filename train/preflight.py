@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from conf.check import NodeError, node_name
+from conf.errors import NodeError, node_name
 from conf.run_folder import run_folder
 from conf.schema import Settings
-from parallel.layout import World
+from parallel.mesh import ProcessMesh
 from parallel.rendezvous import join
 from train.run_directory import git_state
 
@@ -42,10 +42,10 @@ def meet(settings: Settings) -> None:
         raise NodeError("; ".join(problems))
 
 
-def compare_clocks(world: World) -> None:
+def compare_clocks(mesh: ProcessMesh) -> None:
     """Errors: `NodeError` naming a node whose clock is off."""
-    world.barrier()
-    now = world.gather((node_name(), time.time()))
+    mesh.barrier()
+    now = mesh.all_gather_object((node_name(), time.time()))
     middle = sorted(moment for _, moment in now)[len(now) // 2]
     late = {node: moment - middle for node, moment in now if abs(moment - middle) > CLOCK_SECONDS}
     if late:

@@ -6,21 +6,23 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from train.job import Job
+from train.context import RunContext
 
 Scores = dict[str, dict[str, float]]  # stage -> corpus -> bits per byte
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito: safe for the colour-blind
 
 
-def report(job: Job) -> None:
+def report(context: RunContext) -> None:
     """Print the table and leave `stages.md` and `stages.png` in the run's folder."""
-    if job.world.is_main:
-        scores = read_scores(job.folder)
+    if context.mesh.is_main:
+        scores = read_scores(context.folder)
         print_table(scores)
-        write_markdown(scores, job.folder / "stages.md")
-        draw(scores, job.folder / "stages.png")
-        print(f"samples, checkpoints and metrics: {job.folder}\npicture: {job.folder / 'stages.png'}", flush=True)
+        write_markdown(scores, context.folder / "stages.md")
+        draw(scores, context.folder / "stages.png")
+        print(
+            f"samples, checkpoints and metrics: {context.folder}\npicture: {context.folder / 'stages.png'}", flush=True
+        )
 
 
 def read_scores(folder: Path) -> Scores:

@@ -3,10 +3,10 @@
 import math
 
 from conf.choices import Schedule
-from conf.schema import Stage
+from conf.schema import StageConfig
 
 
-def learning_rate(stage: Stage, step: int) -> float:
+def learning_rate(stage: StageConfig, step: int) -> float:
     """The rate of optimizer step `step`, counted from 1.
 
     cosine (paper; JAXFORMER's create_lr_schedule_gpt3_fn): linear over `warmup_steps`, a half cosine over the

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from conf.check import ConfigError
 from conf.choices import Handover, Precision
+from conf.errors import ConfigError
 from conf.run_folder import is_finished, stage_folder
 from conf.schema import Settings
 from model.codegen import layers
@@ -17,11 +17,11 @@ from model.tokenizer import load_tokenizer
 from model.weights import Weights, open_weights
 from parallel.cross_entropy import LossOptions
 from parallel.engine import Engine, build_engine
-from parallel.state import WEIGHTS
+from parallel.full_state import WEIGHTS
 from parallel.zero import deepspeed_config
 from train.balance import layer_costs
 from train.checkpoint import checkpoint_weights, load_checkpoint, load_layer, newest_checkpoint
-from train.job import Job
+from train.context import RunContext
 from train.optimizer import adamw
 from train.run_directory import read_json
 
@@ -66,55 +66,57 @@ def _refuse_other_tokenizer(name: str, weights: Weights, own: Path) -> None:
         )
 
 
-def open_engine(job: Job, name: str, parent: Weights | None) -> tuple[Engine, int]:
+def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple[Engine, int]:
     """The stage's engine and the optimizer steps it has behind it.
 
     A new stage starts from its parent's weights, or from the seed; one that was interrupted from its last checkpoint.
     Errors: `ConfigError` where the checkpoints are all damaged, or a full handover finds none.
     """
-    settings, world, stage = job.settings, job.world, job.settings.stages[name]
-    folder = stage_folder(job.folder, name)
-    config = deepspeed_config(settings, stage.global_batch_size, world.size, job.precision)
-    job.write(folder / "deepspeed.json", config)
-    own = newest_checkpoint(folder / "checkpoints", world, job.say)
+    settings, mesh, stage = context.settings, context.mesh, context.settings.stages[name]
+    folder = stage_folder(context.folder, name)
+    config = deepspeed_config(settings, stage.global_batch_size, mesh.size, context.precision)
+    context.write(folder / "deepspeed.json", config)
+    own = newest_checkpoint(folder / "checkpoints", mesh, context.log)
     inherited = None
     if own is None and parent is not None and stage.handover is Handover.full:
-        inherited = newest_checkpoint(parent.folder / "checkpoints", world, job.say)
+        inherited = newest_checkpoint(parent.folder / "checkpoints", mesh, context.log)
         if inherited is None:
             raise ConfigError(
                 f"stages.{name}.handover=full needs a run's checkpoint in {parent.source}, and there is none"
             )
     weights = parent if own is None else checkpoint_weights(own, settings.model)
     loss = LossOptions(
-        settings.optimizer.z_loss, settings.layout.loss_chunk_tokens, world.tensor, job.operations.compile
+        settings.optimizer.z_loss, settings.layout.loss_chunk_tokens, mesh.tp, context.operations.compile
     )
 
     def set_weights(layer: nn.Module, index: int) -> None:
         if weights is None:
-            initialise(layer, index, settings.model, world.tensor, settings.run.seed)
+            initialise(layer, index, settings.model, mesh.tp, settings.run.seed)
         else:
-            load_layer(weights, layer, index, world.tensor)
+            load_layer(weights, layer, index, mesh.tp)
 
     engine = build_engine(
-        layers(settings.model, world.tensor, job.operations, settings.layout.recompute, loss),
+        layers(settings.model, mesh.tp, context.operations, settings.layout.recompute, loss),
         set_weights,
-        layer_costs(job),
+        layer_costs(context),
         partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),
         config,
-        world,
+        mesh,
     )
-    if weights is not None and job.precision is not Precision.fp32:  # DeepSpeed made the optimizer's from rounded ones
-        engine.set_whole(WEIGHTS, weights.layer)
+    if (
+        weights is not None and context.precision is not Precision.fp32
+    ):  # DeepSpeed made the optimizer's from rounded ones
+        engine.load_full_state(WEIGHTS, weights.layer)
     if inherited is not None:
         load_checkpoint(engine, inherited, settings.model)
     return engine, 0 if own is None else load_checkpoint(engine, own, settings.model)["step"]
 
 
-def check_parents(job: Job) -> None:
+def check_parents(context: RunContext) -> None:
     """Errors: `ConfigError` as in `parent_of`, for any stage, before the first one is trained."""
-    for name, stage in job.settings.stages.items():
-        if stage.init_from is not None and not is_finished(job.folder, name):
-            parent_of(job.folder, name, job.settings)
+    for name, stage in context.settings.stages.items():
+        if stage.init_from is not None and not is_finished(context.folder, name):
+            parent_of(context.folder, name, context.settings)
 
 
 def lineage(run: Path, name: str, parent: Weights | None, settings: Settings) -> dict[str, Any]:

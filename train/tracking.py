@@ -19,8 +19,8 @@ from typing import Any
 from conf.schema import Settings, plain
 from model.flops import flops_per_token
 from parallel.engine import StepResult
+from train.context import RunContext
 from train.hardware import measured_tflops, peak_memory_bytes
-from train.job import Job
 from train.run_directory import append_rows, read_rows
 
 STRAGGLER = 0.25  # a rank that computes this much slower than the median, three records in a row, is named
@@ -29,8 +29,8 @@ STRAGGLER = 0.25  # a rank that computes this much slower than the median, three
 class Meter:
     """Measures speed between records: tokens and seconds since the last one, evaluation and saving left out."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
         self.straggler, self.times_slowest = -1, 0
         self.ranks: dict[str, list[float]] = {}
         self.restart()
@@ -50,12 +50,12 @@ class Meter:
         Ranks wait for each other in every step, so a step's time does not tell which one is slow: each times a product
         of its own instead. `compute_spread` is how much longer than the median the slowest took.
         """
-        seconds, model, world = time.perf_counter() - self.started, self.job.settings.model, self.job.world
+        seconds, model, mesh = time.perf_counter() - self.started, self.context.settings.model, self.context.mesh
         tokens_per_second = self.sequences * model.context_length / seconds
-        tflops = tokens_per_second * flops_per_token(model) / world.size / 1e12
-        own = measured_tflops(world.device, self.job.precision, small=True)
+        tflops = tokens_per_second * flops_per_token(model) / mesh.size / 1e12
+        own = measured_tflops(mesh.device, self.context.precision, small=True)
         memory, speeds, hosts = zip(
-            *world.gather((float(peak_memory_bytes(world.device)), own, platform.node())), strict=True
+            *mesh.all_gather_object((float(peak_memory_bytes(mesh.device)), own, platform.node())), strict=True
         )
         self.ranks = {"rank_memory_bytes": list(memory), "rank_tflops": [round(speed, 3) for speed in speeds]}
         slowest = speeds.index(min(speeds))
@@ -66,7 +66,7 @@ class Meter:
         return {
             "tokens_per_second": tokens_per_second,
             "tflops_per_device": tflops,
-            "mfu": tflops / self.job.peak_tflops,
+            "mfu": tflops / self.context.peak_tflops,
             "memory_bytes": max(memory),
             "memory_bytes_min": min(memory),
             "step_seconds": step_seconds,
@@ -80,7 +80,7 @@ class Meter:
         self.times_slowest = self.times_slowest + 1 if again else 1
         self.straggler = slowest if spread > STRAGGLER else -1
         if self.straggler >= 0 and self.times_slowest == 3:
-            self.job.say(f"warning: rank {slowest} on {host} computes {spread:.0%} slower than the median rank")
+            self.context.log(f"warning: rank {slowest} on {host} computes {spread:.0%} slower than the median rank")
 
 
 class Tracker:
@@ -90,19 +90,19 @@ class Tracker:
     values, and is shown but not recorded.
     """
 
-    def __init__(self, folder: Path | None, job: Job, run: Any, rows: list[dict[str, Any]]) -> None:
-        self.folder, self.job, self.run = folder, job, run
+    def __init__(self, folder: Path | None, context: RunContext, run: Any, rows: list[dict[str, Any]]) -> None:
+        self.folder, self.context, self.run = folder, context, run
         self.ranks: dict[str, list[float]] = {}
         self.recorded = {(row["step"], "loss" in row) for row in rows}
         self.began = time.monotonic() - max((row.get("seconds", 0.0) for row in rows), default=0.0)
 
-    def record_step(self, stage: str, step: int, rate: float, result: StepResult, meter: Meter) -> None:
+    def record_step(self, stage: str, step: int, lr: float, result: StepResult, meter: Meter) -> None:
         """An optimizer step: loss, rate, gradient norm, tokens, speed, memory."""
-        settings, speed = self.job.settings, meter.read()
+        settings, speed = self.context.settings, meter.read()
         steps, tokens = settings.stages[stage].steps, self._tokens(stage, step)
         values = {
             "loss": result.loss,
-            "learning_rate": rate,
+            "learning_rate": lr,
             "gradient_norm": result.gradient_norm,
             "skipped": result.skipped,
             "tokens": tokens,
@@ -114,7 +114,7 @@ class Tracker:
             stage,
             step,
             values,
-            f"{stage} {step:>{len(str(steps))}}/{steps}  loss {result.loss:.4f}  lr {rate:.2e}  "
+            f"{stage} {step:>{len(str(steps))}}/{steps}  loss {result.loss:.4f}  lr {lr:.2e}  "
             f"grad norm {result.gradient_norm:.3f}  {speed['tokens_per_second']:,.0f} tokens/s  "
             f"{speed['tflops_per_device']:.3g} TFLOP/s  MFU {speed['mfu']:.1%}  "
             f"{speed['memory_bytes'] / 2**30:.2f} GiB  {_duration(left)} left{'  skipped' if result.skipped else ''}",
@@ -129,13 +129,13 @@ class Tracker:
 
     def record_samples(self, stage: str, samples: dict[str, str], path: Path) -> None:
         """What the model made of the prompts: printed, and kept at `path`."""
-        prompts = self.job.settings.evaluation.sample_prompts
+        prompts = self.context.settings.evaluation.sample_prompts
         if self.folder is None:
             return
         text = "\n".join(f"## {name}\n\n~~~~\n{prompts[name]}{sample}\n~~~~\n" for name, sample in samples.items())
         path.write_text(f"# Samples after stage {stage}\n\n{text}")
         for name, sample in samples.items():
-            self.job.say(f"--- sample after {stage}, prompt {name} ---\n{prompts[name]}{_visible(sample)}")
+            self.context.log(f"--- sample after {stage}, prompt {name} ---\n{prompts[name]}{_visible(sample)}")
         texts = {f"samples/{name}": prompts[name] + sample for name, sample in samples.items()}
         self._wandb(lambda run: run.summary.update(texts))
 
@@ -170,37 +170,37 @@ class Tracker:
                 self.run = None
                 with contextlib.suppress(Exception):  # else it is tried, and fails, as this process ends
                     wandb.teardown()
-                self.job.say(f"W&B failed and is left out from here ({error!r}); metrics.jsonl has every record")
+                self.context.log(f"W&B failed and is left out from here ({error!r}); metrics.jsonl has every record")
 
     def _tokens(self, stage: str, steps: int) -> int:
-        settings = self.job.settings
+        settings = self.context.settings
         return steps * settings.stages[stage].global_batch_size * settings.model.context_length
 
     def _record(self, stage: str, step: int, values: dict[str, Any], line: str) -> None:
         if self.folder is None:
             return
-        self.job.say(line)
+        self.context.log(line)
         if (step, "loss" in values) in self.recorded:
             return
         self.recorded.add((step, "loss" in values))
-        values["flops"] = values["tokens"] * flops_per_token(self.job.settings.model)
+        values["flops"] = values["tokens"] * flops_per_token(self.context.settings.model)
         values["seconds"] = time.monotonic() - self.began
-        values["devices"] = self.job.world.size
+        values["devices"] = self.context.mesh.size
         finite = {key: _finite(value) for key, value in values.items()}
         append_rows(self.folder / "metrics.jsonl", [{"stage": stage, "step": step, **finite}])
         self._wandb(lambda run: run.log(_flat(values), step=step))
 
 
-def open_tracker(job: Job, stage: str, context: dict[str, Any]) -> Tracker:
+def open_tracker(context: RunContext, stage: str, lineage: dict[str, Any]) -> Tracker:
     """The stage's tracker, which goes on where an interrupted try left off.
 
-    context: what W&B keeps with the settings (the stage's lineage).
+    lineage: what W&B keeps with the settings, from `train.stages.lineage`.
     """
-    if not job.world.is_main:
-        return Tracker(None, job, None, [])
-    rows = read_rows(job.folder / "metrics.jsonl")
-    run = wandb_run(job.folder, stage, job.settings, context) if job.settings.tracking.wandb else None
-    return Tracker(job.folder, job, run, [row for row in rows if row["stage"] == stage])
+    if not context.mesh.is_main:
+        return Tracker(None, context, None, [])
+    rows = read_rows(context.folder / "metrics.jsonl")
+    run = wandb_run(context.folder, stage, context.settings, lineage) if context.settings.tracking.wandb else None
+    return Tracker(context.folder, context, run, [row for row in rows if row["stage"] == stage])
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -210,7 +210,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}\n")]
 
 
-def wandb_run(folder: Path, stage: str, settings: Settings, context: dict[str, Any]) -> Any:
+def wandb_run(folder: Path, stage: str, settings: Settings, lineage: dict[str, Any]) -> Any:
     """One W&B run a stage: group = experiment, job type = stage. The same folder and stage continue the same run."""
     import wandb
 
@@ -224,7 +224,7 @@ def wandb_run(folder: Path, stage: str, settings: Settings, context: dict[str, A
         group=settings.experiment,
         job_type=stage,
         tags=[settings.model.name, settings.layout.name, settings.stages[stage].corpus],
-        config={**plain(settings), "lineage": context, "environment": environment},
+        config={**plain(settings), "lineage": lineage, "environment": environment},
         resume="allow",
         mode="online" if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_BASE_URL") else "offline",
         # Slurm's SIGTERM kills W&B's process too: what is not in the file by then is lost to the tracker.

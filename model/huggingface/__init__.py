@@ -7,13 +7,13 @@ is 4 for CodeGen1. The fused products hold [q | k | v | fc_in] and [attention ou
 import torch
 from torch import Tensor
 
-from conf.schema import Model
+from conf.schema import ModelConfig
 
 Layer = dict[str, Tensor]
 QKV = (0, 2, 1)  # where q, k, v stand among a group's [q | v | k]
 
 
-def to_huggingface(index: int, layer: Layer, model: Model, mp_num: int) -> Layer:
+def to_huggingface(index: int, layer: Layer, model: ModelConfig, mp_num: int) -> Layer:
     """Layer `index` of `model.codegen.layers`, whole tensors by parameter name -> Hugging Face's names and shapes."""
     if index == 0:
         return {"transformer.wte.weight": layer["tokens.weight"]}
@@ -40,7 +40,7 @@ def to_huggingface(index: int, layer: Layer, model: Model, mp_num: int) -> Layer
     }
 
 
-def from_huggingface(index: int, tensors: Layer, model: Model, mp_num: int) -> Layer:
+def from_huggingface(index: int, tensors: Layer, model: ModelConfig, mp_num: int) -> Layer:
     """The inverse of `to_huggingface`: takes layer `index`'s parts out of Hugging Face's `tensors`."""
     if index == 0:
         return {"tokens.weight": tensors["transformer.wte.weight"]}

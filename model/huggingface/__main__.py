@@ -7,8 +7,8 @@ Export writes what transformers' AutoModelForCausalLM and AutoTokenizer load.
 import sys
 from pathlib import Path
 
-from conf.check import ConfigError
 from conf.commands import Export, Import, read_command
+from conf.errors import ConfigError
 from conf.exit_codes import BAD_INPUT
 
 USAGE = "write `python -m model.huggingface import SOURCE TARGET` or `export SOURCE TARGET`, then key=value words"

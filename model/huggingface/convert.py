@@ -14,8 +14,8 @@ from rich.progress import track
 from safetensors import SafetensorError
 from torch import Tensor
 
-from conf.check import ConfigError
 from conf.choices import Precision
+from conf.errors import ConfigError
 from model.huggingface import to_huggingface
 from model.huggingface.settings import check_mp_num, config_of
 from model.huggingface.shards import Shards

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from conf.check import ConfigError
+from conf.errors import ConfigError
 
 Shape = tuple[int, ...]
 NAMES = ("model.safetensors", "pytorch_model.bin")

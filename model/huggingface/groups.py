@@ -9,8 +9,8 @@ weights explain nothing for any number, so of those nothing is said. Released si
 import torch
 from torch import Tensor
 
-from conf.check import ConfigError
-from conf.schema import Model
+from conf.errors import ConfigError
+from conf.schema import ModelConfig
 
 NUMBERS = (1, 2, 4, 8, 16)
 FEWEST_HEADS = 8  # below, chance explains too much
@@ -26,7 +26,7 @@ def explained(norms: Tensor, mp_num: int) -> float:
     return float((between / total.clamp_min(1e-12)).mean())
 
 
-def refuse_wrong_groups(source: str, weights: list[Tensor], model: Model, mp_num: int) -> None:
+def refuse_wrong_groups(source: str, weights: list[Tensor], model: ModelConfig, mp_num: int) -> None:
     """Errors: `ConfigError` where qkv_proj `weights` `[3 * n_embd, n_embd]` of some layers speak clearly against
     `mp_num` and for another number.
     """

@@ -4,8 +4,8 @@ import re
 from pathlib import PurePath
 from typing import Any
 
-from conf.check import ConfigError
-from conf.schema import Model
+from conf.errors import ConfigError
+from conf.schema import ModelConfig
 
 GPT2_EOS, GPT2_TOKENS = 50256, 50257
 MP_NUM = 4  # of CodeGen1, MOSS and CodeGen2 7B and 16B, and what transformers' CodeGenForCausalLM assumes
@@ -23,7 +23,7 @@ NAMES: tuple[tuple[str, str, float | None], ...] = (
 )
 
 
-def settings_of(config: dict[str, Any], source: str) -> Model:
+def settings_of(config: dict[str, Any], source: str) -> ModelConfig:
     """The architecture that `config` describes, by the name of the folder or repository.
 
     Errors: `ConfigError` for another family, or a variant that `model.codegen` is not.
@@ -41,10 +41,10 @@ def settings_of(config: dict[str, Any], source: str) -> Model:
         if config.get(key, known[0]) not in known:
             raise ConfigError(f"{source}: config.json has {key}={config[key]}, which is not CodeGen's {known[0]}")
     values = {ours: config.get(theirs, default) for theirs, ours, default in NAMES}
-    return Model(name=PurePath(config.get("_name_or_path") or source).name, **values)
+    return ModelConfig(name=PurePath(config.get("_name_or_path") or source).name, **values)
 
 
-def config_of(model: Model, dtype: str, eos: int | None) -> dict[str, Any]:
+def config_of(model: ModelConfig, dtype: str, eos: int | None) -> dict[str, Any]:
     """What config.json says of `model`, its weights of torch's type `dtype` (float16), in Hugging Face's form.
 
     `eos` is the tokenizer's; without one it is GPT-2's where the vocabulary has room for GPT-2's.
@@ -68,7 +68,7 @@ def config_of(model: Model, dtype: str, eos: int | None) -> dict[str, Any]:
     }
 
 
-def mp_num_of(config: dict[str, Any], source: str, model: Model, asked: int | None) -> int:
+def mp_num_of(config: dict[str, Any], source: str, model: ModelConfig, asked: int | None) -> int:
     """The number of groups in qkv_proj: what was asked, where config.json and the name do not know better.
 
     The tensor's shape is the same for every number; `groups.py` looks at what is in it.
@@ -85,7 +85,7 @@ def mp_num_of(config: dict[str, Any], source: str, model: Model, asked: int | No
     return mp_num
 
 
-def check_mp_num(mp_num: int, model: Model) -> None:
+def check_mp_num(mp_num: int, model: ModelConfig) -> None:
     """Errors: `ConfigError` where `model`'s heads cannot be cut into `mp_num` groups."""
     if mp_num < 1 or model.n_head % mp_num:
         raise ConfigError(f"mp_num={mp_num} does not divide n_head={model.n_head}: groups hold whole heads")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from conf.choices import Form
-from conf.schema import Kernels
+from conf.choices import KernelForm
+from conf.schema import KernelsConfig
 from model.kernels.attention import reference_attention, sdpa_attention
 
 
@@ -28,9 +28,9 @@ class Operations:
         return {"attention": self.attention.__name__, "compile": "inductor" if self.compile else "off"}
 
 
-def select(settings: Kernels) -> Operations:
+def select(settings: KernelsConfig) -> Operations:
     """Choose the forms that `settings` asks for."""
-    attention = reference_attention if settings.attention is Form.reference else sdpa_attention
+    attention = reference_attention if settings.attention is KernelForm.reference else sdpa_attention
     return Operations(attention=attention, compile=settings.compile)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from conf.check import ConfigError
+from conf.errors import ConfigError
 from model.hub import local_folder
 from model.tokenizer.gpt2 import FILES, GPT2Tokenizer
 from model.tokenizer.sentencepiece import MODEL_FILE, SentencePieceTokenizer

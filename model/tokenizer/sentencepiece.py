@@ -16,7 +16,7 @@ import sentencepiece
 from tokenizers import AddedToken, decoders, models
 from tokenizers import Tokenizer as Rust
 
-from conf.check import ConfigError
+from conf.errors import ConfigError
 
 MODEL_FILE = "sentencepiece.model"
 SPACE = "\u2581"  # how sentencepiece writes a space

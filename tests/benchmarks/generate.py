@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from conf.commands import Sampling
-from conf.schema import Model
+from conf.schema import ModelConfig
 from model.weights import Weights
-from parallel.layout import alone
+from parallel.mesh import single_process_mesh
 from tests.twin import initial_weights, twin_of
-from train.generate import Generator, build_modules
+from train.sample.generator import Generator, build_modules
 
 
 class Ids:
@@ -39,13 +39,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = Model(
+    model = ModelConfig(
         "benchmark", arguments.layers, arguments.width, arguments.width // 64, 32, arguments.vocabulary, 2048, 1e-5, 0.0
     )
     weights = initial_weights(model, seed=0)
     source = Weights("initial", Path(), model, None, "memory", lambda index: weights[index])
-    world = alone()
-    ours = Generator(source, build_modules(source, world, torch.float32), Ids(model.vocab_size), world)  # type: ignore[arg-type]
+    mesh = single_process_mesh()
+    ours = Generator(source, build_modules(source, mesh, torch.float32), Ids(model.vocab_size), mesh)  # type: ignore[arg-type]
     theirs = twin_of(model, weights).eval()
     prompts = torch.randint(0, model.vocab_size, (arguments.batch, arguments.prompt))
     sampling = Sampling(max_new_tokens=arguments.new, temperature=0.0, top_p=1.0, top_k=0, seed=0)

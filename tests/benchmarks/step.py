@@ -103,10 +103,10 @@ def ours(kernels: str) -> Callable[[argparse.Namespace], Callable[[], float]]:
         from model.kernels import select
         from parallel.cross_entropy import LossOptions
         from parallel.engine import Stack
-        from parallel.layout import TensorGroup
+        from parallel.mesh import TensorParallelGroup
         from train.optimizer import adamw
 
-        settings, alone = settings_of(arguments, kernels), TensorGroup()
+        settings, alone = settings_of(arguments, kernels), TensorParallelGroup()
         options = LossOptions(0.0, settings.layout.loss_chunk_tokens, alone, settings.kernels.compile)
         builders = layers(settings.model, alone, select(settings.kernels), settings.layout.recompute, options)
         stack = Stack(*(builder() for builder in builders))

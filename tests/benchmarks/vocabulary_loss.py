@@ -34,7 +34,7 @@ def measure(arguments: argparse.Namespace) -> tuple[float, float]:
     import torch
 
     from parallel.cross_entropy import LossOptions, chunked_cross_entropy
-    from parallel.layout import TensorGroup
+    from parallel.mesh import TensorParallelGroup
     from train.hardware import peak_memory_bytes
 
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def measure(arguments: argparse.Namespace) -> tuple[float, float]:
     labels = torch.randint(0, arguments.vocabulary, (1, arguments.tokens))
     before, start = peak_memory_bytes(torch.device("cpu")), time.perf_counter()
     if arguments.chunk:
-        options = LossOptions(0.0, arguments.chunk, TensorGroup())
+        options = LossOptions(0.0, arguments.chunk, TensorParallelGroup())
         loss = chunked_cross_entropy(hidden, weight, bias, labels, options)
     else:
         logits = torch.nn.functional.linear(hidden, weight, bias)

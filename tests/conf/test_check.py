@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from conf.check import ConfigError, check
+from conf.check import check
 from conf.compose import compose_config, compose_settings, typed
+from conf.errors import ConfigError
 
 CHECK = Path(__file__).parents[2] / "conf" / "check.py"
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from conf.check import ConfigError
 from conf.commands import Evaluate, Sample, read_command
+from conf.errors import ConfigError
 
 
 def test_words_are_typed_and_texts_are_taken_as_they_are() -> None:

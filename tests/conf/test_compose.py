@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from conf.check import ConfigError
 from conf.compose import compose_settings, load_settings
+from conf.errors import ConfigError
 from conf.schema import plain
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from conf.check import ConfigError
 from conf.compose import compose_settings
+from conf.errors import ConfigError
 from conf.run_folder import check_run_folder, differences, run_folder, save_settings
 from conf.schema import Settings
 

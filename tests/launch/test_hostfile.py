@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from conf.check import ConfigError
 from conf.compose import compose_settings
-from conf.schema import Cluster
+from conf.errors import ConfigError
+from conf.schema import ClusterConfig
 from launch.hostfile import read_hostfile
 from tests.train.test_loop import ROOT, command, weights, write_corpora
 
 
-def cluster_of(path: Path) -> Cluster:
+def cluster_of(path: Path) -> ClusterConfig:
     return compose_settings(["cluster=hostfile", f"cluster.hostfile={path}"]).cluster
 
 

@@ -45,7 +45,7 @@ def test_dry_run_prints_the_commands_and_starts_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0
     first, prepare, train = done.stdout.splitlines()
     assert first == "starting runs/quickstart-tiny: 4 processes"
-    assert prepare.endswith("-m train.prepare experiment=quickstart cluster.processes_per_node=4")
+    assert prepare.endswith("-m train.data prepare experiment=quickstart cluster.processes_per_node=4")
     assert "deepspeed.launcher.launch" in train and "dry_run" not in train
     assert not list(tmp_path.iterdir())
 

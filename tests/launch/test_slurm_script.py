@@ -85,7 +85,7 @@ def test_every_setting_is_a_line(shown: str, line: str) -> None:
 
 
 def test_ranks_are_started_in_the_container(shown: str) -> None:
-    assert "srun --nodes=1 --ntasks=1 apptainer exec --nv codegen.sif python3 -m train.prepare" in shown
+    assert "srun --nodes=1 --ntasks=1 apptainer exec --nv codegen.sif python3 -m train.data prepare" in shown
     assert "srun --kill-on-bad-exit=0 --wait=60 --cpu-bind=cores bash -c" in shown
     assert "exec apptainer exec --nv codegen.sif python3 -m train" in shown
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from conf.check import ConfigError
 from conf.compose import compose_settings
+from conf.errors import ConfigError
 from conf.run_folder import save_settings
 from launch.control import cancel, logs, sync
 from launch.jobs import add_job, read_jobs

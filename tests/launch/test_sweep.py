@@ -2,8 +2,8 @@
 
 import pytest
 
-from conf.check import ConfigError
 from conf.compose import compose_settings
+from conf.errors import ConfigError
 from launch.sweep import points
 
 

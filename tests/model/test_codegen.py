@@ -8,7 +8,7 @@ from transformers import CodeGenForCausalLM
 
 from conf.choices import Recompute
 from conf.compose import compose_settings
-from conf.schema import Model
+from conf.schema import ModelConfig
 from model.codegen import Block, Head, layers
 from model.flops import flops_per_token, matrix_parameters, parameters
 from model.huggingface import from_huggingface, to_huggingface
@@ -17,13 +17,13 @@ from model.kernels import REFERENCE, Operations
 from model.kernels.attention import sdpa_attention
 from parallel.cross_entropy import IGNORE, LossOptions
 from parallel.engine import Stack
-from parallel.layout import TensorGroup
+from parallel.mesh import TensorParallelGroup
 from tests.twin import MP_NUM, config_of, twin_of
 
-ALONE = TensorGroup()
+ALONE = TensorParallelGroup()
 
 
-def build(model: Model, operations: Operations = REFERENCE, z_loss: float = 0.0, chunk: int = 7, **keys) -> Stack:
+def build(model: ModelConfig, operations: Operations = REFERENCE, z_loss: float = 0.0, chunk: int = 7, **keys) -> Stack:
     options = LossOptions(z_loss, chunk, ALONE, operations.compile)
     built = [builder() for builder in layers(model, ALONE, operations, keys.get("recompute", Recompute.none), options)]
     for index, layer in enumerate(built):
@@ -34,7 +34,7 @@ def build(model: Model, operations: Operations = REFERENCE, z_loss: float = 0.0,
     return Stack(*built)
 
 
-def build_huggingface(model: Model, stack: Stack) -> CodeGenForCausalLM:
+def build_huggingface(model: ModelConfig, stack: Stack) -> CodeGenForCausalLM:
     return twin_of(model, [{name: p.detach() for name, p in layer.named_parameters()} for layer in stack])
 
 
@@ -49,7 +49,9 @@ SHAPES = [
     "operations", [REFERENCE, Operations(sdpa_attention, compile=False)], ids=["reference", "sdpa"]
 )
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape['n_layer']}x{shape['n_embd']}")
-def test_logits_loss_and_every_gradient_equal_huggingface(tiny: Model, shape: dict, operations: Operations) -> None:
+def test_logits_loss_and_every_gradient_equal_huggingface(
+    tiny: ModelConfig, shape: dict, operations: Operations
+) -> None:
     model = replace(tiny, **shape)
     stack = build(model, operations)
     twin = build_huggingface(model, stack)
@@ -76,7 +78,7 @@ def test_logits_loss_and_every_gradient_equal_huggingface(tiny: Model, shape: di
             )
 
 
-def test_huggingface_form_and_back_is_bit_identical(tiny: Model) -> None:
+def test_huggingface_form_and_back_is_bit_identical(tiny: ModelConfig) -> None:
     stack = build(tiny)
     for index, layer in enumerate(stack):
         tensors = {name: parameter.detach() for name, parameter in layer.named_parameters()}
@@ -85,7 +87,7 @@ def test_huggingface_form_and_back_is_bit_identical(tiny: Model) -> None:
         assert all(torch.equal(tensors[name], back[name]) for name in tensors)
 
 
-def test_value_stands_in_the_middle_of_each_released_group(tiny: Model) -> None:
+def test_value_stands_in_the_middle_of_each_released_group(tiny: ModelConfig) -> None:
     d = tiny.n_embd
     rows = torch.arange(7.0 * d).unsqueeze(1).expand(7 * d, d).contiguous()
     layer = {name: p.detach() for name, p in Block(tiny, ALONE, REFERENCE, Recompute.none).named_parameters()}
@@ -111,14 +113,14 @@ def test_published_parameter_counts(size: str) -> None:
     assert count == parameters(model) == released == PUBLISHED[size]
 
 
-def test_flops_count_every_multiplied_parameter(tiny: Model) -> None:
+def test_flops_count_every_multiplied_parameter(tiny: ModelConfig) -> None:
     stack = build(tiny)
     multiplied = sum(p.numel() for n, p in stack.named_parameters() if p.dim() == 2 and not n.endswith("tokens.weight"))
     assert matrix_parameters(tiny) == multiplied
     assert flops_per_token(tiny) == 6 * multiplied + 12 * tiny.n_layer * tiny.n_embd * tiny.context_length
 
 
-def test_recomputing_a_block_changes_nothing(tiny: Model) -> None:
+def test_recomputing_a_block_changes_nothing(tiny: ModelConfig) -> None:
     ids = torch.randint(0, tiny.vocab_size, (2, 17))
     gradients = []
     for recompute in (Recompute.none, Recompute.full):
@@ -128,7 +130,7 @@ def test_recomputing_a_block_changes_nothing(tiny: Model) -> None:
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
-def test_head_in_evaluation_sums_the_plain_cross_entropy(tiny: Model) -> None:
+def test_head_in_evaluation_sums_the_plain_cross_entropy(tiny: ModelConfig) -> None:
     stack = build(tiny, z_loss=0.1)
     ids = torch.randint(0, tiny.vocab_size, (2, 17))
     head = stack[-1]
@@ -141,7 +143,7 @@ def test_head_in_evaluation_sums_the_plain_cross_entropy(tiny: Model) -> None:
     torch.testing.assert_close(stack(ids[:, :-1], ids[:, 1:]), expected)
 
 
-def test_a_micro_batch_with_fewer_tokens_weighs_less(tiny: Model) -> None:
+def test_a_micro_batch_with_fewer_tokens_weighs_less(tiny: ModelConfig) -> None:
     """Every token of a step weighs the same, however the labels that count fall on its micro-batches."""
     ids = torch.randint(0, tiny.vocab_size, (4, 17), generator=torch.Generator().manual_seed(3))
     labels = ids[:, 1:].clone()

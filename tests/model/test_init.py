@@ -6,26 +6,26 @@ import pytest
 import torch
 
 from conf.choices import Recompute
-from conf.schema import Model
+from conf.schema import ModelConfig
 from model.codegen import layers
 from model.init import initialise
 from model.kernels import REFERENCE
 from parallel.cross_entropy import LossOptions
-from parallel.layout import TensorGroup
-from parallel.tensor import shard_of
+from parallel.mesh import TensorParallelGroup
+from parallel.tensor_parallel import shard_of
 
 
-def built(model: Model, tensor: TensorGroup, seed: int = 1) -> list[torch.nn.Module]:
-    modules = [build() for build in layers(model, tensor, REFERENCE, Recompute.none, LossOptions(0.0, 8, tensor))]
+def built(model: ModelConfig, tp: TensorParallelGroup, seed: int = 1) -> list[torch.nn.Module]:
+    modules = [build() for build in layers(model, tp, REFERENCE, Recompute.none, LossOptions(0.0, 8, tp))]
     for index, layer in enumerate(modules):
-        initialise(layer, index, model, tensor, seed)
+        initialise(layer, index, model, tp, seed)
     return modules
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_slices_of_every_size_join_to_the_same_weights(size: int, tiny: Model) -> None:
-    ranks = [built(tiny, TensorGroup(size=size, rank=rank)) for rank in range(size)]
-    for index, layer in enumerate(built(tiny, TensorGroup())):
+def test_slices_of_every_size_join_to_the_same_weights(size: int, tiny: ModelConfig) -> None:
+    ranks = [built(tiny, TensorParallelGroup(size=size, rank=rank)) for rank in range(size)]
+    for index, layer in enumerate(built(tiny, TensorParallelGroup())):
         for name, whole in layer.named_parameters():
             slices = [dict(modules[index].named_parameters())[name] for modules in ranks]
             shard = shard_of(slices[0])
@@ -33,9 +33,9 @@ def test_slices_of_every_size_join_to_the_same_weights(size: int, tiny: Model) -
             assert torch.equal(joined, whole), f"{index}.{name}"
 
 
-def test_standard_deviations(tiny: Model) -> None:
+def test_standard_deviations(tiny: ModelConfig) -> None:
     model = replace(tiny, n_layer=4, n_embd=256, vocab_size=1024)
-    embedding, block, *_, head = built(model, TensorGroup())
+    embedding, block, *_, head = built(model, TensorParallelGroup())
     truncated = 0.8796  # of a normal cut at two standard deviations
     expected = {
         embedding.tokens.weight: 1024**-0.5,
@@ -50,7 +50,7 @@ def test_standard_deviations(tiny: Model) -> None:
     assert not block.mlp_bias.any() and not block.out_proj.bias.any() and not head.bias.any()
 
 
-def test_seed_layer_and_name_all_matter(tiny: Model) -> None:
-    one, other = built(tiny, TensorGroup(), 1), built(tiny, TensorGroup(), 2)
+def test_seed_layer_and_name_all_matter(tiny: ModelConfig) -> None:
+    one, other = built(tiny, TensorParallelGroup(), 1), built(tiny, TensorParallelGroup(), 2)
     assert not torch.equal(one[1].in_proj.weight, other[1].in_proj.weight)
     assert not torch.equal(one[1].in_proj.weight, one[2].in_proj.weight)

@@ -8,8 +8,8 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from conf.check import ConfigError
-from conf.schema import Model, Settings, plain
+from conf.errors import ConfigError
+from conf.schema import ModelConfig, Settings, plain
 from model.huggingface.convert import import_weights
 from model.weights import Layer, layer_shapes, open_weights, write_layer
 from tests.model.huggingface.random_models import random_model, save
@@ -33,7 +33,7 @@ def equal(one: Layer, other: Layer) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_a_run_gives_its_last_finished_stage(tmp_path: Path, settings: Settings, tiny: Model) -> None:
+def test_a_run_gives_its_last_finished_stage(tmp_path: Path, settings: Settings, tiny: ModelConfig) -> None:
     layers = write_run(tmp_path / "run", replace(settings, model=tiny), ["nl", "multi"])
     weights = open_weights(tmp_path / "run")
     assert weights.folder.name == "multi" and weights.model == tiny and weights.tokenizer_folder is None
@@ -155,7 +155,7 @@ def test_missing_shards_layers_and_settings_are_named(tmp_path: Path) -> None:
         open_weights(source)
 
 
-def test_shapes_are_those_of_the_model(tiny: Model) -> None:
+def test_shapes_are_those_of_the_model(tiny: ModelConfig) -> None:
     assert layer_shapes(tiny) == shapes_of(tiny)
 
 

@@ -10,50 +10,50 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from conf.choices import Recompute
-from conf.schema import Model
+from conf.schema import ModelConfig
 from model.codegen import Block
 from model.init import initialise
 from model.kernels import REFERENCE
 from parallel.cross_entropy import IGNORE, LossOptions, chunked_cross_entropy
-from parallel.layout import TensorGroup
-from parallel.tensor import ColumnLinear, LayerNorm, RowLinear, Shard, VocabEmbedding, shard_of
-from tests.worlds import world_of
+from parallel.mesh import TensorParallelGroup
+from parallel.tensor_parallel import ColumnLinear, LayerNorm, RowLinear, Shard, VocabEmbedding, shard_of
+from tests.worlds import mesh_of
 
-MODEL = Model("case", 2, 32, 4, 4, 64, 8, 1e-5, 0.0)
+MODEL = ModelConfig("case", 2, 32, 4, 4, 64, 8, 1e-5, 0.0)
 COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
 
 
-def block_of(tensor: TensorGroup, model: Model = MODEL) -> Block:
+def block_of(tp: TensorParallelGroup, model: ModelConfig = MODEL) -> Block:
     """A block with the same whole weights whatever the group, norms and biases away from 1 and 0."""
-    block = Block(model, tensor, REFERENCE, Recompute.none)
-    whole = Block(model, TensorGroup(), REFERENCE, Recompute.none)
-    initialise(whole, 1, model, TensorGroup(), seed=3)
+    block = Block(model, tp, REFERENCE, Recompute.none)
+    whole = Block(model, TensorParallelGroup(), REFERENCE, Recompute.none)
+    initialise(whole, 1, model, TensorParallelGroup(), seed=3)
     generator = torch.Generator().manual_seed(4)
     for (_, full), (_, mine) in zip(whole.named_parameters(), block.named_parameters(), strict=True):
         full.data.add_(0.1 * torch.randn(full.shape, generator=generator))
         shard = shard_of(mine)
-        mine.data.copy_(full if shard is None else shard.slice(full.data, tensor.rank, tensor.size))
+        mine.data.copy_(full if shard is None else shard.slice(full.data, tp.rank, tp.size))
     return block
 
 
-def _whole(gradient: Tensor, parameter: nn.Parameter, tensor: TensorGroup) -> Tensor:
+def _whole(gradient: Tensor, parameter: nn.Parameter, tp: TensorParallelGroup) -> Tensor:
     shard = shard_of(parameter)
     if shard is None:
         return gradient
-    slices = [torch.empty_like(gradient) for _ in range(tensor.size)]
-    dist.all_gather(slices, gradient.contiguous(), group=tensor.group)
+    slices = [torch.empty_like(gradient) for _ in range(tp.size)]
+    dist.all_gather(slices, gradient.contiguous(), group=tp.group)
     return shard.join(slices)
 
 
-def layer_gradients(kind: str, size: int, sequence_parallel: bool, overlap: bool) -> None:
+def layer_gradients(kind: str, size: int, sequence_parallel: bool, tensor_parallel_overlap: bool) -> None:
     """Output, input gradient and whole parameter gradients of one layer equal those of one process."""
-    tensor, parts, cut = world_of(size, 1, sequence_parallel, overlap).tensor, (8, 24), Shard(2, (8, 24))
+    tp, parts, cut = mesh_of(size, 1, sequence_parallel, tensor_parallel_overlap).tp, (8, 24), Shard(2, (8, 24))
 
     def sequence(value: Tensor) -> Tensor:
-        return value.chunk(size, dim=1)[tensor.rank] if sequence_parallel else value
+        return value.chunk(size, dim=1)[tp.rank] if sequence_parallel else value
 
     def features(value: Tensor) -> Tensor:
-        return cut.slice(value, tensor.rank, size)
+        return cut.slice(value, tp.rank, size)
 
     generator = torch.Generator().manual_seed(1)
     hidden, wide = torch.randn(2, 8, 16, generator=generator), torch.randn(2, 8, 32, generator=generator)
@@ -64,11 +64,11 @@ def layer_gradients(kind: str, size: int, sequence_parallel: bool, overlap: bool
         "embedding": (lambda group: VocabEmbedding(24, width, group), ids, lambda value: value, sequence),
         "norm": (lambda group: LayerNorm(width, 1e-5, group), hidden, sequence, sequence),
     }[kind]
-    alone, layer = make(TensorGroup()), make(tensor)
+    alone, layer = make(TensorParallelGroup()), make(tp)
     for (_, full), (_, mine) in zip(alone.named_parameters(), layer.named_parameters(), strict=True):
         full.data.copy_(torch.randn(full.shape, generator=generator))
         shard = shard_of(mine)
-        mine.data.copy_(full if shard is None else shard.slice(full.data, tensor.rank, size))
+        mine.data.copy_(full if shard is None else shard.slice(full.data, tp.rank, size))
     differentiable = x.is_floating_point()
     whole, own = x.clone().requires_grad_(differentiable), own_input(x).clone().requires_grad_(differentiable)
     expected, output = alone(whole), layer(own)
@@ -79,30 +79,30 @@ def layer_gradients(kind: str, size: int, sequence_parallel: bool, overlap: bool
     if differentiable:
         torch.testing.assert_close(own.grad, own_input(whole.grad), rtol=1e-5, atol=1e-5)
     for (name, full), (_, mine) in zip(alone.named_parameters(), layer.named_parameters(), strict=True):
-        assert torch.allclose(_whole(mine.grad, mine, tensor), full.grad, rtol=1e-5, atol=1e-5), name
+        assert torch.allclose(_whole(mine.grad, mine, tp), full.grad, rtol=1e-5, atol=1e-5), name
 
 
-def block_gradients(size: int, sequence_parallel: bool, overlap: bool) -> dict[str, Any]:
+def block_gradients(size: int, sequence_parallel: bool, tensor_parallel_overlap: bool) -> dict[str, Any]:
     """Output, input gradient and every whole parameter gradient of a block, beside those of one process."""
-    tensor = world_of(size, 1, sequence_parallel, overlap).tensor
+    tp = mesh_of(size, 1, sequence_parallel, tensor_parallel_overlap).tp
     x = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(1))
     upstream = torch.randn(2, 8, 32, generator=torch.Generator().manual_seed(2))
 
-    alone = block_of(TensorGroup())
+    alone = block_of(TensorParallelGroup())
     whole_x = x.clone().requires_grad_()
     expected = alone(whole_x)
     expected.backward(upstream)
 
     def mine(value: Tensor) -> Tensor:
-        return value.chunk(size, dim=1)[tensor.rank] if sequence_parallel else value
+        return value.chunk(size, dim=1)[tp.rank] if sequence_parallel else value
 
-    block, own_x = block_of(tensor), mine(x).clone().requires_grad_()
+    block, own_x = block_of(tp), mine(x).clone().requires_grad_()
     counts: Counter[str] = Counter()
     with _counting(counts, "forward"):
         output = block(own_x)
     with _counting(counts, "backward"):
         output.backward(mine(upstream))
-    gradients = {name: _whole(p.grad, p, tensor) for name, p in block.named_parameters()}
+    gradients = {name: _whole(p.grad, p, tp) for name, p in block.named_parameters()}
     torch.testing.assert_close(output, mine(expected), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(own_x.grad, mine(whole_x.grad), rtol=1e-5, atol=1e-5)
     for name, parameter in alone.named_parameters():
@@ -114,8 +114,8 @@ def block_gradients(size: int, sequence_parallel: bool, overlap: bool) -> dict[s
 
 def sequential_counts(size: int) -> dict[str, int]:
     """Collectives of a block whose attention and MLP follow one another, from the same layers."""
-    tensor, d = world_of(size, 1).tensor, 32
-    pairs = [(ColumnLinear(d, parts, tensor), RowLinear(parts[-1:], d, tensor)) for parts in ((d, d, d), (4 * d,))]
+    tp, d = mesh_of(size, 1).tp, 32
+    pairs = [(ColumnLinear(d, parts, tp), RowLinear(parts[-1:], d, tp)) for parts in ((d, d, d), (4 * d,))]
     x = torch.randn(2, 8, d, requires_grad=True)
     counts: Counter[str] = Counter()
     with _counting(counts, "forward"):
@@ -148,7 +148,7 @@ def _counting(counts: Counter[str], when: str) -> Any:
 
 def vocabulary_loss(size: int, sequence_parallel: bool, z_loss: float) -> None:
     """The loss and its gradients over a cut vocabulary equal torch's over the whole one."""
-    tensor = world_of(size, 1, sequence_parallel).tensor
+    tp = mesh_of(size, 1, sequence_parallel).tp
     generator = torch.Generator().manual_seed(7)
     hidden, weight = torch.randn(2, 8, 16, generator=generator), torch.randn(24, 16, generator=generator)
     bias, labels = torch.randn(24, generator=generator), torch.randint(0, 24, (2, 8), generator=generator)
@@ -160,13 +160,13 @@ def vocabulary_loss(size: int, sequence_parallel: bool, z_loss: float) -> None:
     expected.backward()
 
     def rows(value: Tensor) -> Tensor:
-        return value.chunk(size)[tensor.rank].clone()
+        return value.chunk(size)[tp.rank].clone()
 
     def tokens(value: Tensor) -> Tensor:
-        return value.chunk(size, dim=1)[tensor.rank].clone() if sequence_parallel else value.clone()
+        return value.chunk(size, dim=1)[tp.rank].clone() if sequence_parallel else value.clone()
 
     own = [tokens(hidden).requires_grad_(), rows(weight).requires_grad_(), rows(bias).requires_grad_()]
-    loss = chunked_cross_entropy(*own, labels, LossOptions(z_loss, 5, tensor))
+    loss = chunked_cross_entropy(*own, labels, LossOptions(z_loss, 5, tp))
     loss.backward()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(own[0].grad, tokens(whole[0].grad), rtol=1e-5, atol=1e-5)
@@ -181,8 +181,8 @@ def dropped_channels(size: int, sequence_parallel: bool) -> list[Tensor]:
     words = [f"layout.tensor_parallel_size={size}", "layout.zero_stage=0", "model.dropout=0.5"]
     settings = settings_of([*words, f"layout.sequence_parallel={str(sequence_parallel).lower()}"])
     settings = replace(settings, model=replace(settings.model, dropout=0.5))
-    world = world_of(size, 1, sequence_parallel)
-    engine = engine_of(settings, world)
+    mesh = mesh_of(size, 1, sequence_parallel)
+    engine = engine_of(settings, mesh)
     engine._seed()
     mask = nn.functional.dropout(torch.ones(64), 0.5)
     engine.destroy()

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from parallel.cross_entropy import IGNORE, LossOptions, chunked_cross_entropy
-from parallel.layout import TensorGroup
+from parallel.mesh import TensorParallelGroup
 from tests.parallel import cases
 from tests.worlds import Worlds
 
@@ -34,7 +34,7 @@ def reference(values: list[torch.Tensor], labels: torch.Tensor, z_loss: float) -
 )
 def test_loss_and_gradients_are_torchs(chunk: int, compiled: bool, z_loss: float) -> None:
     values, labels = inputs()
-    loss = chunked_cross_entropy(*values, labels, LossOptions(z_loss, chunk, TensorGroup(), compiled))
+    loss = chunked_cross_entropy(*values, labels, LossOptions(z_loss, chunk, TensorParallelGroup(), compiled))
     (0.3 * loss).backward()
     twins, _ = inputs()
     expected = reference(twins, labels, z_loss)
@@ -47,7 +47,7 @@ def test_loss_and_gradients_are_torchs(chunk: int, compiled: bool, z_loss: float
 def test_bf16_loss_is_as_near_to_fp32_as_bf16_inputs_allow() -> None:
     """Inputs and the logits' gradient are rounded to 8 bits, sums are fp32: a logit near 16 by 2^-5."""
     values, labels = inputs(torch.bfloat16)
-    loss = chunked_cross_entropy(*values, labels, LossOptions(0.0, 7, TensorGroup()))
+    loss = chunked_cross_entropy(*values, labels, LossOptions(0.0, 7, TensorParallelGroup()))
     loss.backward()
     twins = [value.detach().float().requires_grad_() for value in values]
     expected = reference(twins, labels, 0.0)
@@ -61,7 +61,7 @@ def test_bf16_loss_is_as_near_to_fp32_as_bf16_inputs_allow() -> None:
 
 def test_without_gradients_the_loss_is_the_same() -> None:
     values, labels = inputs()
-    options = LossOptions(0.0, 7, TensorGroup())
+    options = LossOptions(0.0, 7, TensorParallelGroup())
     with torch.no_grad():
         alone = chunked_cross_entropy(*values, labels, options)
     assert not alone.requires_grad
@@ -73,7 +73,7 @@ def test_compiling_changes_nothing(chunk: int) -> None:
     results = []
     for compiled in (False, True):
         values, labels = inputs()
-        loss = chunked_cross_entropy(*values, labels, LossOptions(0.01, chunk, TensorGroup(), compiled))
+        loss = chunked_cross_entropy(*values, labels, LossOptions(0.01, chunk, TensorParallelGroup(), compiled))
         loss.backward()
         results.append([loss, *(value.grad for value in values)])
     for plain, fused in zip(*results, strict=True):
@@ -82,7 +82,7 @@ def test_compiling_changes_nothing(chunk: int) -> None:
 
 def test_labels_that_do_not_count_leave_no_trace() -> None:
     values, labels = inputs()
-    loss = chunked_cross_entropy(*values, torch.full_like(labels, IGNORE), LossOptions(0.01, 7, TensorGroup()))
+    loss = chunked_cross_entropy(*values, torch.full_like(labels, IGNORE), LossOptions(0.01, 7, TensorParallelGroup()))
     loss.backward()
     assert loss == 0 and all(not value.grad.any() for value in values)
 
@@ -101,7 +101,7 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits() -> None:
     largest = {}
     for chunk in (3, TOKENS):
         with Largest() as seen:
-            chunked_cross_entropy(*values, labels, LossOptions(0.0, chunk, TensorGroup())).backward()
+            chunked_cross_entropy(*values, labels, LossOptions(0.0, chunk, TensorParallelGroup())).backward()
         largest[chunk] = seen.numel
     weight = VOCABULARY * WIDTH
     assert largest[3] == max(3 * VOCABULARY, weight)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from conf.compose import compose_settings
 from model.flops import layer_flops, layer_parameters
-from parallel.pipeline import stage_bounds
+from parallel.pipeline import pipeline_bounds
 
 
 @settings(deadline=None)  # a busy machine is no failure
@@ -16,9 +16,9 @@ from parallel.pipeline import stage_bounds
 def test_no_cut_is_better(costs: list[int], stages: int) -> None:
     if stages > len(costs):
         with pytest.raises(ValueError, match="cannot fill"):
-            stage_bounds(costs, stages)
+            pipeline_bounds(costs, stages)
         return
-    bounds = stage_bounds(costs, stages)
+    bounds = pipeline_bounds(costs, stages)
     assert bounds[0] == 0 and bounds[-1] == len(costs) and len(bounds) == stages + 1
     assert all(start < end for start, end in pairwise(bounds))
 
@@ -34,7 +34,7 @@ def test_no_cut_is_better(costs: list[int], stages: int) -> None:
 @pytest.mark.parametrize("cost", [layer_flops, layer_parameters])
 def test_published_sizes_split_over_2_4_and_8_stages(size: str, stages: int, cost) -> None:
     costs = cost(compose_settings([f"model={size}"]).model)
-    bounds = stage_bounds(costs, stages)
+    bounds = pipeline_bounds(costs, stages)
     assert bounds[0] == 0 and bounds[-1] == len(costs) and len(bounds) == stages + 1
     assert all(start < end for start, end in pairwise(bounds))
     loads = [sum(costs[start:end]) for start, end in pairwise(bounds)]

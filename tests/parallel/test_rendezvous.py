@@ -12,7 +12,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 ROOT = Path(__file__).parents[2]
 CODE = """
 import sys
-from conf.check import NodeError
+from conf.errors import NodeError
 from parallel.rendezvous import join, leave
 try:
     print(join(float(sys.argv[1]), facts={"rank": int(sys.argv[2])}, judge=lambda everyone: len(everyone)), flush=True)

@@ -6,11 +6,11 @@ from unittest.mock import patch
 
 import pytest
 
-from conf.check import ConfigError
 from conf.choices import Precision
 from conf.compose import compose_settings
+from conf.errors import ConfigError
 from tests.parity.cases import BATCH, settings_of
-from tests.worlds import Worlds, world_of
+from tests.worlds import Worlds, mesh_of
 
 CASES = [(stage, "fp32") for stage in range(4)] + [(stage, "bf16") for stage in (1, 2, 3)]
 WORDS = ["optimizer.beta1=0.8", "optimizer.beta2=0.95", "optimizer.epsilon=1e-7", "optimizer.weight_decay=0.3"]
@@ -20,7 +20,7 @@ def ask(overrides: list[str]) -> dict:
     """What the live engine answers."""
     from tests.parity.cases import engine_of
 
-    engine = engine_of(settings_of(overrides), world_of())
+    engine = engine_of(settings_of(overrides), mesh_of())
     live = engine.deepspeed
     groups = live.optimizer.param_groups
     answers = {
@@ -72,11 +72,11 @@ def drift(overrides: list[str]) -> float:
     settings, norms = settings_of(["layout.micro_batch_size=1", *overrides]), []
     row = batch(0, settings)[:1]
     layout = settings.layout
-    world = world_of(layout.tensor_parallel_size, layout.pipeline_parallel_size)
+    mesh = mesh_of(layout.tensor_parallel_size, layout.pipeline_parallel_size)
     for count in (1, 64):
         with patch("tests.parity.cases.deepspeed_config", lambda s, _, *rest, n=count: deepspeed_config(s, n, *rest)):
-            engine = engine_of(settings, world)
-        engine.set_learning_rate(0.0)
+            engine = engine_of(settings, mesh)
+        engine.set_lr(0.0)
         norms.append(engine.train_batch(iter([(row[:, :-1], row[:, 1:])] * count)).gradient_norm)
         assert engine.accumulation_steps == count
         engine.destroy()
@@ -106,7 +106,7 @@ def refused() -> str:
     settings = settings_of(["layout.zero_stage=0"])
     half = replace(settings, layout=replace(settings.layout, precision=Precision.bf16))
     with pytest.raises(NotImplementedError) as caught:
-        engine_of(half, world_of())
+        engine_of(half, mesh_of())
     return str(caught.value)
 
 

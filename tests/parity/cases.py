@@ -16,9 +16,9 @@ from model.kernels import select
 from model.weights import Weights
 from parallel.cross_entropy import LossOptions
 from parallel.engine import Engine, build_engine
-from parallel.layout import World
+from parallel.mesh import ProcessMesh
 from parallel.zero import deepspeed_config
-from tests.worlds import world_of
+from tests.worlds import mesh_of
 from train.checkpoint import load_layer
 from train.optimizer import adamw
 
@@ -49,57 +49,62 @@ def batch(step: int, settings: Settings) -> torch.Tensor:
     return torch.randint(0, 90, (BATCH, settings.model.context_length + 1), generator=generator)
 
 
-def engine_of(settings: Settings, world: World, weights: Weights | None = None) -> Engine:
+def engine_of(settings: Settings, mesh: ProcessMesh, weights: Weights | None = None) -> Engine:
     """The engine that the training loop would build."""
 
     def set_weights(layer: nn.Module, index: int) -> None:
         if weights is None:
-            initialise(layer, index, settings.model, world.tensor, SEED)
+            initialise(layer, index, settings.model, mesh.tp, SEED)
         else:
-            load_layer(weights, layer, index, world.tensor)
+            load_layer(weights, layer, index, mesh.tp)
 
-    options = LossOptions(settings.optimizer.z_loss, settings.layout.loss_chunk_tokens, world.tensor)
+    options = LossOptions(settings.optimizer.z_loss, settings.layout.loss_chunk_tokens, mesh.tp)
     return build_engine(
-        layers(settings.model, world.tensor, select(settings.kernels), settings.layout.recompute, options),
+        layers(settings.model, mesh.tp, select(settings.kernels), settings.layout.recompute, options),
         set_weights,
         layer_flops(settings.model),
         partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),
-        deepspeed_config(settings, BATCH, world.size, settings.layout.precision),
-        world,
+        deepspeed_config(settings, BATCH, mesh.size, settings.layout.precision),
+        mesh,
     )
 
 
-def micro_batches(step: int, settings: Settings, world: World) -> Any:
+def micro_batches(step: int, settings: Settings, mesh: ProcessMesh) -> Any:
     """This replica's share of the step's batch, as `train.data.batches` deals it out."""
     rows, size = batch(step, settings), settings.layout.micro_batch_size
-    for start in range(world.data_rank * size, BATCH, size * world.data_size):
+    for start in range(mesh.dp_rank * size, BATCH, size * mesh.dp_size):
         part = rows[start : start + size]
         yield part[:, :-1], part[:, 1:]
 
 
-def world_for(settings: Settings) -> World:
+def mesh_for(settings: Settings) -> ProcessMesh:
     """The world that the settings' layout asks for."""
     layout = settings.layout
-    cut = (layout.tensor_parallel_size, layout.pipeline_parallel_size, layout.sequence_parallel, layout.overlap)
-    world: World = world_of(*cut)
-    return world
+    cut = (
+        layout.tensor_parallel_size,
+        layout.pipeline_parallel_size,
+        layout.sequence_parallel,
+        layout.tensor_parallel_overlap,
+    )
+    mesh: ProcessMesh = mesh_of(*cut)
+    return mesh
 
 
 def train(overrides: list[str]) -> dict[str, Any]:
     """Losses, gradient norms and final weights (on the processes that are given them) of `STEPS` steps."""
     settings = settings_of(overrides)
-    world = world_for(settings)
-    engine = engine_of(settings, world)
+    mesh = mesh_for(settings)
+    engine = engine_of(settings, mesh)
     results = []
     for step in range(STEPS):
-        engine.set_learning_rate(RATE)
-        results.append(engine.train_batch(micro_batches(step, settings, world)))
+        engine.set_lr(RATE)
+        results.append(engine.train_batch(micro_batches(step, settings, mesh)))
     rows = batch(STEPS, settings)
-    per_replica = BATCH // world.data_size
-    mine = rows[world.data_rank * per_replica : (world.data_rank + 1) * per_replica]
+    per_replica = BATCH // mesh.dp_size
+    mine = rows[mesh.dp_rank * per_replica : (mesh.dp_rank + 1) * per_replica]
     summed = engine.eval_batch((mine[:, :-1], mine[:, 1:]))
     logits = engine.next_token_logits(rows[:2, :-1], torch.tensor([3, 9]))
-    weights = {name: value for name, value in engine.whole() if value is not None}
+    weights = {name: value for name, value in engine.full_state() if value is not None}
     engine.destroy()
     return {
         "loss": [result.loss for result in results],

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
 
-from parallel.state import WEIGHTS
+from parallel.full_state import WEIGHTS
 from tests.parity import test_resume
-from tests.parity.cases import RATE, STEPS, engine_of, micro_batches, settings_of, train, world_for
+from tests.parity.cases import RATE, STEPS, engine_of, mesh_for, micro_batches, settings_of, train
 from tests.parity.test_layouts import HALF_LAYOUTS, LAYOUTS
 from tests.worlds import Worlds
 from train.checkpoint import checkpoint_weights, load_checkpoint, save_checkpoint
@@ -27,11 +27,11 @@ READERS = [
 def write(overrides: list[str], folder: Path) -> None:
     """A checkpoint after `SAVED` steps."""
     settings = settings_of(overrides)
-    world = world_for(settings)
-    engine = engine_of(settings, world)
+    mesh = mesh_for(settings)
+    engine = engine_of(settings, mesh)
     for step in range(SAVED):
-        engine.set_learning_rate(RATE)
-        engine.train_batch(micro_batches(step, settings, world))
+        engine.set_lr(RATE)
+        engine.train_batch(micro_batches(step, settings, mesh))
     save_checkpoint(engine, folder, {"step": SAVED}, keep=1)
     engine.destroy()
 
@@ -39,16 +39,16 @@ def write(overrides: list[str], folder: Path) -> None:
 def go_on(overrides: list[str], checkpoint: Path, again: Path) -> dict[str, Any]:
     """Take up the checkpoint, save it `again` untouched, and train to the end."""
     settings = settings_of(overrides)
-    world = world_for(settings)
+    mesh = mesh_for(settings)
     weights = checkpoint_weights(checkpoint, settings.model)
-    engine = engine_of(settings, world, weights)
-    engine.set_whole(WEIGHTS, weights.layer)
+    engine = engine_of(settings, mesh, weights)
+    engine.load_full_state(WEIGHTS, weights.layer)
     step = load_checkpoint(engine, checkpoint, settings.model)["step"]
     save_checkpoint(engine, again, {"step": step}, keep=1)
     results = []
     for number in range(step, STEPS):
-        engine.set_learning_rate(RATE)
-        results.append(engine.train_batch(micro_batches(number, settings, world)))
+        engine.set_lr(RATE)
+        results.append(engine.train_batch(micro_batches(number, settings, mesh)))
     engine.destroy()
     return {
         "loss": [result.loss for result in results],

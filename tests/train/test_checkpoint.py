@@ -8,17 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conf.check import ConfigError, NodeError
 from conf.choices import Recompute
-from conf.schema import Model
+from conf.errors import ConfigError, NodeError
+from conf.schema import ModelConfig
 from model.codegen import Block
 from model.huggingface.files import read_tensors
 from model.init import initialise
 from model.kernels import REFERENCE
 from model.weights import Weights, layer_file
-from parallel.layout import TensorGroup
+from parallel.mesh import TensorParallelGroup
 from tests.train import test_checkpoint
-from tests.worlds import Worlds, world_of
+from tests.worlds import Worlds, mesh_of
 from train.checkpoint import checkpoints, is_complete, load_layer, newest_checkpoint, save_checkpoint, save_weights
 from train.run_directory import read_json, write_json
 
@@ -44,28 +44,28 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
     assert checkpoints(tmp_path / "none") == []
 
 
-def weights_in(folder: Path, model: Model) -> Weights:
+def weights_in(folder: Path, model: ModelConfig) -> Weights:
     return Weights("test", folder, model, None, "test", lambda index: read_tensors(folder / layer_file(index)))
 
 
-def block_of(model: Model, tensor: TensorGroup) -> Block:
-    return Block(model, tensor, REFERENCE, Recompute.none)
+def block_of(model: ModelConfig, tp: TensorParallelGroup) -> Block:
+    return Block(model, tp, REFERENCE, Recompute.none)
 
 
-def test_a_layer_comes_back_whole_and_in_slices(tmp_path: Path, tiny: Model) -> None:
-    whole = block_of(tiny, TensorGroup())
-    initialise(whole, 1, tiny, TensorGroup(), seed=9)
+def test_a_layer_comes_back_whole_and_in_slices(tmp_path: Path, tiny: ModelConfig) -> None:
+    whole = block_of(tiny, TensorParallelGroup())
+    initialise(whole, 1, tiny, TensorParallelGroup(), seed=9)
     save_file({name: p.detach().clone() for name, p in whole.named_parameters()}, tmp_path / "layer_001.safetensors")
-    for tensor in (TensorGroup(), TensorGroup(size=2, rank=1)):
-        layer, expected = block_of(tiny, tensor), block_of(tiny, tensor)
-        load_layer(weights_in(tmp_path, tiny), layer, 1, tensor)
-        initialise(expected, 1, tiny, tensor, seed=9)
+    for tp in (TensorParallelGroup(), TensorParallelGroup(size=2, rank=1)):
+        layer, expected = block_of(tiny, tp), block_of(tiny, tp)
+        load_layer(weights_in(tmp_path, tiny), layer, 1, tp)
+        initialise(expected, 1, tiny, tp, seed=9)
         assert all(torch.equal(p, q) for p, q in zip(layer.parameters(), expected.parameters(), strict=True))
 
 
-def test_everything_that_does_not_fit_is_named_at_once(tmp_path: Path, tiny: Model) -> None:
-    layer = block_of(tiny, TensorGroup())
-    initialise(layer, 1, tiny, TensorGroup(), seed=9)
+def test_everything_that_does_not_fit_is_named_at_once(tmp_path: Path, tiny: ModelConfig) -> None:
+    layer = block_of(tiny, TensorParallelGroup())
+    initialise(layer, 1, tiny, TensorParallelGroup(), seed=9)
     path = tmp_path / "layer_001.safetensors"
     save_file({name: p.detach().clone() for name, p in layer.named_parameters()}, path)
     tensors = load_file(path)
@@ -73,18 +73,18 @@ def test_everything_that_does_not_fit_is_named_at_once(tmp_path: Path, tiny: Mod
     tensors["norm.weight"] = tensors["norm.weight"][:3].clone()
     save_file(tensors, path)
     with pytest.raises(ValueError, match=r"missing mlp_bias; extra surplus; norm\.weight is \[3\]"):
-        load_layer(weights_in(tmp_path, tiny), layer, 1, TensorGroup())
+        load_layer(weights_in(tmp_path, tiny), layer, 1, TensorParallelGroup())
 
 
 def saved_and_loaded(folder: Path, stage: int) -> None:
     """The weights of a live engine after a step, written a layer a file, are the engine's and load into any layer."""
     from tests.parity.cases import engine_of, micro_batches, settings_of
 
-    settings, world = settings_of([f"layout.zero_stage={stage}"]), world_of()
-    engine = engine_of(settings, world)
-    engine.set_learning_rate(0.01)
-    engine.train_batch(micro_batches(0, settings, world))
-    expected = {name: value for name, value in engine.whole() if value is not None}
+    settings, mesh = settings_of([f"layout.zero_stage={stage}"]), mesh_of()
+    engine = engine_of(settings, mesh)
+    engine.set_lr(0.01)
+    engine.train_batch(micro_batches(0, settings, mesh))
+    expected = {name: value for name, value in engine.full_state() if value is not None}
     save_weights(engine, folder / "weights")
     (folder / "weights" / "stale").write_text("")
     save_weights(engine, folder / "weights")
@@ -92,8 +92,8 @@ def saved_and_loaded(folder: Path, stage: int) -> None:
     assert sorted(path.name for path in (folder / "weights").iterdir()) == [
         f"layer_{index:03d}.safetensors" for index in range(settings.model.n_layer + 2)
     ]
-    layer = block_of(settings.model, TensorGroup())
-    load_layer(weights_in(folder / "weights", settings.model), layer, 2, TensorGroup())
+    layer = block_of(settings.model, TensorParallelGroup())
+    load_layer(weights_in(folder / "weights", settings.model), layer, 2, TensorParallelGroup())
     for name, value in layer.named_parameters():
         assert torch.equal(value, expected[f"2.{name}"]), name
     engine.destroy()
@@ -108,7 +108,7 @@ def saved_three_times(folder: Path) -> None:
     """Saves that keep two, over what a killed save left; after step 5 the run has gone back to the beginning."""
     from tests.parity.cases import engine_of, settings_of
 
-    engine = engine_of(settings_of([]), world_of())
+    engine = engine_of(settings_of([]), mesh_of())
     (folder / "step_00000003.partial").mkdir(parents=True, exist_ok=True)
     (folder / "step_00000003.partial" / "leftover").write_text("")
     for step in (5, 1, 2, 3):
@@ -133,12 +133,12 @@ def saved_on_a_full_disk(folder: Path, full_rank: int, most_bytes: int) -> tuple
     """What a process says to a save of a checkpoint, and of weights, where one cannot write more than a few bytes."""
     from tests.parity.cases import engine_of, settings_of
 
-    world, said = world_of(), []
-    engine = engine_of(settings_of([]), world)
+    mesh, said = mesh_of(), []
+    engine = engine_of(settings_of([]), mesh)
     save_checkpoint(engine, folder, {"step": 1}, keep=1)
     bound = resource.getrlimit(resource.RLIMIT_FSIZE)
     for save in (lambda: save_checkpoint(engine, folder, {"step": 2}, 1), lambda: save_weights(engine, folder / "w")):
-        if world.rank == full_rank:
+        if mesh.rank == full_rank:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, bound[1]))
         try:
             save()
@@ -166,7 +166,7 @@ def found(folder: Path) -> tuple[str, list[str]]:
     """The checkpoint that a run would go on from, or why there is none, and what it is told meanwhile."""
     said: list[str] = []
     try:
-        return str(newest_checkpoint(folder, world_of(), said.append)), said
+        return str(newest_checkpoint(folder, mesh_of(), said.append)), said
     except ConfigError as error:
         return str(error), said
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from conf.check import ConfigError, check
+from conf.check import check
 from conf.choices import Handover, Precision
-from conf.schema import Model, Settings
+from conf.errors import ConfigError
+from conf.schema import ModelConfig, Settings
 from model.huggingface.convert import export_weights
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from model.weights import open_weights
@@ -18,7 +19,7 @@ from tests.train.test_loop import command, launch, write_corpora
 from train.stages import lineage, parent_of
 
 TEXTS = ["def add(a, b):\n    return a + b\n" * 30]
-SHAPE = Model("released", 2, 64, 8, 4, 400, 32, 1e-5, 0.0)  # of `random_model`
+SHAPE = ModelConfig("released", 2, 64, 8, 4, 400, 32, 1e-5, 0.0)  # of `random_model`
 
 
 def from_source(settings: Settings, source: Path | str, **model: int) -> Settings:
@@ -26,7 +27,9 @@ def from_source(settings: Settings, source: Path | str, **model: int) -> Setting
     return replace(settings, model=replace(SHAPE, **model), stages=stages)
 
 
-def test_without_init_from_the_stage_before_is_the_parent(tmp_path: Path, settings: Settings, tiny: Model) -> None:
+def test_without_init_from_the_stage_before_is_the_parent(
+    tmp_path: Path, settings: Settings, tiny: ModelConfig
+) -> None:
     settings = replace(settings, model=tiny)
     write_run(tmp_path / "run", settings, ["nl", "multi"])
     assert parent_of(tmp_path / "run", "nl", settings) is None
@@ -34,7 +37,9 @@ def test_without_init_from_the_stage_before_is_the_parent(tmp_path: Path, settin
     assert parent is not None and parent.folder == tmp_path / "run/stages/multi"
 
 
-def test_a_run_a_stage_and_a_released_checkpoint_are_parents(tmp_path: Path, settings: Settings, tiny: Model) -> None:
+def test_a_run_a_stage_and_a_released_checkpoint_are_parents(
+    tmp_path: Path, settings: Settings, tiny: ModelConfig
+) -> None:
     released = save(random_model(), tmp_path / "released")
     all_stages, settings = settings, from_source(settings, released, context_length=16)
     parent = parent_of(tmp_path / "run", "mono", settings)

@@ -14,20 +14,20 @@ from conf.schema import Settings
 from model.flops import flops_per_token
 from model.kernels import REFERENCE
 from parallel.engine import StepResult
-from parallel.layout import TensorGroup, World
-from train.job import Job
+from parallel.mesh import ProcessMesh, TensorParallelGroup
+from train.context import RunContext
 from train.tracking import Meter, Tracker, open_tracker, read_metrics
 
 CUT_OFF = '{"stage": "nl", "step": 3, "lo'
 
 
 @pytest.fixture
-def job(tmp_path: Path, settings: Settings) -> Job:
+def context(tmp_path: Path, settings: Settings) -> RunContext:
     """A job of one process, without W&B."""
     settings = replace(settings, tracking=replace(settings.tracking, wandb=False))
-    world = World(0, 1, torch.device("cpu"), 0, 1, 0, 1, TensorGroup(), None)
+    mesh = ProcessMesh(0, 1, torch.device("cpu"), 0, 1, 0, 1, TensorParallelGroup(), None)
     prepared: Any = None  # a tracker reads no data
-    return Job(settings, tmp_path, prepared, world, Precision.fp32, REFERENCE, 0.5)
+    return RunContext(settings, tmp_path, prepared, mesh, Precision.fp32, REFERENCE, 0.5)
 
 
 def write(folder: Path, *steps: tuple[str, int], end: str = "") -> None:
@@ -49,35 +49,37 @@ def test_a_run_without_records_has_none(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
 
 
-def test_what_an_interrupted_try_recorded_comes_no_second_time(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    write(job.folder, ("nl", 8), ("multi", 2), ("multi", 4), ("multi", 6), end=CUT_OFF)
-    tracker = open_tracker(job, "multi", {})
+def test_what_an_interrupted_try_recorded_comes_no_second_time(
+    context: RunContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(context.folder, ("nl", 8), ("multi", 2), ("multi", 4), ("multi", 6), end=CUT_OFF)
+    tracker = open_tracker(context, "multi", {})
     tracker.record_scores("multi", 6, {"nl": 2.5})
     assert "nl 2.5000" in capsys.readouterr().out  # shown again, as it is trained again
     tracker.record_scores("multi", 8, {"nl": 2.5})
-    assert steps(job.folder) == [("nl", 8), ("multi", 2), ("multi", 4), ("multi", 6), ("multi", 8)]
+    assert steps(context.folder) == [("nl", 8), ("multi", 2), ("multi", 4), ("multi", 6), ("multi", 8)]
 
 
-def test_another_stage_records_steps_of_the_same_number(job: Job) -> None:
-    write(job.folder, ("nl", 8))
-    open_tracker(job, "multi", {}).record_scores("multi", 8, {"nl": 2.5})
-    assert steps(job.folder) == [("nl", 8), ("multi", 8)]
+def test_another_stage_records_steps_of_the_same_number(context: RunContext) -> None:
+    write(context.folder, ("nl", 8))
+    open_tracker(context, "multi", {}).record_scores("multi", 8, {"nl": 2.5})
+    assert steps(context.folder) == [("nl", 8), ("multi", 8)]
 
 
-def test_seconds_go_on_from_the_interrupted_try(job: Job) -> None:
-    (job.folder / "metrics.jsonl").write_text(json.dumps({"stage": "nl", "step": 2, "seconds": 40.0}) + "\n")
-    open_tracker(job, "nl", {}).record_scores("nl", 4, {"nl": 2.5})
-    assert 40 <= read_metrics(job.folder)[-1]["seconds"] < 70
+def test_seconds_go_on_from_the_interrupted_try(context: RunContext) -> None:
+    (context.folder / "metrics.jsonl").write_text(json.dumps({"stage": "nl", "step": 2, "seconds": 40.0}) + "\n")
+    open_tracker(context, "nl", {}).record_scores("nl", 4, {"nl": 2.5})
+    assert 40 <= read_metrics(context.folder)[-1]["seconds"] < 70
 
 
-def test_a_step_is_recorded_with_its_tokens_and_speed(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    tracker, meter = open_tracker(job, "nl", {}), Meter(job)
+def test_a_step_is_recorded_with_its_tokens_and_speed(context: RunContext, capsys: pytest.CaptureFixture[str]) -> None:
+    tracker, meter = open_tracker(context, "nl", {}), Meter(context)
     meter.count(16)
     tracker.record_step("nl", 10, 1e-3, StepResult(5.25, 0.75, False), meter)
-    (row,) = read_metrics(job.folder)
+    (row,) = read_metrics(context.folder)
     assert (row["stage"], row["step"], row["loss"], row["learning_rate"]) == ("nl", 10, 5.25, 1e-3)
     assert (row["gradient_norm"], row["skipped"], row["tokens"]) == (0.75, False, 10 * 16 * 256)
-    flops = row["tokens_per_second"] * flops_per_token(job.settings.model)
+    flops = row["tokens_per_second"] * flops_per_token(context.settings.model)
     assert row["tflops_per_device"] == pytest.approx(flops / 1e12)
     assert row["mfu"] == pytest.approx(row["tflops_per_device"] / 0.5)
     assert row["memory_bytes"] > 2**20
@@ -85,8 +87,8 @@ def test_a_step_is_recorded_with_its_tokens_and_speed(job: Job, capsys: pytest.C
     assert line.startswith("nl  10/120  loss 5.2500  lr 1.00e-03  grad norm 0.750") and line.count("\n") == 1
 
 
-def test_a_meter_measures_its_own_stretch(job: Job) -> None:
-    meter = Meter(job)
+def test_a_meter_measures_its_own_stretch(context: RunContext) -> None:
+    meter = Meter(context)
     meter.started -= 10.0  # ten seconds ago
     meter.count(16)
     meter.count(16)
@@ -95,45 +97,47 @@ def test_a_meter_measures_its_own_stretch(job: Job) -> None:
     assert meter.read()["tokens_per_second"] == 0
 
 
-def test_a_rank_that_stays_slow_is_named_once(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    meter = Meter(job)
+def test_a_rank_that_stays_slow_is_named_once(context: RunContext, capsys: pytest.CaptureFixture[str]) -> None:
+    meter = Meter(context)
     for slowest, spread in [(2, 0.4), (2, 0.5), (1, 0.4), (2, 0.4), (2, 0.4), (2, 0.4), (2, 0.4), (2, 0.1)]:
         meter._watch(slowest, spread, f"n{slowest}")
     assert capsys.readouterr().out == "warning: rank 2 on n2 computes 40% slower than the median rank\n"
 
 
-def test_a_loss_that_is_no_number_leaves_lines_that_any_reader_takes(job: Job) -> None:
-    tracker, meter = open_tracker(job, "nl", {}), Meter(job)
+def test_a_loss_that_is_no_number_leaves_lines_that_any_reader_takes(context: RunContext) -> None:
+    tracker, meter = open_tracker(context, "nl", {}), Meter(context)
     meter.count(1)
     tracker.record_step("nl", 1, 0.0, StepResult(float("nan"), float("inf"), True), meter)
-    (line,) = (job.folder / "metrics.jsonl").read_text().splitlines()
+    (line,) = (context.folder / "metrics.jsonl").read_text().splitlines()
     row = json.loads(line, parse_constant=pytest.fail)
     assert row["loss"] is None and row["gradient_norm"] is None and row["skipped"] is True
 
 
-def test_other_processes_write_nothing(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    quiet = replace(job, world=replace(job.world, rank=1))
+def test_other_processes_write_nothing(context: RunContext, capsys: pytest.CaptureFixture[str]) -> None:
+    quiet = replace(context, mesh=replace(context.mesh, rank=1))
     open_tracker(quiet, "nl", {}).record_scores("nl", 1, {"nl": 1.0})
-    assert not list(job.folder.iterdir()) and capsys.readouterr().out == ""
+    assert not list(context.folder.iterdir()) and capsys.readouterr().out == ""
 
 
-def test_a_run_goes_on_without_wandb_where_it_fails(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_goes_on_without_wandb_where_it_fails(context: RunContext, capsys: pytest.CaptureFixture[str]) -> None:
     calls: list[int] = []
 
     def log(values: dict[str, Any], step: int) -> None:
         calls.append(step)
         raise OSError("disk full")
 
-    tracker = Tracker(job.folder, job, SimpleNamespace(log=log), [])
+    tracker = Tracker(context.folder, context, SimpleNamespace(log=log), [])
     tracker.record_scores("nl", 1, {"nl": 2.5})
     tracker.record_scores("nl", 2, {"nl": 2.0})
-    assert calls == [1] and steps(job.folder) == [("nl", 1), ("nl", 2)]
+    assert calls == [1] and steps(context.folder) == [("nl", 1), ("nl", 2)]
     assert "W&B failed and is left out from here (OSError('disk full'))" in capsys.readouterr().out
 
 
-def test_samples_are_kept_and_shown_without_control_characters(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
-    tracker = open_tracker(job, "nl", {})
-    tracker.record_samples("nl", {"mono": "f():\x1b[2J\n\treturn"}, job.folder / "samples.md")
+def test_samples_are_kept_and_shown_without_control_characters(
+    context: RunContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker = open_tracker(context, "nl", {})
+    tracker.record_samples("nl", {"mono": "f():\x1b[2J\n\treturn"}, context.folder / "samples.md")
     shown = capsys.readouterr().out
     assert "def f():\ufffd[2J\n\treturn" in shown and "\x1b" not in shown
-    assert "# Samples after stage nl" in (job.folder / "samples.md").read_text()
+    assert "# Samples after stage nl" in (context.folder / "samples.md").read_text()

@@ -9,13 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from conf.check import ConfigError
+from conf.errors import ConfigError
 from conf.exit_codes import BAD_INPUT
 from train.compare.curves import chain, common_loss, common_metrics
 from train.compare.online import PREFIX, read_online
 from train.compare.page import page
 from train.compare.picture import draw
-from train.compare.read import NoRecords, Stage, find, read_folder
+from train.compare.read import NoRecords, StageRecords, find, read_folder
 from train.compare.table import rows_of, select, show
 from train.compare.write import write_table
 
@@ -54,14 +54,14 @@ def main(words: list[str], connect: Callable[[], Any] | None = None) -> int:
     return 0
 
 
-def read(words: list[str], connect: Callable[[], Any]) -> list[list[Stage]]:
+def read(words: list[str], connect: Callable[[], Any]) -> list[list[StageRecords]]:
     """The stages of every run that `words` name, a list a run.
 
     A glob passes over runs that were named before, or have no records yet.
 
     Errors: `ConfigError` for the first word that is wrong, a run that was named twice, or has no records.
     """
-    found: dict[str, list[Stage]] = {}
+    found: dict[str, list[StageRecords]] = {}
     api, progress = None, Console(stderr=True)
     for word in track(words, "reading", console=progress, transient=True, disable=not progress.is_terminal):
         if word.startswith(PREFIX):

@@ -7,9 +7,9 @@ from math import isfinite
 from pathlib import Path
 from statistics import median
 
-from conf.check import ConfigError
+from conf.errors import ConfigError
 from model.flops import flops_per_token, parameters
-from train.compare.read import NoRecords, Record, Stage, read_folder
+from train.compare.read import NoRecords, Record, StageRecords, read_folder
 
 AXES = ("tokens", "seconds", "flops")
 
@@ -31,12 +31,12 @@ class Curve:
     """The stages of one lineage, oldest first. `drawn_from`: stages before it are on another curve already."""
 
     label: str
-    stages: list[Stage]
+    stages: list[StageRecords]
     drawn_from: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property
-    def last(self) -> Stage:
+    def last(self) -> StageRecords:
         """The stage the curve ends in: its settings and scores are the curve's."""
         return self.stages[-1]
 
@@ -75,7 +75,7 @@ class Curve:
         return f"{'still going' if self.last.recent else 'stopped'} ({self.last.name}, step {done} of {steps})"
 
 
-def chain(runs: Sequence[Sequence[Stage]], alone: bool = False) -> list[Curve]:
+def chain(runs: Sequence[Sequence[StageRecords]], alone: bool = False) -> list[Curve]:
     """Join the stages of each run into a curve along their lineage; where a run holds several lineages, into several.
 
     Parents that were not asked for are read from where the lineage says; a stage that several curves share is drawn
@@ -153,7 +153,7 @@ def common_metrics(curves: Sequence[Curve]) -> list[str]:
     raise ConfigError(f"the runs share no metric: {found}; compare runs that record the same one")
 
 
-def _line(stage: Stage, known: dict[str, Stage], notes: list[str]) -> list[Stage]:
+def _line(stage: StageRecords, known: dict[str, StageRecords], notes: list[str]) -> list[StageRecords]:
     """`stage` with its ancestors, oldest first."""
     line = [stage]
     while (parent := line[0].parent) is not None:
@@ -166,7 +166,7 @@ def _line(stage: Stage, known: dict[str, Stage], notes: list[str]) -> list[Stage
     return line
 
 
-def _read_parent(parent: str) -> Stage | None:
+def _read_parent(parent: str) -> StageRecords | None:
     if not (Path(parent).parents[1] / "config.yaml").is_file():
         return None
     with contextlib.suppress(NoRecords):
@@ -210,7 +210,7 @@ def _note(curve: Curve) -> None:
         curve.notes.append(f"{broken} records have no finite loss and are left out")
 
 
-def _flops(stage: Stage, row: Record) -> float:
+def _flops(stage: StageRecords, row: Record) -> float:
     """FLOPs of the stage up to this record; older records have only the tokens."""
     return float(row.get("flops") or row["tokens"] * flops_per_token(stage.settings.model))
 

@@ -6,15 +6,15 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.check import ConfigError
 from conf.compose import typed
+from conf.errors import ConfigError
 from conf.schema import Settings
-from train.compare.read import NoRecords, Stage
+from train.compare.read import NoRecords, StageRecords
 
 PREFIX = "wandb:"
 
 
-def read_online(word: str, api: Any) -> Stage:
+def read_online(word: str, api: Any) -> StageRecords:
     """The stage of a W&B run. api: `wandb.Api()`, or what answers `run(path)` like it.
 
     Errors: `ConfigError`, one line, for a path that is none, a run that is not there, or is none of this stack's.
@@ -47,7 +47,7 @@ def read_online(word: str, api: Any) -> Stage:
         raise NoRecords(f"{word} has no records yet; compare it when it has trained a step")
     place = str(Path(lineage["run"]) / "stages" / stage)
     scores = {key: value for key, value in records[-1].items() if key.startswith("bits_per_byte/")}
-    return Stage(
+    return StageRecords(
         place,
         settings.run.name,
         stage,

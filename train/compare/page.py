@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from train.compare.picture import draw, style, thin, visible, y_label
-from train.compare.table import Row, differing, explain, figure, groups, path_of, text
+from train.compare.table import ComparisonRow, differing, explain, figure, groups, path_of, text
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def page(rows: Sequence[Row], metrics: Sequence[str], target: float | None, smooth: int) -> str:
+def page(rows: Sequence[ComparisonRow], metrics: Sequence[str], target: float | None, smooth: int) -> str:
     """The page as text. metrics: what its vertical axis can show. target, smooth: as in the tables."""
     still = draw([row.curve for row in rows], metrics[0], smooth, "svg")
     filled = {
@@ -27,7 +27,7 @@ def page(rows: Sequence[Row], metrics: Sequence[str], target: float | None, smoo
     return re.sub(r"\{\{(\w+)\}\}", lambda match: filled[match[1]], TEMPLATE.read_text())
 
 
-def _data(rows: Sequence[Row], metrics: Sequence[str], smooth: int) -> dict[str, Any]:
+def _data(rows: Sequence[ComparisonRow], metrics: Sequence[str], smooth: int) -> dict[str, Any]:
     """What the page's script draws: for each curve and metric columns of numbers, unsmoothed."""
     curves = []
     for index, row in enumerate(rows):
@@ -59,7 +59,7 @@ def _script(value: Any) -> str:
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _tables(rows: Sequence[Row]) -> str:
+def _tables(rows: Sequence[ComparisonRow]) -> str:
     """The same tables as in the terminal, all columns in each."""
     about = [[row.curve.label, path_of(row.curve), row.curve.state()] for row in rows]
     found, keys = "", differing(rows)

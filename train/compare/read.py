@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from conf.check import ConfigError
 from conf.compose import load_settings
+from conf.errors import ConfigError
 from conf.schema import Settings
 
 RECENT_SECONDS = 600  # a run whose records are younger, and that has not finished, is still going
@@ -24,7 +24,7 @@ NUMBERS = (*COUNTS, "loss", "tokens_per_second", "mfu", "memory_bytes")  # None:
 
 
 @dataclass
-class Stage:
+class StageRecords:
     """One stage of one run, as it was recorded.
 
     key: its folder, or where W&B has its records, the folder in which it was trained: names it once among all.
@@ -69,7 +69,7 @@ def find(word: str) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_folder(folder: Path) -> list[Stage]:
+def read_folder(folder: Path) -> list[StageRecords]:
     """The stages of a run folder that have records, in order; of a stage's folder that stage alone.
 
     Errors: `ConfigError` that names a file which is damaged, or a run without records.
@@ -180,7 +180,7 @@ def _stage_of_wandb(path: Path, wandb_id: str) -> Path:
     raise ConfigError(f"{path} fits no stage of {run}, which has moved; give {run}/stages/{names[-1]} or another stage")
 
 
-def _stage(run: Path, name: str, settings: Settings, records: list[Record], recent: bool) -> Stage:
+def _stage(run: Path, name: str, settings: Settings, records: list[Record], recent: bool) -> StageRecords:
     folder = run / "stages" / name
     evaluation = read_json(folder / "evaluation.json")
     lineage = read_json(folder / "lineage.json")
@@ -191,7 +191,9 @@ def _stage(run: Path, name: str, settings: Settings, records: list[Record], rece
         parent = _found(run, parent, str(lineage.get("run", run)))
     scores = dict(_scores(folder))
     finished = bool(evaluation)
-    return Stage(str(folder), settings.run.name, name, folder, settings, records, parent, finished, recent, scores)
+    return StageRecords(
+        str(folder), settings.run.name, name, folder, settings, records, parent, finished, recent, scores
+    )
 
 
 def _found(run: Path, parent: str, trained: str) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conf.check import ConfigError
+from conf.errors import ConfigError
 from conf.schema import plain
 from train.compare.curves import Curve, measure
 from train.compare.units import si
@@ -37,7 +37,7 @@ COSTS = {
 
 
 @dataclass
-class Row:
+class ComparisonRow:
     """One curve in the tables: figures by metric (None: not recorded), settings by key."""
 
     curve: Curve
@@ -45,12 +45,12 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def rows_of(curves: Sequence[Curve], smooth: int, target: float | None) -> list[Row]:
+def rows_of(curves: Sequence[Curve], smooth: int, target: float | None) -> list[ComparisonRow]:
     """A row a curve. smooth: records that a loss is the mean of. target: the loss of `tokens_to_loss`."""
-    return [Row(curve, measure(curve, smooth, target), _flat(plain(curve.last.settings))) for curve in curves]
+    return [ComparisonRow(curve, measure(curve, smooth, target), _flat(plain(curve.last.settings))) for curve in curves]
 
 
-def select(rows: list[Row], filters: Sequence[str], sort: str | None) -> list[Row]:
+def select(rows: list[ComparisonRow], filters: Sequence[str], sort: str | None) -> list[ComparisonRow]:
     """The rows for which every filter (`KEY=VALUE`, `!=`, `<`, `<=`, `>`, `>=`) holds, sorted by a key, `-KEY` down.
 
     Keys are settings and metrics. Errors: `ConfigError` for an unknown key, no filter, or where no row is left.
@@ -73,18 +73,18 @@ def select(rows: list[Row], filters: Sequence[str], sort: str | None) -> list[Ro
     return order + [row for row in rows if _value(row, key) is None]
 
 
-def differing(rows: Sequence[Row]) -> list[str]:
+def differing(rows: Sequence[ComparisonRow]) -> list[str]:
     """The settings that are not the same in all rows; those of a stage or corpus only some have are not counted."""
     keys = sorted({key for row in rows for key in row.settings if not LEFT_OUT.match(key)})
     return [key for key in keys if len({str(row.settings[key]) for row in rows if key in row.settings}) > 1]
 
 
-def columns(rows: Sequence[Row]) -> list[str]:
+def columns(rows: Sequence[ComparisonRow]) -> list[str]:
     """The metrics that any row has."""
     return [key for key in dict.fromkeys(key for row in rows for key in row.metrics) if _any(rows, key)]
 
 
-def show(rows: Sequence[Row], console: Console, target: float | None, smooth: int) -> None:
+def show(rows: Sequence[ComparisonRow], console: Console, target: float | None, smooth: int) -> None:
     """Print the tables: the runs, what differs, what came out, what it cost. Wide ones are cut into several."""
     runs = Table(title="Runs", title_justify="left")
     for name in ("#", "run", "stages", "state"):
@@ -106,7 +106,7 @@ def show(rows: Sequence[Row], console: Console, target: float | None, smooth: in
         console.print(Text(line))
 
 
-def groups(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
+def groups(rows: Sequence[ComparisonRow]) -> dict[str, dict[str, str]]:
     """The tables of figures that people read: title -> metric -> heading, of the metrics that any row has."""
     found = columns(rows)
     scores = {key: key for key in found if key.startswith(("humaneval", "mtpb")) or "/perplexity/" in key}
@@ -116,7 +116,7 @@ def groups(rows: Sequence[Row]) -> dict[str, dict[str, str]]:
     return {title: heads for title, heads in kept.items() if heads}
 
 
-def explain(rows: Sequence[Row], target: float | None, smooth: int) -> list[str]:
+def explain(rows: Sequence[ComparisonRow], target: float | None, smooth: int) -> list[str]:
     """What a reader must know to read the figures, and what was found about single runs."""
     lines = ["Loss: nats per token, with the z-loss, of the last stage" + mean_of(smooth) + "."]
     if target is not None:
@@ -183,7 +183,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {key: each for found in pairs for key, each in found.items()}
 
 
-def _known(rows: Sequence[Row], key: str) -> None:
+def _known(rows: Sequence[ComparisonRow], key: str) -> None:
     known = sorted({name for row in rows for name in (*row.metrics, *row.settings)})
     if key in known:
         return
@@ -193,7 +193,7 @@ def _known(rows: Sequence[Row], key: str) -> None:
     raise ConfigError(f"unknown key '{key}'; {meant}")
 
 
-def _value(row: Row, key: str) -> Any:
+def _value(row: ComparisonRow, key: str) -> Any:
     return row.metrics[key] if key in row.metrics else row.settings.get(key)
 
 
@@ -230,5 +230,5 @@ def text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _any(rows: Sequence[Row], key: str) -> bool:
+def _any(rows: Sequence[ComparisonRow], key: str) -> bool:
     return any(row.metrics.get(key) is not None for row in rows)

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.compare.table import Row, columns, differing, explain, figure, path_of, text
+from train.compare.table import ComparisonRow, columns, differing, explain, figure, path_of, text
 
 
-def write_table(path: Path, kind: str, rows: Sequence[Row], target: float | None, smooth: int) -> None:
+def write_table(path: Path, kind: str, rows: Sequence[ComparisonRow], target: float | None, smooth: int) -> None:
     """Write all figures and the differing settings. kind: csv, json (unrounded both) or markdown."""
     keys, names = differing(rows), columns(rows)
     if kind == "json":

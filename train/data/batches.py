@@ -15,31 +15,29 @@ def micro_batches(
     order: Order,
     position_samples: int,
     micro_batch_size: int,
-    data_rank: int,
-    data_size: int,
+    dp_rank: int,
+    dp_size: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Token ids and labels, `[micro_batch, seq]` each, for replica `data_rank` of `data_size`, without end.
 
     position_samples: samples that all replicas together have consumed before.
     """
-    start = position_samples + data_rank * micro_batch_size
+    start = position_samples + dp_rank * micro_batch_size
     while True:
         samples = [blocks[order[start + offset]] for offset in range(micro_batch_size)]
         yield _stacked(samples)
-        start += micro_batch_size * data_size
+        start += micro_batch_size * dp_size
 
 
-def validation_batches(
-    blocks: Blocks, batch_size: int, data_rank: int, data_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def validation_batches(blocks: Blocks, batch_size: int, dp_rank: int, dp_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Every block of a validation set once over all replicas, in order; every replica gets as many batches.
 
     Rows that lie beyond the set repeat its first block with every label ignored.
     """
     ids, labels = blocks[0]
     beyond = (ids, labels * 0 - 100)
-    for first in range(0, len(blocks), batch_size * data_size):
-        rows = range(first + data_rank * batch_size, first + (data_rank + 1) * batch_size)
+    for first in range(0, len(blocks), batch_size * dp_size):
+        rows = range(first + dp_rank * batch_size, first + (dp_rank + 1) * batch_size)
         yield _stacked([blocks[row] if row < len(blocks) else beyond for row in rows])
 
 

@@ -14,9 +14,10 @@ from typing import BinaryIO, TextIO
 import numpy
 
 from conf.choices import Source
-from conf.schema import Corpus, Data
+from conf.errors import DataError
+from conf.schema import CorpusConfig, DataConfig
 from model.tokenizer import Tokenizer
-from train.data.documents import DataError, Document
+from train.data.documents import Document
 from train.data.files import Broken, read_files
 from train.data.filters import ValidationPart, digest, is_held_out, why_dropped
 from train.data.hub import read_hub
@@ -64,7 +65,7 @@ class Part:
     tokens: int
 
 
-def gather(key: str, corpus: Corpus, data: Data, file: Path) -> Gathered:
+def gather(key: str, corpus: CorpusConfig, data: DataConfig, file: Path) -> Gathered:
     """First pass over corpus `key`: keep, in `file`, what passes the filters, each text once.
 
     Errors: `DataError` where a document is broken under on_error=fail, or nothing is left to train or to evaluate on.
@@ -140,7 +141,7 @@ def write_tokens(key: str, gathered: Gathered, tokenizer: Tokenizer, dtype: str,
     return {split: Part(writer.documents, writer.bytes, writer.tokens) for split, writer in writers.items()}
 
 
-def _read(key: str, corpus: Corpus, broken: Broken) -> Iterator[Document]:
+def _read(key: str, corpus: CorpusConfig, broken: Broken) -> Iterator[Document]:
     if corpus.source is Source.local:
         return harvest(corpus.name)
     if corpus.source is Source.files:
@@ -148,7 +149,9 @@ def _read(key: str, corpus: Corpus, broken: Broken) -> Iterator[Document]:
     return read_hub(key, corpus, broken)
 
 
-def _why_dropped(document: Document, identity: bytes, corpus: Corpus, data: Data, seen: set[bytes]) -> str | None:
+def _why_dropped(
+    document: Document, identity: bytes, corpus: CorpusConfig, data: DataConfig, seen: set[bytes]
+) -> str | None:
     if not document.text.strip():
         return "empty"
     if identity in seen:
@@ -156,7 +159,7 @@ def _why_dropped(document: Document, identity: bytes, corpus: Corpus, data: Data
     return why_dropped(document.text, data.filters) if corpus.code else None
 
 
-def _kept(document: Document, identity: bytes, corpus: Corpus, validation_fraction: float) -> Kept:
+def _kept(document: Document, identity: bytes, corpus: CorpusConfig, validation_fraction: float) -> Kept:
     prefix = f"{document.language}\n" if corpus.language_prefix and document.language else ""
     return Kept(
         text=prefix + document.text,
@@ -170,8 +173,8 @@ def _kept(document: Document, identity: bytes, corpus: Corpus, validation_fracti
 
 def _refuse_empty(
     key: str,
-    corpus: Corpus,
-    data: Data,
+    corpus: CorpusConfig,
+    data: DataConfig,
     documents: int,
     train_bytes: int,
     validation: ValidationPart,

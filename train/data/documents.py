@@ -24,10 +24,6 @@ EXTENSIONS = {
 CPLUSPLUS = ("namespace ", "template <", "template<", "public:", "::")
 
 
-class DataError(Exception):
-    """The data cannot be used. The message is one line for the person at the terminal; exit code 2."""
-
-
 @dataclass(frozen=True)
 class Document:
     """One text and where it comes from."""

@@ -16,8 +16,9 @@ import pyarrow
 import pyarrow.parquet
 
 from conf.choices import OnError
-from conf.schema import Corpus
-from train.data.documents import EXTENSIONS, DataError, Document, language_of
+from conf.errors import DataError
+from conf.schema import CorpusConfig
+from train.data.documents import EXTENSIONS, Document, language_of
 
 TABLES = (".jsonl", ".jsonl.gz", ".parquet")
 PROSE = (".txt", ".md", ".rst")
@@ -37,7 +38,7 @@ class Broken:
         self.count["unreadable"] += 1
 
 
-def list_files(key: str, corpus: Corpus) -> list[Path]:
+def list_files(key: str, corpus: CorpusConfig) -> list[Path]:
     """The files that corpus `key` consists of, sorted within each of its paths.
 
     A folder stands for its files, at any depth, with a known extension: for a code corpus those of the six languages,
@@ -64,7 +65,7 @@ def list_files(key: str, corpus: Corpus) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def read_files(key: str, corpus: Corpus, broken: Broken) -> Iterator[Document]:
+def read_files(key: str, corpus: CorpusConfig, broken: Broken) -> Iterator[Document]:
     """The documents of corpus `key`, file by file.
 
     Errors: `DataError` that names the file, and the line or row, for what cannot be read.
@@ -82,7 +83,7 @@ def read_files(key: str, corpus: Corpus, broken: Broken) -> Iterator[Document]:
             broken(f"{path} cannot be read: {_first_line(error)}")
 
 
-def row_document(row: dict[str, Any], place: str, key: str, corpus: Corpus, broken: Broken) -> Document | None:
+def row_document(row: dict[str, Any], place: str, key: str, corpus: CorpusConfig, broken: Broken) -> Document | None:
     """The document in one row of a table, None where the row is broken and skipped."""
     if corpus.text_column not in row:
         broken(
@@ -112,7 +113,7 @@ def _licence(row: dict[str, Any]) -> str | None:
     return None
 
 
-def _jsonl(path: Path, key: str, corpus: Corpus, broken: Broken) -> Iterator[Document]:
+def _jsonl(path: Path, key: str, corpus: CorpusConfig, broken: Broken) -> Iterator[Document]:
     with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             place = f"{path}:{number}"
@@ -134,7 +135,7 @@ def _jsonl(path: Path, key: str, corpus: Corpus, broken: Broken) -> Iterator[Doc
                 yield document
 
 
-def _parquet(path: Path, key: str, corpus: Corpus, broken: Broken) -> Iterator[Document]:
+def _parquet(path: Path, key: str, corpus: CorpusConfig, broken: Broken) -> Iterator[Document]:
     with pyarrow.parquet.ParquetFile(path) as table:
         if corpus.text_column not in table.schema_arrow.names:
             row_document(dict.fromkeys(table.schema_arrow.names), str(path), key, corpus, broken)

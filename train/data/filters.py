@@ -8,12 +8,12 @@ import bisect
 import hashlib
 import string
 
-from conf.schema import Filters
+from conf.schema import FiltersConfig
 
 HEXADECIMAL = string.hexdigits.encode()
 
 
-def why_dropped(text: str, filters: Filters) -> str | None:
+def why_dropped(text: str, filters: FiltersConfig) -> str | None:
     """The first filter for code that `text` does not pass, in a word or two; None where it passes them all."""
     lines = text.removesuffix("\n").split("\n")
     if sum(map(len, lines)) >= filters.average_line_length * len(lines):

@@ -5,18 +5,18 @@ import json
 from importlib.metadata import version
 
 from conf.choices import Source
-from conf.schema import Corpus, Settings, Tokenizer, plain
+from conf.errors import DataError
+from conf.schema import CorpusConfig, Settings, TokenizerConfig, plain
 from model.tokenizer import tokenizer_folder
 from model.tokenizer.gpt2 import FILES
 from model.tokenizer.sentencepiece import MODEL_FILE
-from train.data.documents import DataError
 from train.data.files import list_files
 from train.data.local import inventory
 
 FORMAT = 2  # counts changes in what the same settings and sources give
 
 
-def selected_corpora(settings: Settings) -> dict[str, Corpus]:
+def selected_corpora(settings: Settings) -> dict[str, CorpusConfig]:
     """The corpora that say where their documents are; those of all stages are among them.
 
     Errors: `DataError` for a stage whose corpus is missing or says nothing.
@@ -58,7 +58,7 @@ def fingerprint(settings: Settings) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _tokenizer(wanted: Tokenizer) -> dict[str, object]:
+def _tokenizer(wanted: TokenizerConfig) -> dict[str, object]:
     """What decides the ids: the content of a finished tokenizer's files, or how one is trained."""
     if wanted.path is None:
         return {**plain(wanted), "sentencepiece": version("sentencepiece")}
@@ -68,11 +68,11 @@ def _tokenizer(wanted: Tokenizer) -> dict[str, object]:
     return {"kind": wanted.kind, "tokenizers": version("tokenizers"), "files": content}
 
 
-def _says_where(corpus: Corpus) -> bool:
+def _says_where(corpus: CorpusConfig) -> bool:
     return bool(corpus.paths) if corpus.source is Source.files else corpus.name not in ("", "???")
 
 
-def _states(key: str, corpus: Corpus) -> list[tuple[str, int, int]]:
+def _states(key: str, corpus: CorpusConfig) -> list[tuple[str, int, int]]:
     """Path, size in bytes and time of change in nanoseconds of each file."""
     states = ((path, path.stat()) for path in list_files(key, corpus))
     return [(str(path.resolve()), state.st_size, state.st_mtime_ns) for path, state in states]

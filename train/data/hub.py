@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-from conf.schema import Corpus
-from train.data.documents import DataError, Document, interleave
+from conf.errors import DataError
+from conf.schema import CorpusConfig
+from train.data.documents import Document, interleave
 from train.data.files import Broken, row_document
 
 
-def read_hub(key: str, corpus: Corpus, broken: Broken) -> Iterator[Document]:
+def read_hub(key: str, corpus: CorpusConfig, broken: Broken) -> Iterator[Document]:
     """The documents of corpus `key`; those of its subsets in turn, so that a cap on the bytes takes from each.
 
     Errors: `DataError` where the data set is unknown or out of reach, or a row has no text.
@@ -17,7 +18,7 @@ def read_hub(key: str, corpus: Corpus, broken: Broken) -> Iterator[Document]:
     return interleave([(_read_subset(key, corpus, subset, broken), 1.0) for subset in subsets])
 
 
-def _read_subset(key: str, corpus: Corpus, subset: str | None, broken: Broken) -> Iterator[Document]:
+def _read_subset(key: str, corpus: CorpusConfig, subset: str | None, broken: Broken) -> Iterator[Document]:
     place = f"{corpus.name}/{subset}" if subset else corpus.name
     try:
         for number, row in enumerate(_stream(corpus, subset), start=1):
@@ -34,7 +35,7 @@ def _read_subset(key: str, corpus: Corpus, subset: str | None, broken: Broken) -
         ) from error
 
 
-def _stream(corpus: Corpus, subset: str | None) -> Iterator[dict[str, Any]]:
+def _stream(corpus: CorpusConfig, subset: str | None) -> Iterator[dict[str, Any]]:
     """Rows of one subset: a folder of the data set where its name has a slash, else one of its configurations."""
     import datasets  # seconds to import, and only this source needs it
 

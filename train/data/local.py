@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from train.data.documents import EXTENSIONS, DataError, Document, interleave, language_of
+from conf.errors import DataError
+from train.data.documents import EXTENSIONS, Document, interleave, language_of
 
 LARGEST_FILE_BYTES = 100_000  # above this, code is mostly generated
 NOT_SOURCE = {"test", "tests", "idle_test", "testing", "__pycache__", "site-packages", "dist-packages"}

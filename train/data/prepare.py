@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from conf.errors import DataError
 from conf.schema import Settings, plain
 from model.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
 from train.data.corpus import Gathered, gather, training_sample, write_tokens
-from train.data.documents import DataError
 from train.data.fingerprint import fingerprint, selected_corpora
 
 ABANDONED_SECONDS = 24 * 3600  # a partial folder of another machine that has not changed for this long
@@ -60,7 +60,7 @@ def find(settings: Settings) -> Prepared | None:
     return _open(Path(settings.data.cache) / fingerprint(settings), settings)
 
 
-def prepare(settings: Settings, say: Callable[[str], None] = print) -> Prepared:
+def prepare(settings: Settings, log: Callable[[str], None] = print) -> Prepared:
     """Find the prepared data of `settings` or make it, with a line to `say` for each corpus.
 
     Errors: `DataError` for what cannot be read, a corpus that comes to nothing or to less than one batch, and a cache
@@ -71,23 +71,23 @@ def prepare(settings: Settings, say: Callable[[str], None] = print) -> Prepared:
     prepared = _open(directory, settings)
     if prepared is not None:
         tokens = ", ".join(f"{key} {files.train_tokens:,}" for key, files in prepared.corpora.items())
-        say(f"data: reusing {directory} (tokens: {tokens})")
+        log(f"data: reusing {directory} (tokens: {tokens})")
         return prepared
     with _partial(directory) as partial:
-        _make(settings, partial, say)
+        _make(settings, partial, log)
         try:
             partial.rename(directory)
         except OSError:
             if not (directory / "summary.json").is_file():
                 raise
-            say(f"data: another process has prepared {directory} meanwhile; using that")
+            log(f"data: another process has prepared {directory} meanwhile; using that")
     prepared = _open(directory, settings)
     if prepared is None:
         raise DataError(f"{directory} vanished while it was prepared; try again")
     return prepared
 
 
-def _make(settings: Settings, partial: Path, say: Callable[[str], None]) -> None:
+def _make(settings: Settings, partial: Path, log: Callable[[str], None]) -> None:
     """Fill the folder `partial`; its summary comes last."""
     data = settings.data
     gathered: dict[str, Gathered] = {}
@@ -96,7 +96,7 @@ def _make(settings: Settings, partial: Path, say: Callable[[str], None]) -> None
     started = time.perf_counter()
     tokenizer = _tokenizer(settings, gathered)
     tokenizer.save(partial / "tokenizer")
-    say(f"data: tokenizer with {tokenizer.vocab_size:,} pieces in {time.perf_counter() - started:.0f} s")
+    log(f"data: tokenizer with {tokenizer.vocab_size:,} pieces in {time.perf_counter() - started:.0f} s")
     dtype = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
     corpora = {}
     for key, one in gathered.items():
@@ -104,7 +104,7 @@ def _make(settings: Settings, partial: Path, say: Callable[[str], None]) -> None
         one.file.unlink()
         counts = {f"{split}_{name}": count for split, part in parts.items() for name, count in asdict(part).items()}
         corpora[key] = {"dtype": dtype, **counts, "dropped": dict(sorted(one.dropped.items()))}
-        say(_line(key, corpora[key]))
+        log(_line(key, corpora[key]))
     summary = {"vocab_size": tokenizer.vocab_size, "data": plain(data), "corpora": corpora}
     (partial / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 

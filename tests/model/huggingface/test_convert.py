@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conf.check import ConfigError
 from conf.choices import Precision
-from conf.schema import Model
+from conf.errors import ConfigError
+from conf.schema import ModelConfig
 from model.huggingface import from_huggingface, to_huggingface
 from model.huggingface.convert import export_weights, import_weights, whole_folder
 from model.huggingface.files import read_config
@@ -188,7 +188,7 @@ def test_three_gib_are_converted_in_less_than_half_of_that(large: Path) -> None:
 @pytest.mark.parametrize("mp_num", [1, 2, 4, 8])
 def test_groups_hold_query_value_key_in_the_order_of_heads(mp_num: int) -> None:
     """A row's place in qkv_proj, from the released layout's definition alone."""
-    model = Model("test", 1, 64, 8, 4, 10, 8, 1e-5, 0.0)
+    model = ModelConfig("test", 1, 64, 8, 4, 10, 8, 1e-5, 0.0)
     heads, size = model.n_head, model.head_dim
     names = [(part, head, row) for part in "qkv" for head in range(heads) for row in range(size)]
     layer = {
@@ -210,6 +210,6 @@ def test_groups_hold_query_value_key_in_the_order_of_heads(mp_num: int) -> None:
 
 
 def open_model():
-    from conf.schema import Model
+    from conf.schema import ModelConfig
 
-    return Model("test", 1, 64, 8, 4, 10, 8, 1e-5, 0.0)
+    return ModelConfig("test", 1, 64, 8, 4, 10, 8, 1e-5, 0.0)

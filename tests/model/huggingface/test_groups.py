@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from conf.check import ConfigError
 from conf.choices import Precision
+from conf.errors import ConfigError
 from model.huggingface.convert import export_weights
 from model.huggingface.groups import explained
 from model.weights import open_weights

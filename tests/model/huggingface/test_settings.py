@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from conf.check import ConfigError
 from conf.compose import compose_settings
-from conf.schema import Model
+from conf.errors import ConfigError
+from conf.schema import ModelConfig
 from model.huggingface.settings import config_of, mp_num_of, settings_of
 
 SMALL = {"model_type": "codegen", "n_layer": 2, "n_embd": 64, "n_head": 8, "vocab_size": 100}
@@ -54,7 +54,7 @@ def test_a_variant_that_is_not_codegen_is_refused(change: dict[str, Any], said: 
 def test_groups_are_what_was_asked_unless_the_checkpoint_knows_better(
     config: dict[str, Any], source: str, asked: int | None, found: int | str
 ) -> None:
-    model: Model = settings_of(SMALL, source)
+    model: ModelConfig = settings_of(SMALL, source)
     if isinstance(found, int):
         assert mp_num_of(config, source, model, asked) == found
         return

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, CodeGenTokenizer
 from transformers import GPT2Tokenizer as TheirGPT2
 
-from conf.check import ConfigError
+from conf.errors import ConfigError
 from model.tokenizer import load_tokenizer, open_tokenizer, tokenizer_folder
 from model.tokenizer.gpt2 import EOS, WHITESPACE, GPT2Tokenizer
 from tests.gpt2 import released_gpt2

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from conf.check import ConfigError
+from conf.errors import ConfigError
 from model.tokenizer import load_tokenizer, train_tokenizer
 from model.tokenizer.sentencepiece import SPACE, SentencePieceTokenizer
 

@@ -5,13 +5,13 @@ import pytest
 from tests.train.compare_runs import write_run, write_twelve
 from train.compare.curves import chain
 from train.compare.read import read_folder
-from train.compare.table import Row, rows_of
+from train.compare.table import ComparisonRow, rows_of
 
 HOSTILE = "<script>alert(1)<_script> & $x$ [red] {{data}} | =1+1"
 
 
 @pytest.fixture(scope="session")
-def twelve(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+def twelve(tmp_path_factory: pytest.TempPathFactory) -> list[ComparisonRow]:
     """Twelve runs with long names."""
     return rows_of(chain([read_folder(run) for run in write_twelve(tmp_path_factory.mktemp("twelve"))]), 1, 2.9)
 
@@ -28,7 +28,7 @@ def mixed_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def mixed(mixed_root: Path) -> list[Row]:
+def mixed(mixed_root: Path) -> list[ComparisonRow]:
     """Rows of the base, the run with the hostile name, the old one, the tuned one."""
     names = ("base", HOSTILE, "old", "tuned")
     return rows_of(chain([read_folder(mixed_root / name) for name in names]), 1, 2.2)

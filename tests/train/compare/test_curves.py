@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.check import ConfigError
+from conf.errors import ConfigError
 from model.flops import flops_per_token
 from tests.train.compare_runs import write_run
 from train.compare.curves import chain, common_loss, common_metrics, measure

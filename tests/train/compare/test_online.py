@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from conf.check import ConfigError
+from conf.errors import ConfigError
 from conf.schema import plain
 from tests.train.compare_runs import write_run
 from train.compare.curves import chain, measure
 from train.compare.online import read_online
-from train.compare.read import Stage, read_folder
+from train.compare.read import StageRecords, read_folder
 from train.run_directory import read_json
 
 
 class Server:
     """Holds stages of a run as W&B would: a row a step, `_step` in it, absent values None."""
 
-    def __init__(self, stages: list[Stage], change: dict[str, Any]) -> None:
+    def __init__(self, stages: list[StageRecords], change: dict[str, Any]) -> None:
         self.stages, self.change = {f"team/codegen/{stage.name}": stage for stage in stages}, change
 
     def run(self, path: str) -> Any:
@@ -35,11 +35,11 @@ class Server:
 
 
 @pytest.fixture
-def stages(tmp_path: Path) -> list[Stage]:
+def stages(tmp_path: Path) -> list[StageRecords]:
     return read_folder(write_run(tmp_path, "one", stages="nl,mono", records=10))
 
 
-def test_a_run_on_the_server_reads_as_its_folder_does(stages: list[Stage]) -> None:
+def test_a_run_on_the_server_reads_as_its_folder_does(stages: list[StageRecords]) -> None:
     server = Server(stages, {})
     online = [read_online(f"wandb:team/codegen/{name}", server) for name in ("nl", "mono")]
     (local,), (remote,) = chain([stages]), chain([online])
@@ -60,7 +60,9 @@ def test_a_run_on_the_server_reads_as_its_folder_does(stages: list[Stage]) -> No
         ("wandb:team/codegen/nl", {"model": {"layers": 3}}, "is no run of this stack"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(stages: list[Stage], word: str, change: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_read_is_one_line(
+    stages: list[StageRecords], word: str, change: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         read_online(word, Server(stages, change))
     assert "\n" not in str(caught.value)

@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from tests.train.compare.conftest import HOSTILE
 from train.compare.page import page
 from train.compare.picture import MOST_POINTS
-from train.compare.table import Row
+from train.compare.table import ComparisonRow
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium on the path")
@@ -41,7 +41,7 @@ def data_of(text: str) -> dict:
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
 
 
-def test_nothing_is_loaded_from_elsewhere(mixed: list[Row]) -> None:
+def test_nothing_is_loaded_from_elsewhere(mixed: list[ComparisonRow]) -> None:
     text = page(mixed, METRICS, 2.2, 1)
     tags = Elements(text).tags
     sources = [attributes[key] for _, attributes in tags for key in ("src", "href") if key in attributes]
@@ -51,7 +51,7 @@ def test_nothing_is_loaded_from_elsewhere(mixed: list[Row]) -> None:
     assert not [name for name, _ in tags if name in ("link", "iframe", "object")]
 
 
-def test_a_name_is_text_and_nothing_else(mixed: list[Row]) -> None:
+def test_a_name_is_text_and_nothing_else(mixed: list[ComparisonRow]) -> None:
     text = page(mixed, METRICS, 2.2, 1)
     elements = Elements(text)
     assert [name for name, _ in elements.tags].count("script") == 2
@@ -59,14 +59,14 @@ def test_a_name_is_text_and_nothing_else(mixed: list[Row]) -> None:
     assert data_of(text)["curves"][1]["label"] == HOSTILE
 
 
-def test_a_name_cannot_end_the_script_it_stands_in(mixed: list[Row]) -> None:
+def test_a_name_cannot_end_the_script_it_stands_in(mixed: list[ComparisonRow]) -> None:
     name = "</script><script>alert(1)</script>"
     text = page([replace(mixed[0], curve=replace(mixed[0].curve, label=name))], METRICS, None, 1)
     assert [tag for tag, _ in Elements(text).tags].count("script") == 2
     assert data_of(text)["curves"][0]["label"] == name
 
 
-def test_the_data_are_the_records(mixed: list[Row]) -> None:
+def test_the_data_are_the_records(mixed: list[ComparisonRow]) -> None:
     curves = data_of(page(mixed, METRICS, 2.2, 7))["curves"]
     points = mixed[0].curve.points("loss")
     assert curves[0]["series"]["loss"]["value"] == [point.value for point in points]
@@ -75,12 +75,14 @@ def test_the_data_are_the_records(mixed: list[Row]) -> None:
     assert len(curves[3]["series"]["loss"]["value"]) == 21, "the ancestor's stages are on its own curve"
 
 
-def test_long_runs_are_thinned_and_keep_their_last_point(mixed: list[Row]) -> None:
+def test_long_runs_are_thinned_and_keep_their_last_point(mixed: list[ComparisonRow]) -> None:
     row = mixed[0]
     stage = row.curve.stages[0]
     long = type(stage)(**{**vars(stage), "records": stage.records * 900})
     curve = type(row.curve)("long", [long])
-    series = data_of(page([Row(curve, row.metrics, row.settings)], ["loss"], None, 1))["curves"][0]["series"]["loss"]
+    series = data_of(page([ComparisonRow(curve, row.metrics, row.settings)], ["loss"], None, 1))["curves"][0]["series"][
+        "loss"
+    ]
     assert series["every"] > 1
     assert len(series["value"]) <= MOST_POINTS + 1
     assert series["value"][-1] == curve.points("loss")[-1].value
@@ -95,7 +97,7 @@ def browse(path: Path, fragment: str, *options: str) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def written(mixed: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(mixed: list[ComparisonRow], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
     path.write_text(page(mixed, METRICS, 2.2, 1))
     return path

@@ -8,12 +8,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
 from train.compare.picture import compose, draw, style
-from train.compare.table import Row
+from train.compare.table import ComparisonRow
 from train.compare.units import si, time_unit
 
 
 @pytest.mark.parametrize("count", [1, 2, 12])
-def test_nothing_overlaps_and_all_names_are_inside(twelve: list[Row], count: int) -> None:
+def test_nothing_overlaps_and_all_names_are_inside(twelve: list[ComparisonRow], count: int) -> None:
     figure = compose([row.curve for row in twelve[:count]], "loss", 1)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -31,7 +31,7 @@ def test_nothing_overlaps_and_all_names_are_inside(twelve: list[Row], count: int
     assert len(beside.get_legend().get_texts()) == count + 1
 
 
-def test_axes_have_units_and_stages_their_names(twelve: list[Row]) -> None:
+def test_axes_have_units_and_stages_their_names(twelve: list[ComparisonRow]) -> None:
     figure = compose([row.curve for row in twelve], "loss", 5)
     assert [axes.get_xlabel() for axes in figure.axes[:3]] == ["tokens", "training time (minutes)", "model FLOPs"]
     assert {axes.get_ylabel() for axes in figure.axes[:3]} == {"training loss (nats per token)"}
@@ -39,7 +39,7 @@ def test_axes_have_units_and_stages_their_names(twelve: list[Row]) -> None:
     assert "mean of 5 records" in figure.get_suptitle()
 
 
-def test_stages_that_begin_together_are_named_together_and_absent_runs_are_told(mixed: list[Row]) -> None:
+def test_stages_that_begin_together_are_named_together_and_absent_runs_are_told(mixed: list[ComparisonRow]) -> None:
     figure = compose([row.curve for row in mixed], "loss", 1)
     assert [text.get_text().strip() for text in figure.axes[0].texts] == ["mono, multi", "mono"]
     assert "1 of 4 runs did not record it" in [text.get_text() for text in figure.axes[1].texts]
@@ -50,7 +50,7 @@ def test_twenty_four_runs_have_styles_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("metric", ["loss", "bits_per_byte/mono"])
-def test_the_files_are_pictures_with_every_colour(twelve: list[Row], metric: str) -> None:
+def test_the_files_are_pictures_with_every_colour(twelve: list[ComparisonRow], metric: str) -> None:
     curves = [row.curve for row in twelve]
     pixels = imread(io.BytesIO(draw(curves, metric, 1, "png")))[..., :3].reshape(-1, 3)
     for index in range(6):

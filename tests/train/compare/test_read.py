@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.check import ConfigError
+from conf.errors import ConfigError
 from tests.train.compare_runs import write_run
 from train.compare.read import NoRecords, find, read_folder
 from train.run_directory import write_json

@@ -5,21 +5,21 @@ import io
 import pytest
 from rich.console import Console
 
-from conf.check import ConfigError
-from train.compare.table import Row, differing, explain, figure, select, show
+from conf.errors import ConfigError
+from train.compare.table import ComparisonRow, differing, explain, figure, select, show
 
 
-def printed(rows: list[Row], width: int = 80) -> str:
+def printed(rows: list[ComparisonRow], width: int = 80) -> str:
     out = io.StringIO()
     show(rows, Console(file=out, width=width), 2.9, 1)
     return out.getvalue()
 
 
-def names(rows: list[Row]) -> list[str]:
+def names(rows: list[ComparisonRow]) -> list[str]:
     return [row.curve.label for row in rows]
 
 
-def test_twelve_runs_with_long_names_fit_eighty_columns(twelve: list[Row]) -> None:
+def test_twelve_runs_with_long_names_fit_eighty_columns(twelve: list[ComparisonRow]) -> None:
     text = printed(twelve)
     assert max(map(len, text.splitlines())) <= 80
     for row in twelve:
@@ -29,22 +29,22 @@ def test_twelve_runs_with_long_names_fit_eighty_columns(twelve: list[Row]) -> No
     assert all(name in second for name in names(twelve))
 
 
-def test_many_settings_are_cut_into_several_tables(twelve: list[Row]) -> None:
+def test_many_settings_are_cut_into_several_tables(twelve: list[ComparisonRow]) -> None:
     rows = []
     for number, row in enumerate(twelve):
         more = {f"optimizer.extra_{index}": index * number for index in range(1, 20)}
-        rows.append(Row(row.curve, row.metrics, row.settings | more))
+        rows.append(ComparisonRow(row.curve, row.metrics, row.settings | more))
     text = printed(rows)
     assert max(map(len, text.splitlines())) <= 80
     assert all(f"extra_{i} " in text for i in range(1, 20))
 
 
-def test_only_what_differs_is_shown(twelve: list[Row], mixed: list[Row]) -> None:
+def test_only_what_differs_is_shown(twelve: list[ComparisonRow], mixed: list[ComparisonRow]) -> None:
     assert differing(twelve) == ["optimizer.weight_decay", "stages.nl.peak_learning_rate"]
     assert differing(mixed) == ["optimizer.weight_decay", "stages.mono.init_from"]
 
 
-def test_sorting_up_and_down_with_missing_values_last(twelve: list[Row], mixed: list[Row]) -> None:
+def test_sorting_up_and_down_with_missing_values_last(twelve: list[ComparisonRow], mixed: list[ComparisonRow]) -> None:
     up = [row.metrics["loss"] for row in select(twelve, [], "loss")]
     assert up == sorted(up)
     assert names(select(twelve, [], "-loss")) == names(select(twelve, [], "loss"))[::-1]
@@ -69,7 +69,7 @@ def test_sorting_up_and_down_with_missing_values_last(twelve: list[Row], mixed: 
         ("kernels.compile!=maybe", 12),
     ],
 )
-def test_filters(twelve: list[Row], condition: str, count: int) -> None:
+def test_filters(twelve: list[ComparisonRow], condition: str, count: int) -> None:
     assert len(select(twelve, [condition], None)) == count
 
 
@@ -86,19 +86,23 @@ def test_filters(twelve: list[Row], condition: str, count: int) -> None:
         (["loss<low"], None, "compares numbers"),
     ],
 )
-def test_a_wrong_key_or_condition_is_refused(twelve: list[Row], filters: list[str], sort: str, said: str) -> None:
+def test_a_wrong_key_or_condition_is_refused(
+    twelve: list[ComparisonRow], filters: list[str], sort: str, said: str
+) -> None:
     with pytest.raises(ConfigError, match=said):
         select(twelve, filters, sort)
 
 
-def test_notes_say_what_figures_mean_and_where_they_do_not_compare(mixed: list[Row], twelve: list[Row]) -> None:
+def test_notes_say_what_figures_mean_and_where_they_do_not_compare(
+    mixed: list[ComparisonRow], twelve: list[ComparisonRow]
+) -> None:
     text = "\n".join(explain(mixed, 2.2, 5))
     for said in ("mean of the last 5 records", "at most 2.2", "end on different corpora", "step 120 of 200", "no time"):
         assert said in text
     assert "different corpora" not in "\n".join(explain(twelve, 2.2, 5))
 
 
-def test_names_are_no_markup(mixed: list[Row]) -> None:
+def test_names_are_no_markup(mixed: list[ComparisonRow]) -> None:
     assert "[red]" in printed(mixed, 200)
 
 

@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 from tests.train.compare.conftest import HOSTILE
-from train.compare.table import Row
+from train.compare.table import ComparisonRow
 from train.compare.write import write_table
 
 
-def test_csv_json_and_markdown_hold_the_same_rows(mixed: list[Row], tmp_path: Path) -> None:
+def test_csv_json_and_markdown_hold_the_same_rows(mixed: list[ComparisonRow], tmp_path: Path) -> None:
     for kind in ("csv", "json", "markdown"):
         write_table(tmp_path / kind, kind, mixed, 2.2, 1)
     with (tmp_path / "csv").open(newline="") as file:

@@ -4,10 +4,10 @@ import numpy
 import pytest
 
 from conf.choices import OnError
+from conf.errors import DataError
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.train.data.conftest import text, write_jsonl
 from train.data.corpus import Kept, gather, training_sample, write_tokens
-from train.data.documents import DataError
 from train.data.filters import digest
 
 

@@ -6,13 +6,13 @@ import pyarrow.parquet
 import pytest
 
 from conf.choices import OnError, Source
-from conf.schema import Corpus
-from train.data.documents import DataError
+from conf.errors import DataError
+from conf.schema import CorpusConfig
 from train.data.files import Broken, list_files, read_files
 
 
 def corpus(*paths, **settings):
-    return Corpus(source=Source.files, name="mine", paths=[str(path) for path in paths], **settings)
+    return CorpusConfig(source=Source.files, name="mine", paths=[str(path) for path in paths], **settings)
 
 
 def read(*paths, on_error=OnError.fail, **settings):

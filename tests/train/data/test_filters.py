@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conf.schema import Filters
+from conf.schema import FiltersConfig
 from train.data.filters import ValidationPart, digest, is_held_out, why_dropped
 
-FILTERS = Filters(average_line_length=100, longest_line_length=1000, digit_fraction=0.9)
+FILTERS = FiltersConfig(average_line_length=100, longest_line_length=1000, digit_fraction=0.9)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,9 @@ import os
 
 import pytest
 
-from conf.check import ConfigError
 from conf.choices import Source
+from conf.errors import ConfigError, DataError
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
-from train.data.documents import DataError
 from train.data.fingerprint import fingerprint, selected_corpora
 
 

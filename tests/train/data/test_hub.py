@@ -3,8 +3,8 @@ import json
 import pytest
 
 from conf.choices import OnError, Source
-from conf.schema import Corpus
-from train.data.documents import DataError
+from conf.errors import DataError
+from conf.schema import CorpusConfig
 from train.data.files import Broken
 from train.data.hub import read_hub
 
@@ -21,7 +21,7 @@ def data_set(tmp_path):
 
 
 def read(name, on_error=OnError.fail, **settings):
-    corpus = Corpus(source=Source.hub, name=str(name), **{"text_column": "content", **settings})
+    corpus = CorpusConfig(source=Source.hub, name=str(name), **{"text_column": "content", **settings})
     return list(read_hub("multi", corpus, Broken(on_error)))
 
 

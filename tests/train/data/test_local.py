@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from train.data.documents import DataError
+from conf.errors import DataError
 from train.data.local import harvest, inventory
 
 PRINT_DIGEST = """

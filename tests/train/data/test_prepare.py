@@ -13,10 +13,9 @@ import numpy
 import pytest
 
 import train.data.prepare as module
-from conf.check import ConfigError
+from conf.errors import ConfigError, DataError
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.train.data.conftest import write_jsonl
-from train.data.documents import DataError
 from train.data.prepare import find, prepare
 
 
@@ -136,8 +135,8 @@ def test_the_remains_of_another_machine_wait_a_day(settings):
 def test_the_slower_of_two_discards_its_own(settings, monkeypatch):
     make = module._make
 
-    def overtaken(settings, partial, say):
-        make(settings, partial, say)
+    def overtaken(settings, partial, log):
+        make(settings, partial, log)
         shutil.copytree(partial, partial.with_name(partial.name.split(".")[0]))
 
     monkeypatch.setattr(module, "_make", overtaken)

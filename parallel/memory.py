@@ -1,0 +1,197 @@
+"""Memory of one GPU: the weights and the optimizer's state as DeepSpeed keeps them, and one micro-batch, measured.
+
+`states` follows DeepSpeed 0.19's source (runtime/engine.py `_do_optimizer_sanity_check` chooses among
+bf16_optimizer.py, zero/stage_1_and_2.py and zero/stage3.py). `run_micro_batch` runs the stage's real layers forward and
+backward on meta tensors and watches every tensor come and go.
+"""
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from conf.choices import Offload, Precision
+from conf.schema import Settings
+from parallel.simulate import Collective, collectives
+
+ALLREDUCE_BUCKET = 500_000_000  # elements: MEMORY_OPT_ALLREDUCE_SIZE in deepspeed/runtime/engine.py
+HALF, FULL, ADAM = 2, 4, 12  # bytes a parameter: bf16 or fp16; fp32; fp32 master and two moments
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes of one process that do not depend on the batch.
+
+    keeper: the DeepSpeed class that keeps them; passes: buffers while micro-batches run; step: more at the optimizer
+    step, when no micro-batch runs; start: weights in fp32 before DeepSpeed takes them; host: what is offloaded.
+    reduced, gathered: bytes given to the data-parallel reduction and all-gather in a step of `micro_batches`.
+    """
+
+    keeper: str
+    weights: int
+    gradients: int
+    optimizer: int
+    passes: int
+    step: int
+    start: int
+    host: int = 0
+    reduced: int = 0
+    gathered: int = 0
+
+    @property
+    def kept(self) -> int:
+        """What stays from step to step."""
+        return self.weights + self.gradients + self.optimizer
+
+
+@dataclass(frozen=True)
+class MicroBatchRun:
+    """One micro-batch on one stage. saved: bytes it keeps from its forward to its backward pass; peak: the most bytes
+    at one time, `saved` included; loss: what the head and the loss add; boundary: bytes of hidden states to the next.
+    """
+
+    saved: int
+    peak: int
+    loss: int
+    boundary: int
+    collectives: list[Collective]
+
+
+def keeper_of(settings: Settings, precision: Precision) -> str:
+    """The DeepSpeed class that keeps weights and optimizer state."""
+    layout = settings.layout
+    if layout.zero_stage == 0:  # fp32: conf/check.py takes no other there
+        return "torch.optim.AdamW"
+    if layout.zero_stage == 1 and precision is Precision.bf16 and layout.offload is Offload.none:
+        return "BF16_Optimizer"
+    return "DeepSpeedZeroOptimizer_Stage3" if layout.zero_stage == 3 else "DeepSpeedZeroOptimizer"
+
+
+def states(
+    parameters: Sequence[nn.Parameter],
+    decayed: Sequence[bool],
+    buffers: int,
+    settings: Settings,
+    config: dict[str, Any],
+    replicas: int,
+) -> States:
+    """What one process keeps of `parameters`, in the run's precision, and of `buffers` bytes beside them.
+
+    decayed: which of them are in the optimizer's group with weight decay: each group is padded by itself; config: from
+    `parallel.zero.deepspeed_config`, whose bucket sizes count; replicas: data-parallel processes.
+    """
+    sizes = [parameter.numel() for parameter in parameters]
+    size, largest, itemsize = sum(sizes), max(sizes), parameters[0].element_size()
+    groups = [sum(n for n, flag in zip(sizes, decayed, strict=True) if flag is wanted) for wanted in (True, False)]
+    flat = sum(-(-group // (2 * replicas)) * 2 * replicas for group in groups)  # padded so that every part is as long
+    own = flat // replicas
+    precision = {"bf16": Precision.bf16, "fp16": Precision.fp16}
+    chosen = next((p for word, p in precision.items() if config[word]["enabled"]), Precision.fp32)
+    keeper, zero, layout = keeper_of(settings, chosen), config["zero_optimization"], settings.layout
+    alone, count = replicas == 1, config["gradient_accumulation_steps"]
+    start = FULL * size + buffers
+    reduced, gathered = (0, 0) if alone else (FULL * size, itemsize * flat)
+    if keeper == "torch.optim.AdamW":
+        step = max(16 * largest, 0 if alone else FULL * min(size, ALLREDUCE_BUCKET))
+        return States(keeper, FULL * size + buffers, FULL * size, 8 * size, 0, step, start, 0, reduced, 0)
+    if keeper == "BF16_Optimizer":  # whole gradients twice: a micro-batch's in bf16 until its end, and their sum
+        step = FULL * flat if max(groups) <= ALLREDUCE_BUCKET else 0  # small groups are reduced as a copy
+        gradients = FULL * flat + HALF * size
+        weights, reduced = HALF * flat + buffers, 0 if alone else FULL * flat
+        return States(keeper, weights, gradients, ADAM * own, 0, step, start, 0, reduced, gathered)
+    bucket, double = zero["reduce_bucket_size"], 2 if zero["overlap_comm"] else 1
+    offload = layout.offload is not Offload.none
+    if keeper == "DeepSpeedZeroOptimizer":
+        on_host = (ADAM + itemsize) * own if offload else 0
+        weights, optimizer = itemsize * flat + buffers, 0 if offload else ADAM * own
+        spare = itemsize * largest if offload else 0
+        if layout.zero_stage == 1:  # whole gradients in fp32, reduced once a step
+            passes = double * FULL * bucket + spare
+            return States(
+                keeper, weights, FULL * size, optimizer, passes, 2 * FULL * own, start, on_host, reduced, gathered
+            )
+        passes = (double * itemsize + (FULL if itemsize == HALF else 0)) * max(bucket, largest) + spare
+        gradients, on_host = (0, on_host + FULL * own) if offload else (FULL * own, 0)
+        step = 0 if offload else FULL * own
+        return States(keeper, weights, gradients, optimizer, passes, step, start, on_host, reduced * count, gathered)
+    own = sum(-(-n // replicas) for n in sizes)
+    kept = sum(n for n in sizes if n <= zero["stage3_param_persistence_threshold"])
+    live = min(size, zero["stage3_max_live_parameters"] + zero["stage3_prefetch_bucket_size"])
+    elsewhere = layout.offload is Offload.parameters
+    on_host = (ADAM + FULL) * own * offload + itemsize * own * elsewhere
+    return States(
+        keeper,
+        itemsize * (kept + (0 if elsewhere else own)) + buffers,
+        0 if offload else FULL * own,
+        0 if offload else ADAM * own,
+        itemsize * live + FULL * max(bucket, largest),
+        0 if offload else FULL * min(own, zero["sub_group_size"]),
+        start,
+        on_host,
+        reduced * count,
+        0 if alone else 2 * count * itemsize * size,
+    )
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of the tensors that operations in the block have made and that are still held: now, and at most."""
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self.seen = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and take note of memory it made."""
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.seen:
+                    self.seen.add(storage._cdata)
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _freed(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.now -= size
+
+
+def run_micro_batch(
+    stage: Sequence[nn.Module], first: bool, last: bool, hidden: tuple[int, ...], seq: int
+) -> MicroBatchRun:
+    """Run one micro-batch through a stage's layers and back, on meta tensors, and measure: a `MicroBatchRun`.
+
+    first, last: whether the stage takes token ids, and gives the loss; hidden: shape of a stage's hidden states
+    `[micro_batch, seq (or this process's share of it), hidden]`; seq: tokens of the whole sequence.
+    """
+    parameters = [parameter for layer in stage for parameter in layer.parameters()]
+    dtype = parameters[0].dtype
+    hooks = [p.register_post_accumulate_grad_hook(_drop_gradient) for p in parameters]  # type: ignore[no-untyped-call]
+    known = [*parameters, *(buffer for layer in stage for buffer in layer.buffers())]
+    with collectives() as record, torch.device("meta"), LiveBytes(known) as live:
+        labels = torch.empty(hidden[0], seq, dtype=torch.long)
+        x = torch.empty_like(labels) if first else torch.empty(hidden, dtype=dtype, requires_grad=True)
+        for layer in stage[:-1]:
+            x = layer(x)
+        before, live.peak, peak = live.now, live.now, live.peak
+        out = stage[-1](x, labels) if last else stage[-1](x)
+        loss = live.peak - before if last else 0
+        del x
+        saved = live.now
+        out.backward(None if last else torch.empty(hidden, dtype=dtype))
+        peak = max(peak, live.peak)
+    for hook in hooks:
+        hook.remove()
+    return MicroBatchRun(saved, peak, loss, torch.Size(hidden).numel() * dtype.itemsize, record)
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None

@@ -1,0 +1,146 @@
+"""Which process holds what: ranks as one grid of pipeline x data x tensor, on DeepSpeed's topology."""
+
+import contextlib
+import io
+import os
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
+from deepspeed.runtime.pipe.topology import PipelineParallelGrid, PipeModelDataParallelTopology  # type: ignore[import-untyped]
+
+
+@dataclass(frozen=True)
+class TensorParallelGroup:
+    """The processes that share each matrix: what every parallel layer is given.
+
+    size: how many; rank: which of them this is; group: None at size 1, where every layer is plain torch.
+    sequence_parallel: between the matrices each process holds `seq / size` tokens.
+    overlap: in the backward pass, the collective of the input's gradient runs beside the weight gradient's product.
+    """
+
+    size: int = 1
+    rank: int = 0
+    group: Any = None
+    sequence_parallel: bool = False
+    tensor_parallel_overlap: bool = False
+
+
+@dataclass(frozen=True)
+class ProcessMesh:
+    """This process's place. `grid` is what DeepSpeed asks for groups (its `mpu`)."""
+
+    rank: int
+    size: int
+    device: torch.device
+    dp_rank: int
+    dp_size: int
+    pp_rank: int
+    pp_size: int
+    tp: TensorParallelGroup
+    grid: Any = field(repr=False)
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that speaks and writes for all."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        dist.barrier()
+
+    def broadcast_object(self, value: Any) -> Any:
+        """`value` of the main process, on every process."""
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        """`value` of every process, by rank, on every process."""
+        values: list[Any] = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def any_rank(self, flag: bool) -> bool:
+        """True where `flag` is true on at least one process."""
+        seen = torch.tensor([int(flag)], device=self.device)
+        dist.all_reduce(seen, op=dist.ReduceOp.MAX)
+        return bool(seen.item())
+
+    def all_reduce_bandwidth(self, megabytes: int = 64) -> float:
+        """Bus bandwidth in GB/s of an all-reduce over every process, as NCCL's tests count it; infinite for one."""
+        values = torch.ones(megabytes * 2**20 // 4, device=self.device)
+        best = float("inf")
+        for _ in range(3):
+            self.barrier()
+            start = time.perf_counter()
+            dist.all_reduce(values)
+            values[0].item()  # waits for the device
+            best = min(best, time.perf_counter() - start)
+        moved = 2 * (self.size - 1) / self.size * values.numel() * 4
+        return moved / best / 1e9 if self.size > 1 else float("inf")
+
+    def broadcast_from_last_pipeline_stage(self, value: torch.Tensor | None) -> torch.Tensor:
+        """A tensor of the last pipeline stage, on every stage; `value` is None on the others."""
+        if self.pp_size == 1:
+            assert value is not None
+            return value
+        box: list[Any] = [None if value is None else value.cpu()]
+        source = self.grid.stage_to_global(self.pp_size - 1)
+        dist.broadcast_object_list(box, src=source, group=self.grid.get_pipe_parallel_group())
+        return torch.as_tensor(box[0])
+
+    def all_reduce_dp(self, value: torch.Tensor) -> torch.Tensor:
+        """Sum of `value` over the replicas (same shape), in place."""
+        dist.all_reduce(value, group=self.grid.get_data_parallel_group())
+        return value
+
+
+def build_mesh(
+    tp_size: int = 1, pp_size: int = 1, sequence_parallel: bool = False, tensor_parallel_overlap: bool = False
+) -> ProcessMesh:
+    """Arrange the processes that joined. Neighbouring ranks share matrices, then data, then the pipeline.
+
+    Errors: ValueError where the sizes do not divide the number of processes.
+    """
+    size = dist.get_world_size()
+    if size % (tp_size * pp_size):
+        raise ValueError(f"{size} processes cannot be cut into tensor {tp_size} x pipeline {pp_size}")
+    topology = PipeModelDataParallelTopology(num_pp=pp_size, num_mp=tp_size, num_dp=size // (tp_size * pp_size))
+    with contextlib.redirect_stdout(io.StringIO()):
+        grid = PipelineParallelGrid(topology=topology)
+    tp = TensorParallelGroup(
+        size=tp_size,
+        rank=grid.get_slice_parallel_rank(),
+        group=grid.get_slice_parallel_group() if tp_size > 1 else None,
+        sequence_parallel=sequence_parallel and tp_size > 1,
+        tensor_parallel_overlap=tensor_parallel_overlap and tp_size > 1,
+    )
+    return ProcessMesh(
+        rank=dist.get_rank(),
+        size=size,
+        device=_own_device(int(os.environ["LOCAL_RANK"])),
+        dp_rank=grid.get_data_parallel_rank(),
+        dp_size=grid.get_data_parallel_world_size(),
+        pp_rank=grid.get_pipe_parallel_rank(),
+        pp_size=pp_size,
+        tp=tp,
+        grid=grid,
+    )
+
+
+def single_process_mesh() -> ProcessMesh:
+    """A world of this process only, which joins no others: what reads a finished model on one device needs no group."""
+    return ProcessMesh(0, 1, _own_device(0), 0, 1, 0, 1, TensorParallelGroup(), grid=None)
+
+
+def _own_device(local_rank: int) -> torch.device:
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu":
+        return torch.device("cpu")
+    accelerator.set_device(local_rank)
+    return torch.device(accelerator.device_name(local_rank))

@@ -1,0 +1,164 @@
+"""Tensor parallelism: Megatron-LM's column and row layers and its vocabulary-parallel embedding (arXiv 1909.08053).
+
+At size 1 they do what `nn.Linear` and `nn.Embedding` do. A matrix made of several parts side by side (q, k, v, fc_in)
+is cut part by part, so that a slice means the same whatever the size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from parallel.collectives import enter_column, gather_sequence, leave_row, replicated, start_leave_column
+from parallel.mesh import TensorParallelGroup
+
+PACKED_ROWS = 8  # rows of a product that `pack` lays out for; the layout serves 1 to 1024 well
+
+
+@dataclass(frozen=True)
+class Shard:
+    """How a parameter is cut: along dimension `dim`, each of `parts` (lengths along it) by itself, evenly."""
+
+    dim: int
+    parts: tuple[int, ...]
+
+    def slice(self, full: Tensor, rank: int, size: int) -> Tensor:
+        """The part of `full` that process `rank` of `size` holds."""
+        pieces = torch.split(full, list(self.parts), dim=self.dim)
+        return torch.cat([piece.chunk(size, dim=self.dim)[rank] for piece in pieces], dim=self.dim)
+
+    def join(self, slices: Sequence[Tensor]) -> Tensor:
+        """The whole parameter, from every process's slice in rank order."""
+        lengths = [part // len(slices) for part in self.parts]
+        cut = [torch.split(piece, lengths, dim=self.dim) for piece in slices]
+        return torch.cat([pieces[part] for part in range(len(self.parts)) for pieces in cut], dim=self.dim)
+
+
+def sharded(parameter: nn.Parameter, shard: Shard, tp: TensorParallelGroup) -> nn.Parameter:
+    """Mark `parameter` as one slice of `shard`, for checkpoints and for the gradient norm."""
+    if tp.size > 1:
+        parameter.shard = shard  # type: ignore[attr-defined]
+        parameter.model_parallel = True  # type: ignore[attr-defined]  # DeepSpeed counts it on every rank
+    return parameter
+
+
+def shard_of(parameter: Tensor) -> Shard | None:
+    """How `parameter` is cut; None where every process holds it whole."""
+    return getattr(parameter, "shard", None)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x @ weight.T + bias`, x `[..., in]`; `weight` `[out, in]` as it is or as `pack` leaves it."""
+    if weight.is_mkldnn:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+    return nn.functional.linear(x, weight, bias)
+
+
+def pack(layer: nn.Module) -> None:
+    """Lay out the matrices of `layer` for products with few rows on a CPU, in place; only for inference.
+
+    Decoding reads every matrix for a handful of rows. On [out, in] as it stands torch's fp32 product reaches a fraction
+    of the memory's speed then; on oneDNN's blocks it is two to three times faster, and as fast for many rows. Does
+    nothing where oneDNN has no such form: on other devices, in other precisions.
+    """
+    for module in layer.modules():
+        weight = module._parameters.get("weight")
+        if isinstance(module, VocabEmbedding) or weight is None or weight.dim() != 2:
+            continue
+        if weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_ROWS)
+            module.weight = nn.Parameter(packed, requires_grad=False)
+
+
+class ColumnLinear(nn.Module):
+    """`y = x @ weight.T`, outputs cut over the group; no bias of its own.
+
+    x: `[batch, seq, in_features]` (seq / size tokens under sequence parallelism); y: `[batch, seq, sum(parts) / size]`.
+    """
+
+    def __init__(self, in_features: int, parts: tuple[int, ...], tp: TensorParallelGroup) -> None:
+        super().__init__()
+        self.tp = tp
+        self.parts = parts
+        weight = nn.Parameter(torch.empty(sum(parts) // tp.size, in_features))
+        self.weight = sharded(weight, Shard(0, parts), tp)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Shapes as in the class."""
+        if self.tp.tensor_parallel_overlap:
+            return _OverlappedColumn.apply(hidden_states, self.weight, self.tp)  # type: ignore[no-any-return,no-untyped-call]
+        return linear(enter_column(hidden_states, self.tp), self.weight)
+
+
+class _OverlappedColumn(torch.autograd.Function):
+    """`enter_column` and the product in one, so that the backward pass computes while it communicates."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, tp: TensorParallelGroup) -> Tensor:
+        whole = gather_sequence(x, tp) if tp.sequence_parallel else x
+        ctx.save_for_backward(whole, weight)
+        ctx.tp = tp
+        return nn.functional.linear(whole, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        whole, weight = ctx.saved_tensors
+        wait = start_leave_column(gradients[0] @ weight, ctx.tp)
+        weight_gradient = gradients[0].flatten(0, 1).t() @ whole.flatten(0, 1)
+        return wait(), weight_gradient, None
+
+
+class RowLinear(nn.Module):
+    """`y = x @ weight.T + bias`, inputs cut over the group; the bias is added once, after the sum over the group.
+
+    x: `[batch, seq, sum(parts) / size]`; y: `[batch, seq, out_features]` (seq / size under sequence parallelism).
+    """
+
+    def __init__(self, parts: tuple[int, ...], out_features: int, tp: TensorParallelGroup) -> None:
+        super().__init__()
+        self.tp = tp
+        self.parts = parts
+        weight = nn.Parameter(torch.empty(out_features, sum(parts) // tp.size))
+        self.weight = sharded(weight, Shard(1, parts), tp)
+        self.bias = nn.Parameter(torch.empty(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes as in the class."""
+        if self.tp.size == 1:
+            return linear(x, self.weight, self.bias)
+        partial = linear(x, self.weight)
+        return leave_row(partial, self.tp) + replicated(self.bias, self.tp)
+
+
+class VocabEmbedding(nn.Module):
+    """Rows of the table cut over the group. ids: `[batch, seq]`; out: `[batch, seq, hidden]`."""
+
+    def __init__(self, vocab_size: int, hidden: int, tp: TensorParallelGroup) -> None:
+        super().__init__()
+        self.tp = tp
+        self.rows = vocab_size // tp.size
+        self.weight = sharded(nn.Parameter(torch.empty(self.rows, hidden)), Shard(0, (vocab_size,)), tp)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Shapes as in the class; under sequence parallelism out holds this process's `seq / size` tokens."""
+        if self.tp.size == 1:
+            return nn.functional.embedding(ids, self.weight)
+        local = ids - self.tp.rank * self.rows
+        elsewhere = (local < 0) | (local >= self.rows)
+        hidden_states = nn.functional.embedding(local.masked_fill(elsewhere, 0), self.weight)
+        return leave_row(hidden_states.masked_fill(elsewhere.unsqueeze(-1), 0.0), self.tp)
+
+
+class LayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` that every process holds whole; under sequence parallelism each sees its own tokens."""
+
+    def __init__(self, hidden: int, epsilon: float, tp: TensorParallelGroup) -> None:
+        super().__init__(hidden, eps=epsilon)
+        self.tp = tp
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """`[batch, seq, hidden]` -> the same."""
+        weight, bias = replicated(self.weight, self.tp), replicated(self.bias, self.tp)
+        return nn.functional.layer_norm(hidden_states, self.normalized_shape, weight, bias, self.eps)

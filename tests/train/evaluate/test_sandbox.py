@@ -1,0 +1,260 @@
+"""Hostile programs fail, the evaluator lives, and nothing is left behind."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from train.evaluate.sandbox import SCRIPT, Limits, isolation, run_program, run_programs
+
+ROOT = Path(__file__).parents[3]
+LIMITS = Limits(seconds=3, memory_bytes=2**30)
+PATIENT = Limits(seconds=30, memory_bytes=2**30)  # of programs that must pass, however busy the machine is
+isolated = pytest.mark.skipif(isolation() is not None, reason=f"the kernel allows no isolation here: {isolation()}")
+
+
+def processes_in_sandboxes() -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["cmdline"]) if str(SCRIPT) in (p.info["cmdline"] or [])]
+
+
+@pytest.fixture(autouse=True)
+def clean(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """After every program: no process of it, and nothing in the temporary folder."""
+    folder = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    yield folder
+    until = time.monotonic() + 5
+    while processes_in_sandboxes() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not processes_in_sandboxes()
+    assert not list(folder.iterdir())
+
+
+def test_a_program_that_comes_to_its_end_passes() -> None:
+    outcome = run_program("print('hello')", PATIENT)
+    assert outcome.passed and outcome.output.strip() == "hello"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("assert 1 == 2", "exit code 1"),
+        ("def broken(:", "exit code 1"),
+        ("import sys; sys.exit(0)", "exit code 0"),
+        ("import os; os._exit(0)", "exit code 0"),
+        ("input()", "exit code 1"),
+        ("while True: pass", "timed out after 3 s"),
+        ("import time; time.sleep(60)", "timed out after 3 s"),
+        ("x = bytearray(100 * 2**30)", "exit code 1"),
+        ("while True: print('x' * 1000)", "printed more than"),
+        ("import os\nwhile True: os.write(1, b'x' * 65536)", "printed more than"),
+        ("with open('f', 'wb') as f:\n    while True: f.write(b'x' * 2**20)", "exit code 1"),
+        ("import os\nx = [open('/dev/null') for _ in range(1000)]", "exit code 1"),
+    ],
+)
+def test_what_does_not_come_to_its_end_fails(source: str, said: str) -> None:
+    outcome = run_program(source, LIMITS if "timed out" in said else PATIENT)
+    assert not outcome.passed and said in outcome.detail
+
+
+@isolated
+def test_a_fork_bomb_is_bounded_and_gone() -> None:
+    before = len(psutil.pids())
+    seen: list[int] = []
+    done = threading.Event()
+
+    def count() -> None:
+        while not done.is_set():
+            seen.append(len(psutil.pids()))
+            time.sleep(0.05)
+
+    counter = threading.Thread(target=count)
+    counter.start()
+    outcome = run_program("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", LIMITS)
+    done.set()
+    counter.join()
+    assert not outcome.passed
+    assert max(seen) < before + LIMITS.processes + 40
+
+
+@isolated
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os; os.kill(os.getppid(), 9); import time; time.sleep(1); os.kill(-1, 9)",
+        "import os, signal; os.kill(-1, signal.SIGKILL)",
+        "import os\nfor pid in range(1, 5000):\n    try: os.kill(pid, 9)\n    except OSError: pass\nassert 0",
+        f"import os; os.kill({os.getpid()}, 9)",
+    ],
+)
+def test_nobody_outside_can_be_killed(source: str) -> None:
+    other = subprocess.Popen(["sleep", "60"])
+    assert not run_program(source, LIMITS).passed
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+@isolated
+def test_nothing_outside_can_be_deleted_or_written(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    home = Path.home()
+    before = sorted(os.listdir(home))
+    source = (
+        "import os, shutil\n"
+        f"for folder in ({str(home)!r}, {str(tmp_path)!r}, os.path.expanduser('~'), '/etc', '/work', '/usr/bin'):\n"
+        "    shutil.rmtree(folder, ignore_errors=True)\n"
+        f"open({str(tmp_path / 'mine')!r}, 'w')"
+    )
+    assert not run_program(source, LIMITS).passed
+    assert sorted(os.listdir(home)) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"] and Path("/etc/passwd").exists()
+
+
+@isolated
+def test_there_is_no_network() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        address = server.getsockname()
+        source = f"import socket; socket.create_connection({address!r}, timeout=2)"
+        assert "exit code 1" in run_program(source, LIMITS).detail
+        socket.create_connection(address, timeout=2).close()  # from outside it answers
+
+
+@isolated
+def test_a_daemon_does_not_outlive_its_program() -> None:
+    source = (
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+        "        os.closerange(0, 10)\n        time.sleep(120)\n    os._exit(0)\n"
+    )
+    names = {"sleep", "python"}
+    before = {p.pid for p in psutil.process_iter() if p.name() in names}
+    run_program(source, LIMITS)
+    time.sleep(0.5)
+    late = [p for p in psutil.process_iter(["uids"]) if p.pid not in before and p.info["uids"].real >= 200_000]
+    assert not late
+
+
+@isolated
+def test_the_program_finds_an_empty_folder_and_a_bare_environment() -> None:
+    source = (
+        "import os\nassert os.listdir('.') == [] and os.getcwd() == os.environ['HOME']\nopen('x', 'w').write('1')\n"
+        "names = {name for name in os.environ if not name.endswith('_NUM_THREADS')}\n"
+        "assert names <= {'HOME', 'TMPDIR', 'PATH', 'LANG', 'LC_CTYPE'}, names\n"
+        "assert os.getuid() != 0 and len([p for p in os.listdir('/proc') if p.isdigit()]) < 4\nimport numpy\n"
+    )
+    outcome = run_program(source, PATIENT)
+    assert outcome.passed, outcome
+
+
+def test_many_run_at_once_and_keep_their_order() -> None:
+    sources = [f"print({number})\nassert {number} % 3" for number in range(12)]
+    outcomes = list(run_programs(sources, PATIENT, workers=4))
+    assert [outcome.passed for outcome in outcomes] == [number % 3 != 0 for number in range(12)]
+    assert [outcome.output.split()[0] for outcome in outcomes] == [str(number) for number in range(12)]
+
+
+def test_long_programs_and_odd_characters_run() -> None:
+    assert run_program(f"x = '{'a' * 300_000}'\nassert len(x) == 300_000\nprint('\ud800 \u00e9')", PATIENT).passed
+
+
+@isolated
+def test_the_memory_of_all_its_processes_is_bounded() -> None:
+    """The kernel's bound is of each process alone; sixteen of them would have sixteen times as much."""
+    source = (
+        "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n"
+        "        x = bytearray(60 * 2**20)\n        time.sleep(60)\ntime.sleep(60)"
+    )
+    outcome = run_program(source, Limits(seconds=20, memory_bytes=300 * 2**20))
+    assert outcome.detail == f"used more than {300 * 2**20} bytes"
+
+
+@isolated
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may set this in a namespace")
+def test_there_is_no_memory_that_is_of_no_process() -> None:
+    before = Path("/proc/sys/kernel/shmmni").read_text()
+    source = "import ctypes\nassert ctypes.CDLL(None).shmget(0, 2**20, 0o1666) == -1"
+    assert run_program(source, PATIENT).passed
+    assert Path("/proc/sys/kernel/shmmni").read_text() == before
+
+
+@isolated
+def test_programs_die_first_where_memory_runs_out() -> None:
+    assert run_program("assert open('/proc/self/oom_score_adj').read().strip() == '1000'", PATIENT).passed
+
+
+def test_numpy_runs_whatever_the_number_of_cores() -> None:
+    """It would start a thread a core; on a node with more cores than a program may have processes, none would run."""
+    source = "import numpy\nassert (numpy.ones((300, 300)) @ numpy.ones((300, 300))).sum() == 300**3"
+    outcome = run_program(source, Limits(seconds=30, processes=1 if os.getuid() == 0 else 32))
+    assert outcome.passed, outcome
+
+
+@isolated
+def test_the_home_is_hidden_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path("/opt/program-home")
+    try:
+        folder.mkdir()
+    except OSError as error:
+        pytest.skip(f"no folder outside of the usual ones: {error}")
+    try:
+        (folder / "key").write_text("secret")
+        monkeypatch.setenv("HOME", str(folder))
+        source = f"import os\nassert os.path.exists({str(folder / 'key')!r})"
+        assert not run_program(source, LIMITS).passed
+        monkeypatch.setenv("HOME", "/")
+        assert run_program(source, PATIENT).passed
+    finally:
+        (folder / "key").unlink()
+        folder.rmdir()
+
+
+def test_an_evaluator_that_is_killed_leaves_no_program(clean: Path) -> None:
+    code = (
+        "from train.evaluation.sandbox import Limits, run_program\n"
+        "run_program('import time; time.sleep(100)', Limits(seconds=100))"
+    )
+    variables = {**os.environ, "TMPDIR": str(clean)}
+    evaluator = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=variables)
+    until = time.monotonic() + 30
+    while len(processes_in_sandboxes()) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(processes_in_sandboxes()) >= 2
+    evaluator.kill()
+    evaluator.wait()
+    while processes_in_sandboxes() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not processes_in_sandboxes()
+    for folder in clean.iterdir():  # nobody was left to remove it
+        folder.rmdir()
+
+
+def test_a_linker_that_complains_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_PRELOAD", "/nonexistent/library.so")
+    assert run_program("print(1)", PATIENT).passed
+    assert run_program("assert 0", LIMITS).detail == "exit code 1"
+
+
+@isolated
+def test_a_python_in_a_hidden_folder_is_found(tmp_path: Path) -> None:
+    """The usual place of an environment is the home, which programs do not see; here it is behind a link as well."""
+    venv.create(tmp_path / "home" / "venv", symlinks=True)
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    code = (
+        "from train.evaluation.sandbox import Limits, isolation, run_program\n"
+        "print(isolation(), run_program('import sys; print(sys.prefix)', Limits(seconds=30)))"
+    )
+    variables = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "link")}
+    words = [tmp_path / "link/venv/bin/python", "-c", code]
+    done = subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    wanted = f"None Outcome(passed=True, detail='', output='{tmp_path}/home/venv\\n')"
+    assert done.stdout.strip() == wanted, done

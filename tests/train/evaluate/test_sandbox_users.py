@@ -1,0 +1,84 @@
+"""The sandbox for who is not root, and for root that a container keeps from making namespaces."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+START = """
+import os, time
+from train.evaluate.sandbox import Limits, isolation, run_program as run
+limits = Limits(seconds=60)
+bomb = "import os\\nwhile True:\\n    try: os.fork()\\n    except OSError: pass"
+daemon = "import os, time\\nif os.fork() == 0:\\n    os.setsid()\\n    os.closerange(0, 9)\\n    time.sleep(99)"
+assert run("open('x', 'w').write('1'); import os; assert os.getuid() != 0", limits).passed
+assert not run(f"import os; os.kill({os.getpid()}, 9)", limits).passed
+assert not run("open('/var/tmp/mine', 'w'); open('/etc/mine', 'w')", limits).passed
+assert not run(bomb, Limits(seconds=2)).passed
+run(daemon, limits)
+"""
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else")
+
+
+@pytest.fixture
+def python() -> Iterator[tuple[str, Path]]:
+    """A Python that every user can run, and a folder with the sandbox that they can read."""
+    found = next((path for path in (sys.executable, "/usr/bin/python3") if _can_run(path)), None)
+    if found is None:
+        pytest.skip("no Python that others than root can run")
+    with tempfile.TemporaryDirectory(prefix="other-") as folder:
+        shutil.copytree(ROOT / "train/evaluation", Path(folder) / "train/evaluation")
+        os.chmod(folder, 0o755)
+        yield found, Path(folder)
+
+
+def test_who_is_not_root_is_isolated_as_well(python: tuple[str, Path]) -> None:
+    code = START + "print(isolation())"
+    done = subprocess.run(
+        [python[0], "-c", code],
+        cwd=python[1],
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        env={"HOME": "/"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "not permitted" in done.stdout:
+        pytest.skip("the kernel allows users no namespaces")
+    assert done.stdout.strip() == "None", done
+
+
+def test_root_without_namespaces_runs_programs_as_nobody_else(python: tuple[str, Path]) -> None:
+    """As in a container with the usual rights; what a program left running is ended by its user."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv")
+    code = START + (
+        "print(isolation())\n"
+        "def left():\n"
+        "    users = []\n"
+        "    for pid in filter(str.isdigit, os.listdir('/proc')):\n"
+        "        try: users.append(os.stat(f'/proc/{pid}').st_uid)\n"
+        "        except OSError: pass  # it has ended meanwhile\n"
+        "    return [user for user in users if 0 <= user - 200_000 - os.getpid() * 256 < 256]\n"
+        "until = time.monotonic() + 10  # for whoever inherits the dead to notice\n"
+        "while left() and time.monotonic() < until:\n    time.sleep(0.1)\n"
+        "print(left())"
+    )
+    words = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", python[0], "-c", code]
+    done = subprocess.run(words, cwd=python[1], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["PermissionError: [Errno 1] Operation not permitted", "[]"], done
+
+
+def _can_run(python: str) -> bool:
+    try:
+        return subprocess.run([python, "-c", ""], user=65534, group=65534, cwd="/", check=False).returncode == 0
+    except OSError:
+        return False

@@ -1,0 +1,213 @@
+"""The dry run: parameters against the formula, bytes against live engines, collectives against real worlds."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conf.schema import Settings
+from model.flops import parameters
+from parallel.simulate import collectives, simulated_mesh
+from parallel.tensor_parallel import shard_of
+from tests.parity.cases import BATCH, engine_of, micro_batches, settings_of
+from tests.worlds import Worlds, mesh_of
+from train.plan.planner import PipelineStagePlan, build_stage, on_gpu, plan
+
+TP2, PP2, SP = "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2", "layout.sequence_parallel=true"
+BF16 = "layout.precision=bf16"
+
+
+def paper_settings(overrides: list[str]) -> Settings:
+    """The parity suite's settings, with its batch in the stages too: a plan takes the batch from there."""
+    settings = settings_of(overrides)
+    stages = {name: replace(stage, global_batch_size=BATCH) for name, stage in settings.stages.items()}
+    return on_gpu(replace(settings, stages=stages))
+
+
+@pytest.mark.parametrize("shape", [[], [TP2], [PP2], [TP2, PP2], [TP2, SP, PP2], ["layout.pipeline_parallel_size=4"]])
+def test_every_rank_together_holds_the_model(shape: list[str]) -> None:
+    settings = paper_settings(shape)
+    layout = settings.layout
+    tensor, stages = layout.tensor_parallel_size, layout.pipeline_parallel_size
+    size, total = 2 * tensor * stages, 0
+    for rank in range(size):
+        with simulated_mesh(rank, size, tensor, stages, layout.sequence_parallel) as mesh:
+            if mesh.dp_rank:
+                continue
+            for layer in build_stage(settings, mesh.pp_rank, mesh):
+                for parameter in layer.parameters():
+                    total += parameter.numel() if shard_of(parameter) is not None or mesh.tp.rank == 0 else 0
+    assert total == parameters(settings.model)
+
+
+def test_a_rank_has_the_same_place_on_paper_and_in_a_real_world(worlds: Worlds) -> None:
+    for rank, place in enumerate(worlds(4).run(place_of, 2, 2)):
+        with simulated_mesh(rank, 4, 2, 2) as mesh:
+            assert (mesh.dp_rank, mesh.pp_rank, mesh.tp.rank) == place
+
+
+def place_of(tp_size: int, pp_size: int) -> tuple[int, int, int]:
+    """Of a process of a real world."""
+    mesh = mesh_of(tp_size, pp_size)
+    return mesh.dp_rank, mesh.pp_rank, mesh.tp.rank
+
+
+def watch_half_gradients(engine: Any) -> list[int]:
+    """Bytes of the bf16 gradients that exist when `BF16_Optimizer` adds them to its own: first of the list."""
+    most, optimizer = [0], engine.deepspeed.optimizer
+    before = getattr(optimizer, "update_hp_grads", None)
+    if before is None:
+        return most
+
+    def update_hp_grads(*arguments: Any, **keywords: Any) -> None:
+        held = [p.grad for p in engine.deepspeed.module.parameters() if p.grad is not None]
+        most[0] = max(most[0], sum(gradient.numel() * gradient.element_size() for gradient in held))
+        before(*arguments, **keywords)
+
+    optimizer.update_hp_grads = update_hp_grads
+    return most
+
+
+def live(overrides: list[str]) -> dict[str, Any]:
+    """Bytes that a real engine keeps, and what its second step sent."""
+    settings = settings_of(overrides)
+    layout = settings.layout
+    mesh = mesh_of(
+        layout.tensor_parallel_size,
+        layout.pipeline_parallel_size,
+        layout.sequence_parallel,
+        layout.tensor_parallel_overlap,
+    )
+    engine = engine_of(settings, mesh)
+    half = watch_half_gradients(engine)
+    engine.set_lr(1e-3)
+    engine.train_batch(micro_batches(0, settings, mesh))
+    with collectives() as record:
+        engine.train_batch(micro_batches(1, settings, mesh))
+    sent: Counter[str] = Counter()
+    for collective in record:
+        sent[collective.kind] += collective.bytes
+    module, optimizer = engine.deepspeed.module, engine.deepspeed.optimizer
+    inner = getattr(optimizer, "optimizer", optimizer)
+    masters = [p for group in inner.param_groups for p in group["params"]]
+    masters = getattr(optimizer, "fp32_partitioned_groups_flat", masters)  # ZeRO-3 shows its own only while it steps
+    held = [*module.parameters(), *(p.ds_tensor for p in module.parameters() if hasattr(p, "ds_tensor"))]
+    weights = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
+    result = {
+        "keeper": type(optimizer).__name__,
+        "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters()),
+        "weights": sum(weights.values()) + sum(b.numel() * b.element_size() for b in module.buffers()),
+        "masters": sum(p.numel() * p.element_size() for p in masters),
+        "moments": sum(
+            v.numel() * v.element_size()
+            for p in masters
+            for v in inner.state[p].values()
+            if torch.is_tensor(v) and v.dim()
+        ),
+        "sent": dict(sent),
+        "stage": mesh.pp_rank,
+    }
+    if result["keeper"] == "BF16_Optimizer":
+        result["gradients"] = half[0] + sum(g.numel() * g.element_size() for g in optimizer.fp32_groups_gradients_flat)
+    engine.destroy()
+    return result
+
+
+LIVE = {
+    "single": (1, ["layout.zero_stage=0"]),
+    "zero1": (2, []),
+    "zero1 bf16": (2, [BF16]),
+    "zero2 bf16": (2, [BF16, "layout.zero_stage=2"]),
+    "zero3": (2, ["layout.zero_stage=3"]),
+    "tp2 sp bf16": (2, [BF16, TP2, SP]),
+    "pp2 bf16": (2, [BF16, PP2]),
+}
+
+
+@pytest.mark.parametrize("case", LIVE)
+def test_bytes_are_those_of_a_live_engine(case: str, worlds: Worlds) -> None:
+    size, overrides = LIVE[case]
+    settings = paper_settings(overrides)
+    stages = plan(settings, size)
+    for found in worlds(size).run(live, overrides):
+        stage = stages[found["stage"]]
+        assert found["keeper"] in (stage.states.keeper, "AdamW")
+        assert found["parameters"] == stage.parameters
+        slack = 0.02  # padding
+        assert found["weights"] == pytest.approx(stage.states.weights, rel=slack)
+        own_master = 0 if stage.states.keeper == "torch.optim.AdamW" else found["masters"]
+        assert own_master + found["moments"] == pytest.approx(stage.states.optimizer, rel=slack)
+        if "gradients" in found:
+            assert found["gradients"] == pytest.approx(stage.states.gradients, rel=slack)
+
+
+def sent_on_paper(stage: PipelineStagePlan) -> Counter[str]:
+    """Bytes by kind, whichever group they go to; pipeline sends are no collectives."""
+    total: Counter[str] = Counter()
+    for kind, (_, size) in stage.collectives.items():
+        total[kind.split()[1]] += size
+    del total["send"]
+    return total
+
+
+@pytest.mark.parametrize("case", ["zero1", "zero1 bf16", "zero2 bf16", "tp2 sp bf16"])
+def test_collectives_are_those_of_a_real_world(case: str, worlds: Worlds) -> None:
+    size, overrides = LIVE[case]
+    expected = sent_on_paper(plan(paper_settings(overrides), size)[0])
+    for found in worlds(size).run(live, overrides):
+        for kind in expected:
+            assert found["sent"].get(kind, 0) == pytest.approx(expected[kind], rel=0.02, abs=512), (
+                found["sent"],
+                expected,
+            )
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    """The program as a person runs it."""
+    root = Path(__file__).parents[3]
+    return subprocess.run([sys.executable, "-m", "train.plan", *words], capture_output=True, text=True, cwd=root)
+
+
+SMALL = ["model=350m", "layout.precision=bf16", "cluster.processes_per_node=8"]
+
+
+def test_command_prints_tables_within_100_columns_and_the_same_as_json() -> None:
+    shown = command(*SMALL, "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2")
+    assert shown.returncode == 0, shown.stderr
+    assert "activations" in shown.stdout and max(map(len, shown.stdout.splitlines())) <= 100
+    written = command(*SMALL, "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2", "--json")
+    figures = json.loads(written.stdout[written.stdout.index("{") :])
+    assert figures["gpus"] == 8 and figures["data_parallel_size"] == 2 and len(figures["stages"]) == 2
+    assert f"{figures['stages'][0]['total'] / 2**30:.2f}" in shown.stdout
+
+
+def test_layout_that_does_not_fit_is_refused_with_one_that_does() -> None:
+    refused = command(*SMALL, "cluster.device_memory_gib=12", "layout.micro_batch_size=4")
+    assert refused.returncode == 2
+    line = refused.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: layout=data_parallel does not fit: pipeline stage 0 needs")
+    words = [word for word in line.partition("that fits: ")[2].split() if word.startswith("layout.")]
+    assert words
+    settled = [
+        word for word in ["layout.micro_batch_size=4"] if word.split("=")[0] not in {w.split("=")[0] for w in words}
+    ]
+    assert command(*SMALL, "cluster.device_memory_gib=12", *settled, *words).returncode == 0
+
+
+def test_recomputing_keeps_less() -> None:
+    saved = {
+        how: plan(paper_settings([f"layout.recompute={how}"]), 1)[0].micro_batch.saved
+        for how in ("none", "selective", "full")
+    }
+    assert saved["full"] < saved["selective"] < saved["none"]
+
+
+def test_wrong_settings_are_one_line() -> None:
+    wrong = command("model=16b", "layout.tensor_parallel_size=5")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1

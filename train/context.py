@@ -1,0 +1,95 @@
+"""What every stage of a run shares: the world of processes, the run's folder, the data, the chosen kernels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from conf.check import check
+from conf.choices import Precision
+from conf.errors import ConfigError, DataError
+from conf.schema import Settings
+from model.kernels import Operations, select
+from parallel.mesh import ProcessMesh, build_mesh
+from train.data.prepare import Prepared, find
+from train.hardware import peak_tflops, resolve_precision, slow_products
+from train.preflight import compare_clocks, meet
+from train.run_directory import open_run, write_json
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """A run that is under way in this process."""
+
+    settings: Settings
+    folder: Path
+    data: Prepared
+    mesh: ProcessMesh
+    precision: Precision
+    operations: Operations
+    peak_tflops: float
+
+    def log(self, line: str) -> None:
+        """Show `line` once, whatever the number of processes."""
+        if self.mesh.is_main:
+            print(line, flush=True)
+
+    def write(self, path: Path, value: Any) -> None:
+        """Keep `value` as JSON, written once."""
+        if self.mesh.is_main:
+            write_json(path, value)
+
+
+def open_context(settings: Settings) -> RunContext:
+    """Join the other processes, open the run's folder and the prepared data, choose precision and kernels.
+
+    Errors: `ConfigError` for settings that these devices or this folder cannot serve; `DataError` without data;
+    `NodeError` for a machine that is not fit.
+    """
+    data = find(settings)
+    if data is None:
+        raise DataError("the data is not prepared; run `python -m train.data prepare` with the same settings first")
+    meet(settings)
+    layout = settings.layout
+    mesh = build_mesh(
+        layout.tensor_parallel_size,
+        layout.pipeline_parallel_size,
+        layout.sequence_parallel,
+        layout.tensor_parallel_overlap,
+    )
+    precision = resolve_precision(layout.precision, mesh.device)
+    settings = replace(settings, layout=replace(layout, precision=precision))
+    check(settings, mesh.size)
+    folder = Path(on_main(mesh, lambda: str(open_run(settings, data.directory / "tokenizer"))))
+    operations = select(settings.kernels)
+    peak, source = peak_tflops(mesh.device, precision)
+    peak = settings.cluster.peak_tflops or peak
+    context = RunContext(settings, folder, data, mesh, precision, operations, peak)
+    context.log(
+        f"{mesh.size} processes on {mesh.device.type}: tensor {mesh.tp.size} x pipeline {mesh.pp_size} "
+        f"x data {mesh.dp_size}, ZeRO-{layout.zero_stage}, {precision.value}"
+    )
+    if slow_products(mesh.device, precision):
+        context.log("warning: this CPU has no bf16 products; torch's stand-in is about 100 times slower than fp32")
+    compare_clocks(mesh)
+    if mesh.size > 1:
+        context.log(f"all-reduce over every process: {mesh.all_reduce_bandwidth():.2f} GB/s")
+    context.log(f"kernels: {', '.join(f'{operation} {form}' for operation, form in operations.describe().items())}")
+    context.log(
+        f"peak of one device: {peak:.2f} TFLOP/s ({'cluster.peak_tflops' if settings.cluster.peak_tflops else source})"
+    )
+    return context
+
+
+def on_main(mesh: ProcessMesh, action: Callable[[], Any]) -> Any:
+    """What `action` returns on the main process, on every process; its error too, so that none waits for the rest."""
+    result: Any = None
+    if mesh.is_main:
+        try:
+            result = action()
+        except (ConfigError, OSError) as error:
+            result = error
+    result = mesh.broadcast_object(result)
+    if isinstance(result, Exception):
+        raise ConfigError(str(result))
+    return result

@@ -1,0 +1,187 @@
+"""`python -m train.evaluate task=humaneval|mtpb|perplexity run=...`: see conf/command/evaluate.yaml.
+
+`deepspeed --num_gpus 2 --no_local_rank --module train.evaluate ...` spreads the model over two devices.
+"""
+
+import hashlib
+import os
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conf.commands import Evaluate, read_command
+from conf.errors import ConfigError
+from conf.exit_codes import BAD_INPUT, INTERRUPTED
+
+if TYPE_CHECKING:
+    from model.weights import Weights
+
+Result = dict[str, Any]
+# What samples and their results depend on: an interrupted evaluation goes on only with the same.
+FIXED = ("problems", "max_new_tokens", "top_p", "top_k", "seed", "precision", "seconds")
+TAIL_BYTES = 2**16  # of a file of weights: where training moved the rest it moved these
+
+
+def main(words: list[str]) -> int:
+    """Evaluate as `words` say and return the exit code: 0, or 2 for what the user can put right."""
+    is_main = os.environ.get("RANK", "0") == "0"
+    try:
+        command = read_command(Evaluate, words)
+        check(command)
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
+        evaluate(command, is_main)
+    except ConfigError as error:
+        if is_main:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def check(command: Evaluate) -> None:
+    """Errors: `ConfigError` for a task that is none, a file that is missing, numbers without a meaning."""
+    if command.task not in ("humaneval", "mtpb", "perplexity"):
+        raise ConfigError(f"task={command.task} is not known; use humaneval, mtpb or perplexity")
+    if command.task == "mtpb" and command.problems is None:
+        raise ConfigError("task=mtpb needs problems=FILE.jsonl: the benchmark is not part of any package")
+    for path in [*([command.problems] if command.problems else []), *command.paths]:
+        if not Path(path).is_file():
+            raise ConfigError(f"{path} is not a file")
+    for name in ("samples", "max_new_tokens", "batch_size", "seconds", "workers"):
+        value = getattr(command, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name}={value} must be more than 0")
+    if not 0 < command.top_p <= 1:
+        raise ConfigError(f"top_p={command.top_p} must be above 0 and at most 1; 1 keeps every token")
+    if any(not temperature >= 0 for temperature in command.temperatures or []):
+        raise ConfigError(f"temperatures={command.temperatures} must be at least 0; 0 takes the most likely token")
+    if command.task == "humaneval":
+        samples = command.samples or 200
+        wrong = [k for k in command.k if not 1 <= k <= samples]
+        if wrong or not command.k:
+            most = [k for k in command.k if 1 <= k <= samples] or [1]
+            raise ConfigError(f"pass@k of {samples} samples needs 1 <= k <= {samples}; k={command.k}, use k={most}")
+
+
+def evaluate(command: Evaluate, is_main: bool) -> None:
+    """Run the task, print its table, and leave `<task>.json` beside the samples."""
+    import torch  # it and DeepSpeed are loaded only for settings that can run
+
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    from train.evaluate import humaneval, mtpb, perplexity
+    from train.run_directory import write_json
+    from train.sample.generator import open_generator
+
+    generator = open_generator(command.run, command.precision)
+    weights = generator.weights
+    folder = Path(command.output) if command.output else weights.folder / "evaluations"
+    if is_main:
+        _open_folder(folder, command, weights.folder)
+    task = {"humaneval": humaneval, "mtpb": mtpb, "perplexity": perplexity}[command.task]
+    result = task.evaluate(command, generator, folder)
+    if is_main:
+        write_json(folder / f"{command.task}.json", {"task": command.task, "run": command.run, **result})
+        print_result(command.task, result)
+        print(f"results and samples: {folder}")
+        if command.wandb:
+            track(weights, command.task, result)
+
+
+def print_result(task: str, result: Result) -> None:
+    """The result as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=task)
+    if task == "humaneval":
+        rows = {f"temperature {name}": values for name, values in result["temperatures"].items()}
+        rows["best of temperatures"] = result["pass_at_k"]
+        header = [f"pass@{k}" for k in result["pass_at_k"]]
+        lines = {name: [f"{value:.2%}" for value in values.values()] for name, values in rows.items()}
+    elif task == "mtpb":
+        header = ["multi-turn", "single-turn"]
+        lines = {"all problems": [f"{result['pass_rate']:.2%}", f"{result['single_turn_pass_rate']:.2%}"]}
+        for group, word in (("categories", ""), ("turns", " turns")):
+            for name, value in result[group].items():
+                lines[f"{name}{word}"] = [f"{value:.2%}", f"{result[f'single_turn_{group}'][name]:.2%}"]
+    else:
+        header = ["bits per byte", "perplexity per token"]
+        lines = {
+            name: [f"{bits:.4f}", f"{result['perplexity'][name]:.3f}"] for name, bits in result["bits_per_byte"].items()
+        }
+    table.add_column("")
+    for name in header:
+        table.add_column(name, justify="right")
+    for name, cells in lines.items():
+        table.add_row(name, *cells)
+    Console().print(table)
+
+
+def track(weights: "Weights", task: str, result: Result) -> None:
+    """Add the result to the W&B run of the stage that left `weights`; those of another origin have none."""
+    from conf.compose import load_settings
+    from train.run_directory import read_json
+    from train.tracking import wandb_run
+
+    run, folder = weights.run, weights.folder
+    if run is None or not (folder / "lineage.json").is_file():
+        return
+    settings = load_settings(run / "config.yaml")
+    if not settings.tracking.wandb:
+        return
+    try:
+        tracked = wandb_run(run, folder.name, settings, read_json(folder / "lineage.json"))
+        tracked.summary.update({f"{task}/{key}": value for key, value in _numbers(result)})
+        tracked.finish()
+    except Exception as error:
+        print(f"W&B failed ({error!r}); the results are in {folder}", file=sys.stderr)
+
+
+def _numbers(result: Result, above: str = "") -> list[tuple[str, float]]:
+    found: list[tuple[str, float]] = []
+    for key, value in result.items():
+        found += _numbers(value, f"{above}{key}/") if isinstance(value, dict) else [(f"{above}{key}", value)]
+    return found
+
+
+def _open_folder(folder: Path, command: Evaluate, weights: Path) -> None:
+    """Make the folder. Errors: `ConfigError` where it holds samples that were drawn in another way."""
+    from train.run_directory import read_json, write_json
+
+    asked = {key: value for key, value in asdict(command).items() if key in FIXED}
+    asked |= {"precision": command.precision.name, "weights": _digest(weights)}
+    path = folder / f"{command.task}_settings.json"
+    if path.is_file():
+        before = read_json(path)
+        different = [key for key in asked if before.get(key) != asked[key]]
+        if different == ["weights"]:
+            raise ConfigError(
+                f"{folder} holds samples of other weights than {weights} now has; remove it or change output"
+            )
+        if different:
+            was = f"{different[0]}={before.get(different[0])}"
+            raise ConfigError(f"{folder} holds samples drawn with {was}, not {asked[different[0]]}; change output=...")
+    try:
+        write_json(path, asked)
+    except OSError as error:
+        raise ConfigError(f"output={folder} cannot be written ({error})") from None
+
+
+def _digest(folder: Path) -> str:
+    """What tells the weights in `folder` from those that lay there before, wherever it was copied to."""
+    digest = hashlib.sha256()
+    paths = [path for form in ("weights/*.safetensors", "*.safetensors", "*.bin") for path in folder.glob(form)]
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_BYTES))
+            digest.update(f"{path.name} {size} ".encode() + file.read())
+    return digest.hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

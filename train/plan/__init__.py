@@ -1,0 +1,4 @@
+"""Plan a layout without a GPU: memory, traffic and pipeline bubble of every pipeline stage.
+
+What may enter: what only this command needs.
+"""

@@ -1,0 +1,128 @@
+"""`python -m train.plan key=value ... [--json]`: what a layout would hold and send, worked out without a GPU.
+
+A layout that does not fit `cluster.device_memory_gib` is refused with the nearest one that does (exit code 2).
+"""
+
+import json
+import os
+import sys
+import warnings
+from typing import Any
+
+from conf.check import check, data_parallel_size, gradient_accumulation_steps
+from conf.choices import Balance
+from conf.compose import compose_settings
+from conf.errors import ConfigError
+from conf.exit_codes import BAD_INPUT
+from conf.schema import Settings
+from train.plan.table import show
+
+GIB = 2**30
+
+
+def main(words: list[str]) -> int:
+    """Plan what `words` describe and return the exit code: 0, or 2 for settings that are wrong or do not fit."""
+    overrides = [word for word in words if word != "--json"]
+    try:
+        settings = compose_settings(overrides)
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # a plan needs no GPU, and DeepSpeed would look for one
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+        from train.plan.planner import on_gpu, plan, world_size  # loads torch: only for settings that can run
+
+        size = world_size(settings)
+        settings = on_gpu(compose_settings(overrides, size))
+        check(settings, size)
+        stages = plan(settings, size)
+        figures = summary(settings, size, stages)
+        if "--json" in words:
+            print(json.dumps(figures, indent=2))
+        else:
+            show(figures)
+        refuse_what_does_not_fit(settings, size, stages)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return BAD_INPUT
+    return 0
+
+
+def refuse_what_does_not_fit(settings: Settings, size: int, stages: list[Any]) -> None:
+    """Errors: `ConfigError` that names the fullest stage, what it needs, what there is, and what to set instead."""
+    from train.plan.planner import nearest_layout, usable_bytes
+
+    memory = settings.cluster.device_memory_gib
+    if memory is None:
+        return
+    usable = usable_bytes(memory)
+    worst = max(range(len(stages)), key=lambda stage: stages[stage].total)
+    if stages[worst].total <= usable:
+        return
+    keys = nearest_layout(settings, size, usable)
+    words = " ".join(f"layout.{key}={getattr(value, 'value', value)}" for key, value in (keys or {}).items())
+    remedy = f"the nearest that fits: {words}" if keys else f"no small change fits on {size} GPUs; use more of them"
+    raise ConfigError(
+        f"layout={settings.layout.name} does not fit: pipeline stage {worst} needs {stages[worst].total / GIB:.1f} GiB "
+        f"a GPU and {usable / GIB:.1f} of cluster.device_memory_gib={memory:g} can be filled; {remedy}"
+    )
+
+
+def summary(settings: Settings, size: int, stages: list[Any]) -> dict[str, Any]:
+    """Every figure of the plan by name; memory in bytes on one GPU."""
+    from model.flops import flops_per_token, parameters
+    from train.plan.planner import usable_bytes
+
+    memory = settings.cluster.device_memory_gib
+    layout, model = settings.layout, settings.model
+    name, first = next(iter(settings.stages.items()))
+    count = gradient_accumulation_steps(settings, first.global_batch_size, size)
+    tokens = first.global_batch_size * model.context_length
+    return {
+        "model": model.name,
+        "model_parameters": parameters(model),
+        "layout": layout.name,
+        "training_stage": name,
+        "gpus": size,
+        "tensor_parallel_size": layout.tensor_parallel_size,
+        "sequence_parallel": layout.sequence_parallel,
+        "pipeline_parallel_size": layout.pipeline_parallel_size,
+        "data_parallel_size": data_parallel_size(settings, size),
+        "zero_stage": layout.zero_stage,
+        "offload": layout.offload.value,
+        "recompute": layout.recompute.value,
+        "precision": layout.precision.value,
+        "balance": "flops" if layout.balance is Balance.time else layout.balance.value,
+        "compiled": settings.kernels.compile,
+        "keeper": stages[0].states.keeper,
+        "micro_batch_size": layout.micro_batch_size,
+        "micro_batches": count,
+        "global_batch_size": first.global_batch_size,
+        "tokens_per_step": tokens,
+        "pipeline_bubble": (len(stages) - 1) / (count + len(stages) - 1),
+        "tflop_per_step_per_gpu": flops_per_token(model) * tokens / size / 1e12,
+        "device_memory_gib": memory,
+        "usable": None if memory is None else usable_bytes(memory),
+        "stages": [
+            {
+                "layers": [stage.first_layer, stage.end_layer],
+                "parameters": stage.parameters,
+                "weights": stage.states.weights,
+                "gradients": stage.states.gradients,
+                "optimizer": stage.states.optimizer,
+                "in_flight": stage.in_flight,
+                "activations": stage.activations,
+                "loss": stage.micro_batch.loss,
+                "working": stage.working,
+                "optimizer_step": stage.states.step,
+                "start": stage.states.start,
+                "total": stage.total,
+                "host": stage.states.host,
+                "collectives": {
+                    kind: {"calls": calls or None, "bytes": size} for kind, (calls, size) in stage.collectives.items()
+                },
+            }
+            for stage in stages
+        ],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,86 @@
+"""A plan of `train.plan` as tables for a person, within 100 columns."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+GIB = 2**30
+
+
+def show(plan: dict[str, Any]) -> None:
+    """Print the plan for a person, within 100 columns."""
+    console = Console(width=100, highlight=False)
+    log = console.print
+    sequence = " with sequence parallelism" if plan["sequence_parallel"] else ""
+    log(
+        f"[bold]{plan['model']}[/bold], {plan['model_parameters'] / 1e9:.2f} B parameters, "
+        f"on {plan['gpus']} GPUs, layout {plan['layout']}"
+    )
+    log(
+        f"tensor {plan['tensor_parallel_size']}{sequence} x pipeline {plan['pipeline_parallel_size']} x data "
+        f"{plan['data_parallel_size']}, ZeRO-{plan['zero_stage']} ({plan['keeper']}), {plan['precision']}, "
+        f"recompute {plan['recompute']}, offload {plan['offload']}"
+    )
+    log(
+        f"a step of stage {plan['training_stage']}: {plan['global_batch_size']} sequences, "
+        f"{plan['tokens_per_step']:,} tokens, {plan['micro_batches']} micro-batches of {plan['micro_batch_size']}, "
+        f"pipeline bubble {plan['pipeline_bubble']:.1%}, {plan['tflop_per_step_per_gpu']:,.1f} TFLOP a GPU\n"
+    )
+    table = Table(title="GiB on one GPU of each pipeline stage", title_justify="left")
+    for column in (
+        "stage",
+        "layers",
+        "parameters",
+        "weights",
+        "gradients",
+        "optimizer",
+        "activations",
+        "working",
+        "total",
+    ):
+        table.add_column(column, justify="right")
+    for number, stage in enumerate(plan["stages"]):
+        first, end = stage["layers"]
+        parts = [
+            f"{stage[k] / GIB:.2f}" for k in ("weights", "gradients", "optimizer", "activations", "working", "total")
+        ]
+        table.add_row(str(number), f"{first}-{end - 1}", f"{stage['parameters'] / 1e6:,.1f} M", *parts)
+    log(table)
+    last, fullest = plan["stages"][-1], max(plan["stages"], key=lambda stage: stage["total"])
+    flights = ", ".join(str(stage["in_flight"]) for stage in plan["stages"])
+    log(f"Activations: of the micro-batches in flight at one time ({flights} by stage).")
+    log(
+        f"Working: gradients and intermediates of the micro-batch under way, and DeepSpeed's buffers. The chunked loss "
+        f"of the last stage takes {last['loss'] / GIB:.2f}, counted in activations and working."
+    )
+    log(
+        f"Total: the larger of the passes, the optimizer step ({fullest['optimizer_step'] / GIB:.2f} in place of "
+        f"activations and working) and the start ({fullest['start'] / GIB:.2f}, weights in fp32)."
+    )
+    if fullest["host"]:
+        log(f"Host memory for what is offloaded: {fullest['host'] / GIB:.2f} GiB a process.")
+    memory = plan["device_memory_gib"]
+    if memory is None:
+        log("Not checked against a GPU's memory; add cluster.device_memory_gib=80 for 80 GB GPUs.\n")
+    else:
+        log(f"A GPU has {memory:g}; {plan['usable'] / GIB:.1f} of them can be filled (the rest: CUDA, NCCL, holes).\n")
+    show_collectives(plan, log)
+
+
+def show_collectives(plan: dict[str, Any], log: Any) -> None:
+    """Print what a process sends in a step, of each kind on the stage that sends most of it."""
+    kinds = sorted({kind for stage in plan["stages"] for kind in stage["collectives"]}, reverse=True)
+    if not kinds:
+        log("One process: nothing is sent.")
+        return
+    table = Table(title="Sent in one optimizer step, by one process of the busiest stage", title_justify="left")
+    for column in ("kind", "stage", "calls", "GiB"):
+        table.add_column(column, justify="left" if column == "kind" else "right")
+    for kind in kinds:
+        found = {n: s["collectives"][kind] for n, s in enumerate(plan["stages"]) if kind in s["collectives"]}
+        stage = max(found, key=lambda number: found[number]["bytes"])
+        calls = found[stage]["calls"]
+        table.add_row(kind, str(stage), f"{calls:,}" if calls else "in buckets", f"{found[stage]['bytes'] / GIB:,.2f}")
+    log(table)
+    log("GiB: size of the whole tensors, before the network's algorithm cuts them up.")

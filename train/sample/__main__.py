@@ -1,0 +1,124 @@
+"""`python -m train.sample run=... prompt=... key=value ...`: what a model makes of a prompt (conf/command/sample.yaml).
+
+`deepspeed --num_gpus 2 --no_local_rank --module train.sample ...` spreads the model over two devices.
+"""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+from rich.progress import track
+from rich.text import Text
+
+from conf.commands import Sample, read_command
+from conf.errors import ConfigError
+from conf.exit_codes import BAD_INPUT
+
+
+def main(words: list[str]) -> int:
+    """Sample as `words` say and return the exit code: 0, or 2 for what the user can put right."""
+    is_main = os.environ.get("RANK", "0") == "0"
+    try:
+        command = read_command(Sample, words)
+        prompts = read_prompts(command.prompt)
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
+        with _writer(command.output if is_main else None) as output:
+            sample(command, prompts, output, is_main)
+    except ConfigError as error:
+        if is_main:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return BAD_INPUT
+    return 0
+
+
+def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main: bool) -> None:
+    """Draw `command.samples` of each prompt, batch by batch; show them and write them to `output`, a JSON a line."""
+    import torch  # it and DeepSpeed are loaded only for settings that can run
+
+    # DeepSpeed would say on stdout, where the samples go, that it finds no GPU.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    from train.evaluate.truncation import truncate
+    from train.sample.generator import open_generator
+
+    generator = open_generator(command.run, command.precision)
+    console = Console(highlight=False, soft_wrap=True)
+    every = [(prompt, index) for prompt in prompts for index in range(command.samples)]
+    bar = {"console": Console(stderr=True), "disable": not (is_main and sys.stderr.isatty()), "transient": True}
+    for start in track(range(0, len(every), command.batch_size), "sampling", **bar):
+        batch = every[start : start + command.batch_size]
+        seeds = [command.seed + start + place for place in range(len(batch))]
+        texts = generator.generate([prompt for prompt, _ in batch], command, seeds, tuple(command.stop))
+        for (prompt, index), seed, text in zip(batch, seeds, texts, strict=True):
+            completion = truncate(text) if command.truncate else text
+            if is_main:
+                console.rule(f"sample {index + 1} of {command.samples}, seed {seed}", align="left", style="dim")
+                console.print(Text(prompt, style="dim"), Text(completion), sep="")
+            if output is not None:
+                line = {"prompt": prompt, "sample": index, "seed": seed, "completion": completion}
+                output.write(json.dumps(line) + "\n")
+
+
+def read_prompts(prompt: str) -> list[str]:
+    """`prompt` itself, or what the file holds that `@FILE` names: its text, or of .jsonl a prompt a line.
+
+    Errors: `ConfigError` for a file that cannot be read, naming the line.
+    """
+    if not prompt.startswith("@"):
+        return [_encodable(prompt, "prompt")]
+    path = Path(prompt[1:])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"prompt={prompt} cannot be read ({error}); name a text file") from None
+    if path.suffix != ".jsonl":
+        return [text]
+    prompts = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                prompts.append(json.loads(line))
+            except ValueError:
+                prompts.append(None)
+            if not isinstance(prompts[-1], str):
+                raise ConfigError(f"{path}:{number} is no JSON string; write each prompt as one, in double quotes")
+            _encodable(prompts[-1], f"{path}:{number}")
+    if not prompts:
+        raise ConfigError(f"{path} holds no prompt; write one JSON string a line")
+    return prompts
+
+
+def _encodable(prompt: str, where: str) -> str:
+    """`prompt`, which tokenizers can take. Errors: `ConfigError` for halves of characters: no UTF-8 stands for them."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{where} is no text at character {error.start + 1}; write it in UTF-8") from None
+    return prompt
+
+
+@contextmanager
+def _writer(output: str | None) -> Iterator[IO[str] | None]:
+    """The file `output`, which appears when it is whole; None where none is asked for."""
+    if output is None:
+        yield None
+        return
+    path = Path(output)
+    partial = path.with_name(path.name + ".partial")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ConfigError(f"output={output} cannot be written; name a file in a folder that exists")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
