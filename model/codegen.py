@@ -1,9 +1,10 @@
-"""CodeGen (Nijkamp et al., arXiv 2203.13474, section 2), from four words: column, row, embedding, vocabulary loss.
+"""CodeGen (Nijkamp et al., arXiv 2203.13474, section 2): its three kinds of layers, each Tensor -> Tensor.
 
-`layers` is the model: a list of builders, each Tensor -> Tensor, for `nn.Sequential` and for a pipeline alike.
+They are made of the layers of `parallel.tensor_parallel` and the chunked loss of `parallel.cross_entropy`.
+`model.build` puts them together.
 """
 
-from functools import partial
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from conf.choices import Recompute
 from conf.schema import ModelConfig
-from model.kernels import Operations
-from model.kv_cache import Past, Places
+from model.kernels import Kernels
+from model.kv_cache import DecodePositions, KVCache
 from model.rotary import apply_rotary, rotary_table
 from parallel.collectives import enter_column
 from parallel.cross_entropy import LossOptions, chunked_cross_entropy
@@ -21,11 +22,11 @@ from parallel.tensor_parallel import ColumnLinear, LayerNorm, RowLinear, Shard, 
 
 
 class Embedding(nn.Module):
-    """Token ids `[batch, seq]` -> `[batch, seq, hidden]`. No positions: rotary embedding carries them."""
+    """Token ids `[batch, seq]` -> `[batch, seq, hidden]`. No position embedding: rotary embedding is in the blocks."""
 
-    def __init__(self, model: ModelConfig, tp: TensorParallelGroup) -> None:
+    def __init__(self, config: ModelConfig, tp: TensorParallelGroup) -> None:
         super().__init__()
-        self.tokens = VocabEmbedding(model.vocab_size, model.n_embd, tp)
+        self.tokens = VocabEmbedding(config.vocab_size, config.n_embd, tp)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Shapes as in the class."""
@@ -41,90 +42,107 @@ class Block(nn.Module):
 
     The two branches share their input and their sum, so they share the product in (d -> 7d) and the product out
     (5d -> d): one collective each way for the whole block under tensor parallelism.
+
+    Without a KV cache the block is compiled where `kernels.compile` says so: all of it on one process, only `branches`
+    under tensor parallelism, where the collectives stay outside. `recompute` full drops every activation but the
+    block's input until the backward pass; selective drops those of `branches`, which are large and cheap.
     """
 
-    def __init__(
-        self, model: ModelConfig, tp: TensorParallelGroup, operations: Operations, recompute: Recompute
-    ) -> None:
+    def __init__(self, config: ModelConfig, tp: TensorParallelGroup, kernels: Kernels, recompute: Recompute) -> None:
         super().__init__()
-        d = model.n_embd
-        self.heads = model.n_head // tp.size  # this process's own
-        self.head_dim = model.head_dim
-        self.attention = operations.attention
-        self.recompute = recompute
-        self.dropout = model.dropout
-        self.norm = LayerNorm(d, model.layer_norm_epsilon, tp)
+        d = config.n_embd
+        self.heads = config.n_head // tp.size  # of this tensor-parallel rank
+        self.head_dim = config.head_dim
+        self.attention = kernels.attention
+        self.dropout = config.dropout
+        self.norm = LayerNorm(d, config.layer_norm_epsilon, tp)
         self.in_proj = ColumnLinear(d, parts=(d, d, d, 4 * d), tp=tp)
         self.mlp_bias = sharded(nn.Parameter(torch.empty(4 * d // tp.size)), Shard(0, (4 * d,)), tp)
         self.out_proj = RowLinear(parts=(d, 4 * d), out_features=d, tp=tp)
-        self.register_buffer("rotary", rotary_table(model.context_length, model.rotary_dim), persistent=False)
-        self.whole, self.middle = self._whole, self._middle
-        if operations.compile and tp.size == 1:
-            self.whole = torch.compile(self._whole, dynamic=False)
-        elif operations.compile:  # collectives stay outside
-            self.middle = torch.compile(self._middle, dynamic=False)
+        self.rotary: Tensor
+        self.register_buffer("rotary", rotary_table(config.context_length, config.rotary_dim), persistent=False)
+        compile_all, compile_branches = kernels.compile and tp.size == 1, kernels.compile and tp.size > 1
+        self.branches = _training_form(self._branches, compile_branches, recompute is Recompute.selective)
+        self.forward = _training_form(self.forward, compile_all, recompute is Recompute.full)  # type: ignore[method-assign]
 
-    def forward(self, hidden_states: Tensor, past: Past | None = None, places: Places | None = None) -> Tensor:
-        """`[batch, seq, hidden]` -> the same. Decoding gives the tokens' `places` and the `past` they continue."""
-        if past is not None and places is not None:
-            q, k, v, mlp = self.split(self.in_proj(self.norm(hidden_states)))
-            k, v = past.extend(self.turn(k, places.positions), v, places)
-            attended = self.attention(self.turn(q, places.positions), k, v, places.seen())
-            return hidden_states + self.out_proj(self.mix(attended, mlp))  # type: ignore[no-any-return]
-        if self.recompute is Recompute.full and torch.is_grad_enabled():
-            return checkpoint(self.whole, hidden_states, use_reentrant=False)  # type: ignore[no-any-return]
-        return self.whole(hidden_states)
+    def forward(
+        self, hidden_states: Tensor, kv_cache: KVCache | None = None, positions: DecodePositions | None = None
+    ) -> Tensor:
+        """`[batch, seq, d]` -> the same (seq / tp tokens under sequence parallelism).
 
-    def _whole(self, x: Tensor) -> Tensor:
-        product = self.in_proj(self.norm(x))  # [batch, seq, 7d]
-        keep = self.recompute is not Recompute.selective or not torch.is_grad_enabled()
-        mixed = self.middle(product) if keep else checkpoint(self.middle, product, use_reentrant=False)
-        out = self.out_proj(mixed)  # [batch, seq, d]
-        return x + nn.functional.dropout(out, self.dropout, self.training)
+        Decoding gives the `kv_cache` of the tokens before these, and the `positions` of these.
+        """
+        normed = self.norm(hidden_states)  # [batch, seq, d]
+        projected = self.in_proj(normed)  # [batch, seq, 7d / tp]: q, k, v and the MLP's, side by side
+        branches = self.branches(projected, kv_cache, positions)  # [batch, seq, 5d / tp]: attention and gelu(mlp)
+        out = self.out_proj(branches)  # [batch, seq, d]
+        return hidden_states + nn.functional.dropout(out, self.dropout, self.training)  # [batch, seq, d]
 
-    def _middle(self, product: Tensor) -> Tensor:
-        """Between the products, `[batch, seq, 7d]` -> `[batch, seq, 5d]`: large activations, cheap to make again."""
-        q, k, v, mlp = self.split(product)  # [batch, heads, seq, head_dim] x 3, [batch, seq, 4d]
-        return self.mix(self.attention(self.turn(q), self.turn(k), v), mlp)
+    def _branches(
+        self, projected: Tensor, kv_cache: KVCache | None = None, positions: DecodePositions | None = None
+    ) -> Tensor:
+        """What lies between the two products: `[batch, seq, 7d / tp]` -> `[batch, seq, 5d / tp]`."""
+        q, k, v, mlp = self.split_projection(projected)
+        if kv_cache is None or positions is None:
+            table, attention_mask = self.rotary[:, : q.shape[-2]], None  # causal
+            q, k = apply_rotary(q, table), apply_rotary(k, table)
+        else:
+            table, attention_mask = self.rotary[:, positions.positions].unsqueeze(2), positions.attention_mask()
+            q, k = apply_rotary(q, table), apply_rotary(k, table)
+            k, v = kv_cache.update(k, v, positions)  # [batch, heads, kv_length, head_dim]
+        return self.merge_branches(self.attention(q, k, v, attention_mask), mlp)
 
-    def mix(self, attended: Tensor, mlp: Tensor) -> Tensor:
-        """`[batch, heads, seq, head_dim]` and `[batch, seq, 4d]` -> what the product out takes, `[batch, seq, 5d]`."""
+    def split_projection(self, projected: Tensor) -> list[Tensor]:
+        """`[batch, seq, 7d / tp]` -> q, k, v `[batch, heads, seq, head_dim]` and the MLP's `[batch, seq, 4d / tp]`."""
+        d = self.heads * self.head_dim
+        *qkv, mlp = torch.split(projected, [d, d, d, 4 * d], dim=-1)
+        return [part.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for part in qkv] + [mlp]  # type: ignore[no-untyped-call]
+
+    def merge_branches(self, attended: Tensor, mlp: Tensor) -> Tensor:
+        """`[batch, heads, seq, head_dim]` and `[batch, seq, 4d / tp]` -> `[batch, seq, 5d / tp]`, for `out_proj`."""
         activated = nn.functional.gelu(mlp + self.mlp_bias, approximate="tanh")
         return torch.cat([attended.transpose(1, 2).flatten(2), activated], dim=-1)
 
-    def split(self, product: Tensor) -> list[Tensor]:
-        """`[batch, seq, 7d]` -> q, k, v `[batch, heads, seq, head_dim]` and the MLP's `[batch, seq, 4d]`."""
-        d = self.heads * self.head_dim
-        *qkv, mlp = product.split([d, d, d, 4 * d], dim=-1)
-        return [part.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for part in qkv] + [mlp]
 
-    def turn(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Rotary position embedding on `[batch, heads, seq, head_dim]`, at positions `[batch or 1, seq]` or from 0."""
-        if positions is None:
-            return apply_rotary(x, self.rotary[:, : x.shape[-2]])
-        return apply_rotary(x, self.rotary[:, positions].unsqueeze(2))  # the same for every head
+def _training_form(function: Callable[..., Tensor], compile: bool, recompute: bool) -> Callable[..., Tensor]:
+    """`function` as training runs it: compiled, and recomputed in the backward pass, as asked.
+
+    With a KV cache it runs as it is: its shapes grow with every token, and each would be compiled anew.
+    """
+    if not (compile or recompute):
+        return function
+    compiled = torch.compile(function, dynamic=False) if compile else function
+
+    def run(x: Tensor, kv_cache: KVCache | None = None, positions: DecodePositions | None = None) -> Tensor:
+        if kv_cache is not None:
+            return function(x, kv_cache, positions)
+        if recompute and torch.is_grad_enabled():
+            return checkpoint(compiled, x, use_reentrant=False)  # type: ignore[no-any-return]
+        return compiled(x)
+
+    return run
 
 
 class Head(nn.Module):
-    """The final norm and the untied vocabulary product: hidden states -> hidden states, or -> the loss.
+    """The final norm and the untied vocabulary product (a `parallel.protocols.OutputLayer`).
 
     The loss is the mean over tokens while training (z-loss included) and the sum of the plain cross-entropy in
     evaluation, in fp32. `logits` is for generation.
     """
 
-    def __init__(self, model: ModelConfig, tp: TensorParallelGroup, options: LossOptions) -> None:
+    def __init__(self, config: ModelConfig, tp: TensorParallelGroup, options: LossOptions) -> None:
         super().__init__()
         self.tp = tp
         self.options = options
-        self.norm = LayerNorm(model.n_embd, model.layer_norm_epsilon, tp)
-        rows, shard = model.vocab_size // tp.size, Shard(0, (model.vocab_size,))
-        self.weight = sharded(nn.Parameter(torch.empty(rows, model.n_embd)), shard, tp)
+        self.norm = LayerNorm(config.n_embd, config.layer_norm_epsilon, tp)
+        rows, shard = config.vocab_size // tp.size, Shard(0, (config.vocab_size,))
+        self.weight = sharded(nn.Parameter(torch.empty(rows, config.n_embd)), shard, tp)
         self.bias = sharded(nn.Parameter(torch.empty(rows)), shard, tp)
 
     def forward(self, hidden_states: Tensor, labels: Tensor | None = None) -> Tensor:
         """`[batch, seq, hidden]` and labels `[batch, seq]` -> the loss; without labels the normed hidden states."""
-        hidden_states = self.norm(hidden_states)
-        return hidden_states if labels is None else self.loss(hidden_states, labels)
+        normed = self.norm(hidden_states)  # [batch, seq, hidden]
+        return normed if labels is None else self.loss(normed, labels)
 
     def loss(self, normed: Tensor, labels: Tensor) -> Tensor:
         """The loss of normed hidden states `[batch, seq, hidden]`, a scalar in fp32."""
@@ -134,15 +152,7 @@ class Head(nn.Module):
         return chunked_cross_entropy(normed, self.weight, self.bias, labels, plain)
 
     def logits(self, normed: Tensor, positions: Tensor) -> Tensor:
-        """Normed hidden states `[batch, seq, hidden]` at `positions` `[batch]` -> logits `[batch, vocab / size]`."""
+        """Normed hidden states `[batch, seq, hidden]` at `positions` `[batch]` -> `[batch, vocab / tp]`, fp32."""
         hidden_states = enter_column(normed, self.tp)  # [batch, seq, hidden]
         chosen = hidden_states[torch.arange(len(positions), device=positions.device), positions]  # [batch, hidden]
         return linear(chosen, self.weight, self.bias).float()
-
-
-def layers(
-    model: ModelConfig, tp: TensorParallelGroup, operations: Operations, recompute: Recompute, options: LossOptions
-) -> list[partial[nn.Module]]:
-    """The model as builders, in order: embedding, n_layer blocks, head. Weights are not yet set (see model/init.py)."""
-    blocks = [partial(Block, model, tp, operations, recompute) for _ in range(model.n_layer)]
-    return [partial(Embedding, model, tp), *blocks, partial(Head, model, tp, options)]

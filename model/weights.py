@@ -1,61 +1,67 @@
-"""One door to whole weights, whoever made them: this stack's runs, `model.huggingface import`, or Hugging Face.
+"""Weights of a model on disk, read layer by layer, whole or one tensor-parallel rank's slices; and this stack's format.
 
-Ours lie in one file a layer, `layer_000.safetensors` (embedding) to `layer_<n_layer + 1>.safetensors` (head), by the
-parameter names of `model.codegen.layers`. Everything is checked from the files' headers before a tensor is read.
+The format is one file a layer, `layer_000.safetensors` (embedding) to `layer_<n_layer + 1>.safetensors` (head), whole
+tensors by the parameter names of `model.codegen`. Everything is checked from the files' headers before a tensor is
+read. `model.pretrained.open_weights` opens this form and Hugging Face's alike.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from conf.choices import Recompute
 from conf.compose import load_settings
 from conf.errors import ConfigError
 from conf.schema import ModelConfig
-from model.codegen import layers
-from model.hub import local_folder
-from model.huggingface import from_huggingface, to_huggingface
-from model.huggingface.files import Shape, find_tensors, read_config, read_tensors, readable, shapes_in
-from model.huggingface.groups import LAYERS, refuse_wrong_groups
-from model.huggingface.settings import mp_num_of, settings_of
-from model.kernels import REFERENCE
-from model.tokenizer.gpt2 import FILES as TOKENIZER_FILES
-from parallel.cross_entropy import LossOptions
+from model.build import layer_shapes
+from model.tensor_files import Region, Shape, join_regions, read_regions, read_tensors, readable, shapes_in
 from parallel.mesh import TensorParallelGroup
+from parallel.tensor_parallel import Shard, shard_of
 
 Layer = dict[str, Tensor]
-HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", *TOKENIZER_FILES]
+Shards = Mapping[str, Shard | None]  # how each parameter is cut; None or absent: not at all
+Piece = tuple[int, int]  # from and up to a position along the dimension that a tensor is cut in
+ALONE = TensorParallelGroup()
+NO_SHARDS: Shards = {}
+
+
+class ReadLayer(Protocol):
+    """Reads a layer's tensors by our names: those in `shards` as `tp.rank`'s slices, the others whole."""
+
+    def __call__(self, index: int, shards: Shards = NO_SHARDS, tp: TensorParallelGroup = ALONE) -> Layer:
+        """See the class."""
+        ...
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Whole weights on disk, checked against `model` and read layer by layer."""
+    """The weights of a whole model on disk, checked against `model`."""
 
     source: str  # the folder, or the name on the hub
     folder: Path  # on this machine; of a run, its stage's
     model: ModelConfig
     tokenizer_folder: Path | None
     form: str
-    read: Callable[[int], Layer]
+    read: ReadLayer
 
     @property
     def run(self) -> Path | None:
-        """The run whose stage left them; None for weights of another origin."""
+        """The run whose stage they are the result of; None for weights of another origin."""
         return self.folder.parents[1] if self.folder.parent.name == "stages" else None
 
-    def layer(self, index: int) -> Layer:
-        """Whole tensors of layer `index` (0 embedding, 1 to n_layer blocks, n_layer + 1 head) by our names.
+    def layer(self, index: int, shards: Shards = NO_SHARDS, tp: TensorParallelGroup = ALONE) -> Layer:
+        """Tensors of layer `index` (0 embedding, 1 to n_layer blocks, n_layer + 1 head) by our names.
 
-        They keep the type that they are stored in. Nothing is kept: memory is one layer's.
+        Whole, or of each parameter in `shards` the slices that `tp.rank` holds: then only those are read from the
+        file. They keep the type that they are stored in. Nothing is kept: memory is one layer's.
         """
         with readable(self.folder):
-            return self.read(index)
+            return self.read(index, shards, tp)
 
     def describe(self) -> str:
         """One line: where from, which form, which shape."""
@@ -66,30 +72,68 @@ class Weights:
         )
 
 
-def open_weights(source: str | Path, mp_num: int | None = None) -> Weights:
-    """The weights of a run (its last finished stage), one of its stages, an imported folder, or Hugging Face's form.
+def load_layer(weights: Weights, layer: nn.Module, index: int, tp: TensorParallelGroup) -> None:
+    """Set the parameters of layer `index`, in place; of each, only this rank's slices are read.
 
-    The last is a folder with config.json or a name `owner/name` on the hub; `mp_num` is the number of groups in its
-    qkv_proj, by default what its config.json or its name says, else 4.
+    Errors: ValueError naming the tensors that are missing, extra or of another shape.
+    """
+    parameters = dict(layer.named_parameters())
+    found = weights.layer(index, {name: shard_of(value) for name, value in parameters.items()}, tp)
+    wrong = [f"missing {name}" for name in sorted(parameters.keys() - found.keys())]
+    wrong += [f"extra {name}" for name in sorted(found.keys() - parameters.keys())]
+    for name in sorted(found.keys() & parameters.keys()):
+        value, parameter = found[name], parameters[name]
+        if value.shape != parameter.shape:
+            wrong.append(f"{name} is {list(value.shape)}, which does not fit {list(parameter.shape)}")
+            continue
+        with torch.no_grad():
+            parameter.copy_(value)
+    if wrong:
+        raise ValueError(f"{weights.source}, layer {index}: {'; '.join(wrong)}")
+
+
+def pieces_of(shard: Shard, tp: TensorParallelGroup) -> list[Piece]:
+    """Where the slices of `tp.rank` lie in the whole parameter along `shard.dim`: one piece a part."""
+    pieces, start = [], 0
+    for part in shard.parts:
+        length = part // tp.size
+        pieces.append((start + tp.rank * length, start + (tp.rank + 1) * length))
+        start += part
+    return pieces
+
+
+def memory_reader(layers: Sequence[Layer]) -> ReadLayer:
+    """A reader of whole layers that are in memory."""
+
+    def read(index: int, shards: Shards = NO_SHARDS, tp: TensorParallelGroup = ALONE) -> Layer:
+        cut = {name: shards.get(name) for name in layers[index]}
+        return {
+            name: value if (shard := cut[name]) is None else shard.slice(value, tp.rank, tp.size)
+            for name, value in layers[index].items()
+        }
+
+    return read
+
+
+def open_native(folder: Path) -> Weights:
+    """The weights of a run (its last finished stage), of one of its stages, or of an imported folder.
+
     Errors: `ConfigError`, one line, where it is none of these, or naming every tensor that is missing, extra or of
     another shape.
     """
-    folder = local_folder(source, HUB_FILES)
-    if (folder / "config.json").is_file():
-        return _open_huggingface(str(source), folder, mp_num)
     if (folder / "model.json").is_file():
         model, form = read_model(folder), "imported weights"
     else:
-        folder, model = _open_stage(folder)
+        folder, model = _find_stage(folder)
         form = f"stage {folder.name} of a run"
     read = open_layers(folder / "weights", model)
-    holders = [folder / "tokenizer", folder.parents[1] / "tokenizer"]
-    tokenizer = next((path for path in holders if path.is_dir()), None)
+    tokenizers = [folder / "tokenizer", folder.parents[1] / "tokenizer"]
+    tokenizer = next((path for path in tokenizers if path.is_dir()), None)
     return Weights(str(folder), folder, model, tokenizer, form, read)
 
 
-def open_layers(folder: Path, model: ModelConfig) -> Callable[[int], Layer]:
-    """A reader of the whole tensors of `model` that lie in `folder`, a file a layer.
+def open_layers(folder: Path, model: ModelConfig) -> ReadLayer:
+    """A reader of the tensors of `model` in `folder`, a file a layer.
 
     Errors: `ConfigError` naming every file or tensor that is missing, extra or of another shape.
     """
@@ -99,9 +143,32 @@ def open_layers(folder: Path, model: ModelConfig) -> Callable[[int], Layer]:
         raise ConfigError(f"{folder} is not whole: missing {'; '.join(absent)}")
     with readable(folder):
         found = {f"{index}.{name}": one for index, path in paths.items() for name, one in shapes_in(path).items()}
-    wanted = {f"{index}.{name}": one for index, layer in enumerate(layer_shapes(model)) for name, one in layer.items()}
-    _refuse_differences(folder, found, wanted)
-    return lambda index: read_tensors(paths[index])
+    layers = enumerate(layer_shapes(model))
+    expected = {f"{index}.{name}": shape for index, layer in layers for name, shape in layer.items()}
+    refuse_differences(folder, found, expected)
+    return layers_in(folder)
+
+
+def layers_in(folder: Path) -> ReadLayer:
+    """A reader of the tensors in `folder`, a file a layer, unchecked."""
+
+    def read(index: int, shards: Shards = NO_SHARDS, tp: TensorParallelGroup = ALONE) -> Layer:
+        path = folder / layer_file(index)
+        sliced = {name: shard for name, shard in shards.items() if shard is not None}
+        if not sliced:
+            return read_tensors(path)
+        stored = shapes_in(path)
+        wanted = {
+            name: [Region(name, shard.dim, start, stop) for start, stop in pieces_of(shard, tp)]
+            for name, shard in sliced.items()
+            if name in stored and stored[name][shard.dim] == sum(shard.parts)
+        }
+        parts = read_regions(path, [region for regions in wanted.values() for region in regions])
+        others = [name for name in stored if name not in wanted]
+        whole = read_tensors(path, others) if others else {}
+        return whole | join_regions(wanted, lambda region: parts[region])
+
+    return read
 
 
 def layer_file(index: int) -> str:
@@ -128,20 +195,21 @@ def read_model(folder: Path) -> ModelConfig:
         raise ConfigError(f"{folder / 'model.json'} does not describe a model ({error}); import it again") from None
 
 
-def layer_shapes(model: ModelConfig) -> list[dict[str, Shape]]:
-    """Shape of every whole parameter by name, layer by layer."""
-    with torch.device("meta"):
-        builders = layers(
-            model, TensorParallelGroup(), REFERENCE, Recompute.none, LossOptions(0.0, 1, TensorParallelGroup())
-        )
-        first, block, head = (
-            {name: tuple(value.shape) for name, value in builders[index]().named_parameters()} for index in (0, 1, -1)
-        )
-    return [first, *[block] * model.n_layer, head]
+def refuse_differences(folder: Path, found: dict[str, Shape], expected: dict[str, Shape]) -> None:
+    """Errors: `ConfigError` naming every tensor of `folder` that is missing, extra or of another shape."""
+    wrong = [f"missing {name}" for name in expected if name not in found]
+    wrong += [f"extra {name}" for name in found if name not in expected]
+    wrong += [
+        f"{name} is {list(found[name])}, not {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if wrong:
+        raise ConfigError(f"{folder} does not fit its own settings: {'; '.join(wrong)}")
 
 
-def _open_stage(folder: Path) -> tuple[Path, ModelConfig]:
-    """A stage's folder and its model; of a run's folder, the last stage that left weights."""
+def _find_stage(folder: Path) -> tuple[Path, ModelConfig]:
+    """A stage's folder and its model; of a run's folder, the last stage that has weights."""
     if (folder / "config.yaml").is_file():
         run = folder
         stages = [run / "stages" / name for name in load_settings(run / "config.yaml").stages]
@@ -156,44 +224,3 @@ def _open_stage(folder: Path) -> tuple[Path, ModelConfig]:
     else:
         raise ConfigError(f"{folder} holds no weights: it is no run, no stage, no imported and no Hugging Face folder")
     return folder, load_settings(run / "config.yaml").model
-
-
-def _open_huggingface(source: str, folder: Path, mp_num: int | None) -> Weights:
-    config = read_config(folder)
-    model = settings_of(config, source)
-    mp_num = mp_num_of(config, source, model, mp_num)
-    with readable(folder):
-        files = find_tensors(folder)
-    names = huggingface_names(model)
-    wanted = {name: shape for layer in names for name, shape in layer.items()}
-    _refuse_differences(folder, files.shapes, wanted)
-    some = range(0, model.n_layer, -(-model.n_layer // LAYERS))
-    products = [f"transformer.h.{block}.attn.qkv_proj.weight" for block in some]
-    refuse_wrong_groups(source, [files.read([name])[name] for name in products], model, mp_num)
-
-    def read(index: int) -> Layer:
-        return from_huggingface(index, files.read(list(names[index])), model, mp_num)
-
-    has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "encoder.json"))
-    tokenizer = folder if has_tokenizer else None
-    return Weights(source, folder, model, tokenizer, f"Hugging Face, mp_num {mp_num}", read)
-
-
-def huggingface_names(model: ModelConfig) -> list[dict[str, Shape]]:
-    """Shape of every tensor by Hugging Face's name, layer by layer."""
-    meta = torch.device("meta")
-    ours = [{name: torch.empty(one, device=meta) for name, one in layer.items()} for layer in layer_shapes(model)]
-    theirs = [to_huggingface(index, layer, model, 1) for index, layer in enumerate(ours)]
-    return [{name: tuple(value.shape) for name, value in layer.items()} for layer in theirs]
-
-
-def _refuse_differences(folder: Path, found: dict[str, Shape], wanted: dict[str, Shape]) -> None:
-    wrong = [f"missing {name}" for name in wanted if name not in found]
-    wrong += [f"extra {name}" for name in found if name not in wanted]
-    wrong += [
-        f"{name} is {list(found[name])}, not {list(shape)}"
-        for name, shape in wanted.items()
-        if name in found and found[name] != shape
-    ]
-    if wrong:
-        raise ConfigError(f"{folder} does not fit its own settings: {'; '.join(wrong)}")

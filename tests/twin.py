@@ -3,14 +3,10 @@
 import torch
 from transformers import CodeGenConfig, CodeGenForCausalLM
 
-from conf.choices import Recompute
 from conf.schema import ModelConfig
-from model.codegen import layers
+from model.build import layer_shapes
 from model.huggingface import to_huggingface
-from model.init import draw
-from model.kernels import REFERENCE
-from parallel.cross_entropy import LossOptions
-from parallel.mesh import TensorParallelGroup
+from model.init import init_parameter
 
 MP_NUM = 4  # of the released models
 
@@ -35,14 +31,6 @@ def config_of(model: ModelConfig) -> CodeGenConfig:
     )
 
 
-def shapes_of(model: ModelConfig) -> list[dict[str, tuple[int, ...]]]:
-    """Shape of every whole parameter by name, layer by layer."""
-    with torch.device("meta"):
-        options = LossOptions(0.0, 1, TensorParallelGroup())
-        built = [build() for build in layers(model, TensorParallelGroup(), REFERENCE, Recompute.none, options)]
-    return [{name: tuple(p.shape) for name, p in layer.named_parameters()} for layer in built]
-
-
 def twin_of(model: ModelConfig, weights: list[dict[str, torch.Tensor]]) -> CodeGenForCausalLM:
     """Hugging Face's model with our layers' `weights`, in training mode."""
     twin, tensors = CodeGenForCausalLM(config_of(model)).train(), {}
@@ -57,6 +45,6 @@ def twin_of(model: ModelConfig, weights: list[dict[str, torch.Tensor]]) -> CodeG
 def initial_weights(model: ModelConfig, seed: int) -> list[dict[str, torch.Tensor]]:
     """Every layer's initial weights, whole."""
     return [
-        {name: draw(f"{index}.{name}", shape, model, seed) for name, shape in layer.items()}
-        for index, layer in enumerate(shapes_of(model))
+        {name: init_parameter(f"{index}.{name}", shape, model, seed) for name, shape in layer.items()}
+        for index, layer in enumerate(layer_shapes(model))
     ]

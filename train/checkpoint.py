@@ -16,7 +16,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 
 from conf.errors import ConfigError, NodeError, node_name
@@ -24,8 +23,7 @@ from conf.schema import ModelConfig
 from model.weights import Weights, layer_file, open_layers, write_layer
 from parallel.engine import Engine
 from parallel.full_state import MOMENTS, WEIGHTS
-from parallel.mesh import ProcessMesh, TensorParallelGroup
-from parallel.tensor_parallel import shard_of
+from parallel.mesh import ProcessMesh
 from train.run_directory import read_json, write_json
 
 CHUNK_BYTES = 1 << 24  # of a file, read at a time
@@ -205,24 +203,3 @@ def load_checkpoint(engine: Engine, path: Path, model: ModelConfig) -> dict[str,
 def checkpoint_weights(path: Path, model: ModelConfig) -> Weights:
     """The weights of a checkpoint. Errors: `ConfigError` naming every tensor that does not fit `model`."""
     return Weights(str(path), path, model, None, "checkpoint", open_layers(path / WEIGHTS, model))
-
-
-def load_layer(weights: Weights, layer: torch.nn.Module, index: int, tp: TensorParallelGroup) -> None:
-    """Set the weights of the `index`-th layer, in place, from whole tensors of any origin.
-
-    Errors: ValueError naming the tensors that are missing, extra or of another shape.
-    """
-    parameters, found = dict(layer.named_parameters()), weights.layer(index)
-    wrong = [f"missing {name}" for name in sorted(parameters.keys() - found.keys())]
-    wrong += [f"extra {name}" for name in sorted(found.keys() - parameters.keys())]
-    for name in sorted(found.keys() & parameters.keys()):
-        full, parameter = found[name], parameters[name]
-        shard = shard_of(parameter)
-        value = full if shard is None else shard.slice(full, tp.rank, tp.size)
-        if value.shape != parameter.shape:
-            wrong.append(f"{name} is {list(full.shape)}, which does not fit {list(parameter.shape)}")
-            continue
-        with torch.no_grad():
-            parameter.copy_(value)
-    if wrong:
-        raise ValueError(f"{weights.source}, layer {index}: {'; '.join(wrong)}")

@@ -9,7 +9,7 @@ from conf.check import check
 from conf.choices import Precision
 from conf.errors import ConfigError, DataError
 from conf.schema import Settings
-from model.kernels import Operations, select
+from model.kernels import Kernels, select_kernels
 from parallel.mesh import ProcessMesh, build_mesh
 from train.data.prepare import Prepared, find
 from train.hardware import peak_tflops, resolve_precision, slow_products
@@ -26,7 +26,7 @@ class RunContext:
     data: Prepared
     mesh: ProcessMesh
     precision: Precision
-    operations: Operations
+    kernels: Kernels
     peak_tflops: float
 
     def log(self, line: str) -> None:
@@ -61,10 +61,10 @@ def open_context(settings: Settings) -> RunContext:
     settings = replace(settings, layout=replace(layout, precision=precision))
     check(settings, mesh.size)
     folder = Path(on_main(mesh, lambda: str(open_run(settings, data.directory / "tokenizer"))))
-    operations = select(settings.kernels)
+    kernels = select_kernels(settings.kernels)
     peak, source = peak_tflops(mesh.device, precision)
     peak = settings.cluster.peak_tflops or peak
-    context = RunContext(settings, folder, data, mesh, precision, operations, peak)
+    context = RunContext(settings, folder, data, mesh, precision, kernels, peak)
     context.log(
         f"{mesh.size} processes on {mesh.device.type}: tensor {mesh.tp.size} x pipeline {mesh.pp_size} "
         f"x data {mesh.dp_size}, ZeRO-{layout.zero_stage}, {precision.value}"
@@ -74,7 +74,7 @@ def open_context(settings: Settings) -> RunContext:
     compare_clocks(mesh)
     if mesh.size > 1:
         context.log(f"all-reduce over every process: {mesh.all_reduce_bandwidth():.2f} GB/s")
-    context.log(f"kernels: {', '.join(f'{operation} {form}' for operation, form in operations.describe().items())}")
+    context.log(f"kernels: {', '.join(f'{operation} {form}' for operation, form in kernels.describe().items())}")
     context.log(
         f"peak of one device: {peak:.2f} TFLOP/s ({'cluster.peak_tflops' if settings.cluster.peak_tflops else source})"
     )

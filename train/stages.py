@@ -11,17 +11,18 @@ from conf.choices import Handover, Precision
 from conf.errors import ConfigError
 from conf.run_folder import is_finished, stage_folder
 from conf.schema import Settings
-from model.codegen import layers
-from model.init import initialise
+from model.build import run_layers
+from model.init import init_layer
+from model.layer_costs import layer_costs
+from model.pretrained import open_weights
 from model.tokenizer import load_tokenizer
-from model.weights import Weights, open_weights
-from parallel.cross_entropy import LossOptions
+from model.weights import Weights, load_layer
 from parallel.engine import Engine, build_engine
 from parallel.full_state import WEIGHTS
 from parallel.zero import deepspeed_config
-from train.balance import layer_costs
-from train.checkpoint import checkpoint_weights, load_checkpoint, load_layer, newest_checkpoint
+from train.checkpoint import checkpoint_weights, load_checkpoint, newest_checkpoint
 from train.context import RunContext
+from train.hardware import dtype_of
 from train.optimizer import adamw
 from train.run_directory import read_json
 
@@ -85,20 +86,17 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
                 f"stages.{name}.handover=full needs a run's checkpoint in {parent.source}, and there is none"
             )
     weights = parent if own is None else checkpoint_weights(own, settings.model)
-    loss = LossOptions(
-        settings.optimizer.z_loss, settings.layout.loss_chunk_tokens, mesh.tp, context.operations.compile
-    )
 
     def set_weights(layer: nn.Module, index: int) -> None:
         if weights is None:
-            initialise(layer, index, settings.model, mesh.tp, settings.run.seed)
+            init_layer(layer, index, settings.model, mesh.tp, settings.run.seed)
         else:
             load_layer(weights, layer, index, mesh.tp)
 
     engine = build_engine(
-        layers(settings.model, mesh.tp, context.operations, settings.layout.recompute, loss),
+        run_layers(settings, mesh.tp, context.kernels),
         set_weights,
-        layer_costs(context),
+        layer_costs(settings, mesh, context.kernels, dtype_of(context.precision), context.log),
         partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),
         config,
         mesh,

@@ -25,12 +25,13 @@ def main(words: list[str]) -> int:
             export_weights,
             import_weights,
         )
+        from model.pretrained import open_weights
 
         target = Path(asked.target)
         if isinstance(asked, Import):
-            made = import_weights(asked.source, target, asked.mp_num, asked.vocab_size)
+            made = import_weights(open_weights(asked.source, asked.mp_num), target, asked.vocab_size)
         else:
-            made = export_weights(asked.source, target, asked.mp_num, asked.dtype)
+            made = export_weights(open_weights(asked.source), target, asked.mp_num, asked.dtype)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return BAD_INPUT

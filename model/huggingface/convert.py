@@ -1,4 +1,4 @@
-"""Weights in and out of Hugging Face's form, layer by layer: bit for bit the same there and back, in little memory."""
+"""Conversion to and from Hugging Face's form, layer by layer: bit-identical there and back, in one layer's memory."""
 
 import json
 import shutil
@@ -17,23 +17,24 @@ from torch import Tensor
 from conf.choices import Precision
 from conf.errors import ConfigError
 from model.huggingface import to_huggingface
+from model.huggingface.checkpoint import open_huggingface
 from model.huggingface.settings import check_mp_num, config_of
 from model.huggingface.shards import Shards
 from model.tokenizer import Tokenizer, load_tokenizer
-from model.weights import Weights, open_weights, write_layer, write_model
+from model.weights import Weights, open_native, write_layer, write_model
 
 SHARD_BYTES = 5 * 10**9  # of one exported file, unless a single layer is larger
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
-def import_weights(source: str, target: Path, mp_num: int | None, vocab_size: int | None) -> Weights:
-    """Write `source` (Hugging Face's form, by folder or hub name) to the new folder `target` in this stack's form.
+def import_weights(weights: Weights, target: Path, vocab_size: int | None = None) -> Weights:
+    """Write `weights` (Hugging Face's form, or any other) to the new folder `target` in this stack's form.
 
     `vocab_size` cuts rows of the embedding and the head, or adds rows that are the mean of those there are: an added
     row's logit is then the mean of the others', which is never the largest, and training can raise it.
-    Errors: `ConfigError` as in `open_weights`, where `target` is not empty, or where it cannot be written.
+    Returns what was written, opened again. Errors: `ConfigError` where a file of `weights` cannot be read, or `target`
+    is not empty or cannot be written.
     """
-    weights = open_weights(source, mp_num)
     rows = vocab_size or weights.model.vocab_size
     model = replace(weights.model, vocab_size=rows)
     with whole_folder(target) as folder:
@@ -41,30 +42,31 @@ def import_weights(source: str, target: Path, mp_num: int | None, vocab_size: in
         if tokenizer is not None and tokenizer.vocab_size > rows:
             raise ConfigError(f"vocab_size={rows} has no room for the {tokenizer.vocab_size} ids of its tokenizer")
         (folder / "weights").mkdir()
-        for index in _progress(f"importing {source}", model.n_layer + 2):
+        for index in _progress(f"importing {weights.source}", model.n_layer + 2):
             layer = weights.layer(index)
             if index in (0, model.n_layer + 1):
                 layer = {name: _with_rows(name, value, rows) for name, value in layer.items()}
             write_layer(folder / "weights", index, layer)
-        write_model(folder, model, {"from": source, "form": weights.form})
-    return open_weights(target)
+        write_model(folder, model, {"from": weights.source, "form": weights.form})
+    return open_native(target)
 
 
-def export_weights(source: str, target: Path, mp_num: int, dtype: Precision, shard_bytes: int = SHARD_BYTES) -> Weights:
-    """Write `source` (anything `open_weights` takes) to the new folder `target` in Hugging Face's form.
+def export_weights(
+    weights: Weights, target: Path, mp_num: int, dtype: Precision, shard_bytes: int = SHARD_BYTES
+) -> Weights:
+    """Write `weights` to the new folder `target` in Hugging Face's form; returns what was written, opened again.
 
     `dtype` auto keeps each tensor's own. transformers reads `mp_num` 4; other values are for other readers, and are
     written to config.json for this one.
-    Errors: `ConfigError` as in `open_weights`, where `target` is not empty or cannot be written, or where a value is
-    beyond `dtype`'s largest.
+    Errors: `ConfigError` where a file of `weights` cannot be read, `target` is not empty or cannot be written, or a
+    value is beyond `dtype`'s largest.
     """
-    weights = open_weights(source)
     model = weights.model
     check_mp_num(mp_num, model)
     with whole_folder(target) as folder:
         tokenizer = _copy_tokenizer(weights, folder)
         shards, first = Shards(folder, shard_bytes), ""
-        for index in _progress(f"exporting {source}", model.n_layer + 2):
+        for index in _progress(f"exporting {weights.source}", model.n_layer + 2):
             layer = to_huggingface(index, weights.layer(index), model, mp_num)
             layer = {name: _cast(name, value, dtype) for name, value in layer.items()}
             first = first or str(next(iter(layer.values())).dtype).removeprefix("torch.")
@@ -72,7 +74,7 @@ def export_weights(source: str, target: Path, mp_num: int, dtype: Precision, sha
         shards.finish()
         config = {**config_of(model, first, tokenizer.eos if tokenizer else None), "mp_num": mp_num}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    return open_weights(target)
+    return open_huggingface(str(target), target)
 
 
 @contextmanager

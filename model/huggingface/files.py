@@ -1,40 +1,14 @@
-"""Files of whole tensors: safetensors or torch's .bin, single or sharded with an index.
-
-A file is opened for each read and closed after it: mapped pages count as this process's memory while it is open.
-"""
+"""The files of a checkpoint in Hugging Face's form: config.json, and weights in one file or in shards with an index."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-
 from conf.errors import ConfigError
+from model.tensor_files import Shape, TensorFiles, readable, shapes_in
 
-Shape = tuple[int, ...]
 NAMES = ("model.safetensors", "pytorch_model.bin")
 BUFFERS = (".attn.causal_mask", ".attn.masked_bias", ".attn.bias")  # of old files; the model makes its own
-
-
-@dataclass(frozen=True)
-class TensorFiles:
-    """Tensors of a checkpoint: which are where, and of which shape."""
-
-    files: dict[str, Path]
-    shapes: dict[str, Shape]
-
-    def read(self, names: list[str]) -> dict[str, Tensor]:
-        """The tensors `names`, in the type that they are stored in."""
-        found: dict[str, Tensor] = {}
-        for path in dict.fromkeys(self.files[name] for name in names):
-            found |= read_tensors(path, [name for name in names if self.files[name] == path])
-        return found
 
 
 def find_tensors(folder: Path) -> TensorFiles:
@@ -50,13 +24,13 @@ def find_tensors(folder: Path) -> TensorFiles:
             absent = [shard for shard in shards if not (folder / shard).is_file()]
             if absent:
                 raise ConfigError(f"{folder} is not whole: {index.name} names {', '.join(absent)}; fetch it again")
-            return _together([folder / shard for shard in shards])
+            return _tensors_in([folder / shard for shard in shards])
         if (folder / name).is_file():
-            return _together([folder / name])
+            return _tensors_in([folder / name])
     raise ConfigError(f"{folder} holds a config.json and no weights: no {' and no '.join(NAMES)}")
 
 
-def _together(paths: list[Path]) -> TensorFiles:
+def _tensors_in(paths: list[Path]) -> TensorFiles:
     files: dict[str, Path] = {}
     shapes: dict[str, Shape] = {}
     for path in paths:
@@ -66,51 +40,7 @@ def _together(paths: list[Path]) -> TensorFiles:
     return TensorFiles(files, shapes)
 
 
-def shapes_in(path: Path) -> dict[str, Shape]:
-    """Shape of each tensor in one file, no tensor read. Errors: `ConfigError` where the file is cut or no such file."""
-    with readable(path):
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        return {name: tuple(value.shape) for name, value in _mapped(path).items()}
-
-
-def read_tensors(path: Path, names: list[str] | None = None) -> dict[str, Tensor]:
-    """The tensors `names` of one file; all of them by default. Errors: as `shapes_in`."""
-    with readable(path):
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in names or file.keys()}
-        mapped = _mapped(path)
-        return {name: mapped[name] for name in names or mapped}
-
-
-def _mapped(path: Path) -> dict[str, Tensor]:
-    return dict(torch.load(path, map_location="cpu", mmap=True, weights_only=True))
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json. Errors: `ConfigError`."""
     with readable(folder / "config.json"):
         return dict(json.loads((folder / "config.json").read_text()))
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """One line for a file that is cut, of another format or gone."""
-    try:
-        yield
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        RuntimeError,
-        SafetensorError,
-        UnpicklingError,
-    ) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(
-            f"{path} cannot be read ({reason}); it is cut or no such file: fetch or write it again"
-        ) from None

@@ -1,4 +1,4 @@
-"""One door to every operation that has more than one form: `select` chooses the forms of a run, once, at start-up.
+"""The operations that have more than one form; `select_kernels` chooses those of a run, once, at start-up.
 
 What may enter: an operation with its plain-torch reference and its faster forms, tested against each other.
 """
@@ -14,10 +14,11 @@ from model.kernels.attention import reference_attention, sdpa_attention
 
 
 @dataclass(frozen=True)
-class Operations:
-    """The chosen forms. attention: q, k, v `[batch, heads, seq, head_dim]` -> the same, causal or as `seen` says.
+class Kernels:
+    """The chosen form of each operation.
 
-    compile: whether blocks and loss go through torch.compile.
+    attention: (q, k, v, attention_mask), see `model.kernels.attention`; compile: whether the blocks and the loss are
+    compiled by torch.compile.
     """
 
     attention: Callable[..., Tensor]
@@ -28,10 +29,10 @@ class Operations:
         return {"attention": self.attention.__name__, "compile": "inductor" if self.compile else "off"}
 
 
-def select(settings: KernelsConfig) -> Operations:
-    """Choose the forms that `settings` asks for."""
-    attention = reference_attention if settings.attention is KernelForm.reference else sdpa_attention
-    return Operations(attention=attention, compile=settings.compile)
+def select_kernels(config: KernelsConfig) -> Kernels:
+    """The forms that `config` (conf/kernels) asks for."""
+    attention = reference_attention if config.attention is KernelForm.reference else sdpa_attention
+    return Kernels(attention=attention, compile=config.compile)
 
 
-REFERENCE = Operations(attention=reference_attention, compile=False)
+REFERENCE = Kernels(attention=reference_attention, compile=False)

@@ -13,7 +13,7 @@ import torch
 
 from conf.commands import Sampling
 from conf.schema import ModelConfig
-from model.weights import Weights
+from model.weights import Weights, memory_reader
 from parallel.mesh import single_process_mesh
 from tests.twin import initial_weights, twin_of
 from train.sample.generator import Generator, build_modules
@@ -43,7 +43,7 @@ def main() -> None:
         "benchmark", arguments.layers, arguments.width, arguments.width // 64, 32, arguments.vocabulary, 2048, 1e-5, 0.0
     )
     weights = initial_weights(model, seed=0)
-    source = Weights("initial", Path(), model, None, "memory", lambda index: weights[index])
+    source = Weights("initial", Path(), model, None, "memory", memory_reader(weights))
     mesh = single_process_mesh()
     ours = Generator(source, build_modules(source, mesh, torch.float32), Ids(model.vocab_size), mesh)  # type: ignore[arg-type]
     theirs = twin_of(model, weights).eval()

@@ -98,20 +98,17 @@ def ours(kernels: str) -> Callable[[argparse.Namespace], Callable[[], float]]:
     def build(arguments: argparse.Namespace) -> Callable[[], float]:
         import torch
 
-        from model.codegen import layers
-        from model.init import initialise
-        from model.kernels import select
-        from parallel.cross_entropy import LossOptions
+        from model.build import run_layers
+        from model.init import init_layer
+        from model.kernels import select_kernels
         from parallel.engine import Stack
         from parallel.mesh import TensorParallelGroup
         from train.optimizer import adamw
 
         settings, alone = settings_of(arguments, kernels), TensorParallelGroup()
-        options = LossOptions(0.0, settings.layout.loss_chunk_tokens, alone, settings.kernels.compile)
-        builders = layers(settings.model, alone, select(settings.kernels), settings.layout.recompute, options)
-        stack = Stack(*(builder() for builder in builders))
+        stack = Stack(*(build() for build in run_layers(settings, alone, select_kernels(settings.kernels))))
         for index, layer in enumerate(stack):
-            initialise(layer, index, settings.model, alone, seed=1)
+            init_layer(layer, index, settings.model, alone, seed=1)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         stack = stack.to(device, torch.bfloat16 if arguments.precision == "bf16" else torch.float32).train()
         optimizer = adamw(list(stack.named_parameters()), settings.optimizer, settings.model.n_layer)

@@ -9,13 +9,14 @@ from transformers import CodeGenForCausalLM
 from conf.choices import Recompute
 from conf.compose import compose_settings
 from conf.schema import ModelConfig
-from model.codegen import Block, Head, layers
+from model.build import build_layers
+from model.codegen import Block, Head
 from model.flops import flops_per_token, matrix_parameters, parameters
 from model.huggingface import from_huggingface, to_huggingface
-from model.init import initialise
-from model.kernels import REFERENCE, Operations
+from model.init import init_layer
+from model.kernels import REFERENCE, Kernels
 from model.kernels.attention import sdpa_attention
-from parallel.cross_entropy import IGNORE, LossOptions
+from parallel.cross_entropy import IGNORE
 from parallel.engine import Stack
 from parallel.mesh import TensorParallelGroup
 from tests.twin import MP_NUM, config_of, twin_of
@@ -23,11 +24,11 @@ from tests.twin import MP_NUM, config_of, twin_of
 ALONE = TensorParallelGroup()
 
 
-def build(model: ModelConfig, operations: Operations = REFERENCE, z_loss: float = 0.0, chunk: int = 7, **keys) -> Stack:
-    options = LossOptions(z_loss, chunk, ALONE, operations.compile)
-    built = [builder() for builder in layers(model, ALONE, operations, keys.get("recompute", Recompute.none), options)]
+def build(model: ModelConfig, kernels: Kernels = REFERENCE, z_loss: float = 0.0, chunk: int = 7, **keys) -> Stack:
+    recompute = keys.get("recompute", Recompute.none)
+    built = [builder() for builder in build_layers(model, ALONE, kernels, recompute, z_loss, chunk)]
     for index, layer in enumerate(built):
-        initialise(layer, index, model, ALONE, seed=5)
+        init_layer(layer, index, model, ALONE, seed=5)
         for parameter in layer.parameters():  # norms and biases away from 1 and 0, or a wrong one would not show
             with torch.no_grad():
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
@@ -45,15 +46,11 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "operations", [REFERENCE, Operations(sdpa_attention, compile=False)], ids=["reference", "sdpa"]
-)
+@pytest.mark.parametrize("kernels", [REFERENCE, Kernels(sdpa_attention, compile=False)], ids=["reference", "sdpa"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape['n_layer']}x{shape['n_embd']}")
-def test_logits_loss_and_every_gradient_equal_huggingface(
-    tiny: ModelConfig, shape: dict, operations: Operations
-) -> None:
+def test_logits_loss_and_every_gradient_equal_huggingface(tiny: ModelConfig, shape: dict, kernels: Kernels) -> None:
     model = replace(tiny, **shape)
-    stack = build(model, operations)
+    stack = build(model, kernels)
     twin = build_huggingface(model, stack)
     ids = torch.randint(0, model.vocab_size, (3, model.context_length), generator=torch.Generator().manual_seed(0))
 
@@ -107,7 +104,7 @@ PUBLISHED = {"350m": 356_712_448, "2b": 2_779_356_160, "6b": 7_064_213_504, "16b
 def test_published_parameter_counts(size: str) -> None:
     model = compose_settings([f"model={size}"]).model
     with torch.device("meta"):
-        built = [b() for b in layers(model, ALONE, REFERENCE, Recompute.none, LossOptions(0.0, 1, ALONE))]
+        built = [build() for build in build_layers(model)]
         released = sum(p.numel() for p in CodeGenForCausalLM(config_of(model)).parameters())
     count = sum(p.numel() for layer in built for p in layer.parameters())
     assert count == parameters(model) == released == PUBLISHED[size]

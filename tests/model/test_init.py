@@ -5,20 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conf.choices import Recompute
 from conf.schema import ModelConfig
-from model.codegen import layers
-from model.init import initialise
-from model.kernels import REFERENCE
-from parallel.cross_entropy import LossOptions
+from model.build import build_layers
+from model.init import init_layer
 from parallel.mesh import TensorParallelGroup
 from parallel.tensor_parallel import shard_of
 
 
 def built(model: ModelConfig, tp: TensorParallelGroup, seed: int = 1) -> list[torch.nn.Module]:
-    modules = [build() for build in layers(model, tp, REFERENCE, Recompute.none, LossOptions(0.0, 8, tp))]
+    modules = [build() for build in build_layers(model, tp)]
     for index, layer in enumerate(modules):
-        initialise(layer, index, model, tp, seed)
+        init_layer(layer, index, model, tp, seed)
     return modules
 
 

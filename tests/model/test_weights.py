@@ -1,165 +1,165 @@
-"""Whole weights through one door, whoever made them; what does not fit is said at once."""
+"""Layers come back from disk, whole or one rank's slices; a rank reads its slices and nothing else."""
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from conf.errors import ConfigError
-from conf.schema import ModelConfig, Settings, plain
-from model.huggingface.convert import import_weights
-from model.weights import Layer, layer_shapes, open_weights, write_layer
+from conf.choices import Recompute
+from conf.schema import ModelConfig
+from model import tensor_files
+from model.build import build_layers, layer_shapes
+from model.codegen import Block
+from model.init import init_layer
+from model.kernels import REFERENCE
+from model.pretrained import open_weights
+from model.weights import Weights, layers_in, load_layer, memory_reader, open_layers, write_layer
+from parallel.mesh import TensorParallelGroup
+from parallel.tensor_parallel import shard_of
 from tests.model.huggingface.random_models import random_model, save
-from tests.twin import initial_weights, shapes_of
+from tests.twin import initial_weights
 
 
-def write_run(run: Path, settings: Settings, finished: list[str]) -> list[Layer]:
-    """A run's folder with the weights of the stages `finished`; the last one's are returned."""
-    run.mkdir()
-    (run / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain(settings))))
-    layers: list[Layer] = []
-    for seed, stage in enumerate(finished):
-        (run / "stages" / stage / "weights").mkdir(parents=True)
-        layers = initial_weights(settings.model, seed)
-        for index, layer in enumerate(layers):
-            write_layer(run / "stages" / stage / "weights", index, layer)
-    return layers
+def weights_in(folder: Path, model: ModelConfig) -> Weights:
+    return Weights("test", folder, model, None, "test", layers_in(folder))
 
 
-def equal(one: Layer, other: Layer) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+def block_of(model: ModelConfig, tp: TensorParallelGroup) -> Block:
+    return Block(model, tp, REFERENCE, Recompute.none)
 
 
-def test_a_run_gives_its_last_finished_stage(tmp_path: Path, settings: Settings, tiny: ModelConfig) -> None:
-    layers = write_run(tmp_path / "run", replace(settings, model=tiny), ["nl", "multi"])
-    weights = open_weights(tmp_path / "run")
-    assert weights.folder.name == "multi" and weights.model == tiny and weights.tokenizer_folder is None
-    assert all(equal(weights.layer(index), layer) for index, layer in enumerate(layers))
-    (tmp_path / "run/tokenizer").mkdir()
-    nl = open_weights(str(tmp_path / "run/stages/nl"))
-    assert nl.tokenizer_folder == tmp_path / "run/tokenizer"
-    assert not equal(nl.layer(1), layers[1])
-    assert "stage nl of a run: n_layer 2, n_embd 32" in nl.describe()
-    with pytest.raises(ConfigError, match="holds no weights: it is no run"):
-        open_weights(tmp_path)
+def test_a_layer_comes_back_whole_and_in_slices(tmp_path: Path, tiny: ModelConfig) -> None:
+    whole = block_of(tiny, TensorParallelGroup())
+    init_layer(whole, 1, tiny, TensorParallelGroup(), seed=9)
+    save_file({name: p.detach().clone() for name, p in whole.named_parameters()}, tmp_path / "layer_001.safetensors")
+    for tp in (TensorParallelGroup(), TensorParallelGroup(size=2, rank=1)):
+        layer, expected = block_of(tiny, tp), block_of(tiny, tp)
+        load_layer(weights_in(tmp_path, tiny), layer, 1, tp)
+        init_layer(expected, 1, tiny, tp, seed=9)
+        assert all(torch.equal(p, q) for p, q in zip(layer.parameters(), expected.parameters(), strict=True))
 
 
-def test_unfinished_runs_and_stages_are_refused(tmp_path: Path, settings: Settings) -> None:
-    write_run(tmp_path / "run", settings, [])
-    (tmp_path / "run/stages/nl").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="has not finished any of its stages"):
-        open_weights(tmp_path / "run")
-    with pytest.raises(ConfigError, match="nl has not finished"):
-        open_weights(tmp_path / "run/stages/nl")
-
-
-FORMS = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"]
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_a_released_checkpoint_is_read(tmp_path: Path, form: str) -> None:
-    model = random_model(torch.float16)
-    save(model, tmp_path, max_shard_size="100KB" if "index" in form else "5GB")
-    if ".bin" in form:
-        for path in list(tmp_path.glob("*.safetensors*")):
-            name = path.name.replace("model", "pytorch_model", 1).replace("safetensors", "bin")
-            if path.suffix == ".json":
-                text = path.read_text().replace("model-", "pytorch_model-").replace(".safetensors", ".bin")
-                (tmp_path / name).write_text(text)
-            else:
-                old = {"transformer.h.0.attn.causal_mask": torch.ones(1, 1, 4, 4, dtype=torch.bool)}
-                torch.save(
-                    {**load_file(path), **(old if "h.0" in str(load_file(path).keys()) else {})}, tmp_path / name
-                )
-            path.unlink()
-    assert (tmp_path / form).is_file()
-    weights = open_weights(tmp_path)
-    expected = model.state_dict()
-    assert torch.equal(weights.layer(0)["tokens.weight"], expected["transformer.wte.weight"])
-    assert torch.equal(weights.layer(3)["bias"], expected["lm_head.bias"])
-    block, d = weights.layer(2), 64
-    assert torch.equal(block["in_proj.weight"][3 * d :], expected["transformer.h.1.mlp.fc_in.weight"])
-    assert torch.equal(block["in_proj.weight"][: d // 4], expected["transformer.h.1.attn.qkv_proj.weight"][: d // 4])
-    assert block["in_proj.weight"].dtype is torch.float16
-    assert weights.model.context_length == 32
-
-
-def damaged(folder: Path) -> Path:
-    """A released checkpoint where a tensor is missing, one is extra and one has another shape, in three layers."""
-    path = save(random_model(), folder) / "model.safetensors"
+@pytest.mark.parametrize("size", [1, 2])
+def test_everything_that_does_not_fit_is_named_at_once(tmp_path: Path, tiny: ModelConfig, size: int) -> None:
+    layer = block_of(tiny, TensorParallelGroup())
+    init_layer(layer, 1, tiny, TensorParallelGroup(), seed=9)
+    path = tmp_path / "layer_001.safetensors"
+    save_file({name: p.detach().clone() for name, p in layer.named_parameters()}, path)
     tensors = load_file(path)
-    del tensors["transformer.h.0.mlp.fc_in.bias"]
-    tensors["transformer.h.7.surplus"] = torch.zeros(2)
-    tensors["lm_head.bias"] = torch.zeros(7)
+    tensors["surplus"] = tensors.pop("mlp_bias")
+    tensors["norm.weight"] = tensors["norm.weight"][:3].clone()
     save_file(tensors, path)
-    return path
+    tp = TensorParallelGroup(size=size)
+    with pytest.raises(ValueError, match=r"missing mlp_bias; extra surplus; norm\.weight is \[3\]"):
+        load_layer(weights_in(tmp_path, tiny), block_of(tiny, tp), 1, tp)
 
 
-def test_everything_that_does_not_fit_is_named_at_once(tmp_path: Path) -> None:
-    damaged(tmp_path)
-    with pytest.raises(ConfigError) as caught:
-        open_weights(tmp_path)
-    for words in ("missing transformer.h.0.mlp.fc_in.bias", "extra transformer.h.7.surplus", "lm_head.bias is [7]"):
-        assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
+def native(folder: Path) -> Weights:
+    model = open_weights(save(random_model(), folder / "source")).model
+    for index, layer in enumerate(initial_weights(model, seed=2)):
+        write_layer(folder, index, layer)
+    return Weights("native", folder, model, None, "test", open_layers(folder, model))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
-def test_a_cut_file_is_one_line(tmp_path: Path, name: str) -> None:
-    path = save(random_model(), tmp_path) / "model.safetensors"
-    if name.endswith("bin"):
-        torch.save(load_file(path), tmp_path / name)
-        path.unlink()
-    whole = (tmp_path / name).read_bytes()
-    for size in (0, 5, len(whole) // 2, len(whole) - 1):
-        (tmp_path / name).write_bytes(whole[:size])
-        with pytest.raises(ConfigError, match=rf"{name} cannot be read \(.*\)") as caught:
-            open_weights(tmp_path)
-        assert "\n" not in str(caught.value)
+def released(mp_num: int, form: str = "model.safetensors", **keys: str) -> Callable[[Path], Weights]:
+    def make(folder: Path) -> Weights:
+        save(random_model(torch.float16), folder, **keys)
+        if form.endswith("bin"):
+            path = folder / "model.safetensors"
+            torch.save(load_file(path), folder / form, _use_new_zipfile_serialization="old" not in form)
+            path.unlink()
+            (folder / form).rename(folder / "pytorch_model.bin")
+        return open_weights(folder, mp_num)
+
+    return make
 
 
-class Harmful:
-    def __reduce__(self):
-        return print, ("harm",)
+ORIGINS = {
+    "native": native,
+    "released, 1 group": released(1),
+    "released, 4 groups": released(4),
+    "released, 8 groups in shards": released(8, max_shard_size="100KB"),
+    "released, .bin": released(4, "pytorch_model.bin"),
+    "released, old .bin": released(4, "old.bin"),
+}
 
 
-def test_a_pickle_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (save(random_model(), tmp_path) / "model.safetensors").unlink()
-    torch.save({"a": Harmful()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        open_weights(tmp_path)
-    assert "harm" not in capsys.readouterr().out
+@pytest.mark.parametrize("origin", ORIGINS)
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_slices_are_those_of_the_whole_tensors(tmp_path: Path, origin: str, size: int) -> None:
+    weights = ORIGINS[origin](tmp_path)
+    for index, shapes in enumerate(layer_shapes(weights.model)):
+        whole = weights.layer(index)
+        assert {name: tuple(value.shape) for name, value in whole.items()} == shapes
+        for rank in range(size):
+            tp = TensorParallelGroup(size=size, rank=rank)
+            layer = build_layers(weights.model, tp)[index]()
+            shards = {name: shard_of(parameter) for name, parameter in layer.named_parameters()}
+            assert any(shard is not None for shard in shards.values()) == (size > 1)
+            sliced = weights.layer(index, shards, tp)
+            assert sliced.keys() == whole.keys()
+            for name, value in sliced.items():
+                shard = shards[name]
+                expected = whole[name] if shard is None else shard.slice(whole[name], rank, size)
+                assert value.dtype is expected.dtype and torch.equal(value, expected), f"{index}.{name}"
 
 
-def test_missing_shards_layers_and_settings_are_named(tmp_path: Path) -> None:
-    source = save(random_model(), tmp_path / "a", max_shard_size="100KB")
-    import_weights(str(source), tmp_path / "ours", None, None)
-    shard = sorted(source.glob("*.safetensors"))[1]
-    shard.unlink()
-    with pytest.raises(ConfigError, match=f"names {shard.name}; fetch it again"):
-        open_weights(source)
-    (tmp_path / "ours/weights/layer_002.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"missing layer_002\.safetensors"):
-        open_weights(tmp_path / "ours")
-    (tmp_path / "ours/model.json").write_text("{}")
-    with pytest.raises(ConfigError, match="does not describe a model"):
-        open_weights(tmp_path / "ours")
-    (source / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(ConfigError, match="is a gpt2 model; only codegen's form"):
-        open_weights(source)
-    (source / "config.json").write_text('{"model_type": "codegen", "n_embd": 64}')
-    with pytest.raises(ConfigError, match="does not say n_layer, n_head, vocab_size"):
-        open_weights(source)
+@pytest.mark.parametrize("origin", ["native", "released, 4 groups", "released, 8 groups in shards"])
+def test_a_rank_reads_its_slices_and_nothing_else(tmp_path: Path, origin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted where the files are read: each of 4 ranks reads a quarter of every matrix, and every vector it shares."""
+    weights = ORIGINS[origin](tmp_path)
+    read: list[int] = []
+    original = tensor_files.safe_open
+
+    class Counted:
+        def __init__(self, *arguments: object, **keys: object) -> None:
+            self.opened = original(*arguments, **keys)
+
+        def __enter__(self) -> "Counted":
+            self.file = self.opened.__enter__()
+            return self
+
+        def __exit__(self, *arguments: object) -> None:
+            self.opened.__exit__(*arguments)
+
+        def keys(self) -> list[str]:
+            return list(self.file.keys())
+
+        def get_tensor(self, name: str) -> torch.Tensor:
+            read.append(self.file.get_tensor(name).nbytes)
+            return self.file.get_tensor(name)
+
+        def get_slice(self, name: str) -> "CountedSlice":
+            return CountedSlice(self.file.get_slice(name))
+
+    class CountedSlice:
+        def __init__(self, part: object) -> None:
+            self.part = part
+            self.get_shape = part.get_shape
+
+        def __getitem__(self, index: object) -> torch.Tensor:
+            value = self.part[index]
+            read.append(value.nbytes)
+            return value
+
+    monkeypatch.setattr(tensor_files, "safe_open", Counted)
+    for index in range(weights.model.n_layer + 2):
+        for size in (1, 2, 4):
+            tp = TensorParallelGroup(size=size, rank=size - 1)
+            layer = build_layers(weights.model, tp)[index]()
+            read.clear()
+            load_layer(weights, layer, index, tp)
+            stored = 2 if "released" in origin else 4
+            assert sum(read) == stored * sum(parameter.numel() for parameter in layer.parameters())
 
 
-def test_shapes_are_those_of_the_model(tiny: ModelConfig) -> None:
-    assert layer_shapes(tiny) == shapes_of(tiny)
-
-
-@pytest.mark.parametrize("source", ["/nowhere/at/all", "one_word", "a/b/c"])
-def test_what_is_nowhere_is_one_line(source: str) -> None:
-    with pytest.raises(ConfigError, match="does not exist, and names on the hub are written owner/name"):
-        open_weights(source)
+def test_layers_in_memory_are_sliced_alike(tiny: ModelConfig) -> None:
+    layers, tp = initial_weights(tiny, seed=0), TensorParallelGroup(size=2, rank=1)
+    read, block = memory_reader(layers), block_of(tiny, tp)
+    load_layer(Weights("memory", Path(), tiny, None, "memory", read), block, 1, tp)
+    expected = block_of(tiny, tp)
+    init_layer(expected, 1, tiny, tp, seed=0)
+    assert all(torch.equal(p, q) for p, q in zip(block.parameters(), expected.parameters(), strict=True))
+    assert all(torch.equal(read(1)[name], value) for name, value in layers[1].items())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from conf.choices import Recompute
 from conf.schema import ModelConfig
 from model.codegen import Block
-from model.init import initialise
+from model.init import init_layer
 from model.kernels import REFERENCE
 from parallel.cross_entropy import IGNORE, LossOptions, chunked_cross_entropy
 from parallel.mesh import TensorParallelGroup
@@ -27,7 +27,7 @@ def block_of(tp: TensorParallelGroup, model: ModelConfig = MODEL) -> Block:
     """A block with the same whole weights whatever the group, norms and biases away from 1 and 0."""
     block = Block(model, tp, REFERENCE, Recompute.none)
     whole = Block(model, TensorParallelGroup(), REFERENCE, Recompute.none)
-    initialise(whole, 1, model, TensorParallelGroup(), seed=3)
+    init_layer(whole, 1, model, TensorParallelGroup(), seed=3)
     generator = torch.Generator().manual_seed(4)
     for (_, full), (_, mine) in zip(whole.named_parameters(), block.named_parameters(), strict=True):
         full.data.add_(0.1 * torch.randn(full.shape, generator=generator))

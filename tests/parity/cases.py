@@ -9,17 +9,15 @@ from torch import nn
 
 from conf.compose import compose_settings
 from conf.schema import Settings
-from model.codegen import layers
+from model.build import run_layers
 from model.flops import layer_flops
-from model.init import initialise
-from model.kernels import select
-from model.weights import Weights
-from parallel.cross_entropy import LossOptions
+from model.init import init_layer
+from model.kernels import select_kernels
+from model.weights import Weights, load_layer
 from parallel.engine import Engine, build_engine
 from parallel.mesh import ProcessMesh
 from parallel.zero import deepspeed_config
 from tests.worlds import mesh_of
-from train.checkpoint import load_layer
 from train.optimizer import adamw
 
 STEPS, BATCH, RATE, SEED = 5, 8, 3e-3, 11
@@ -54,13 +52,12 @@ def engine_of(settings: Settings, mesh: ProcessMesh, weights: Weights | None = N
 
     def set_weights(layer: nn.Module, index: int) -> None:
         if weights is None:
-            initialise(layer, index, settings.model, mesh.tp, SEED)
+            init_layer(layer, index, settings.model, mesh.tp, SEED)
         else:
             load_layer(weights, layer, index, mesh.tp)
 
-    options = LossOptions(settings.optimizer.z_loss, settings.layout.loss_chunk_tokens, mesh.tp)
     return build_engine(
-        layers(settings.model, mesh.tp, select(settings.kernels), settings.layout.recompute, options),
+        run_layers(settings, mesh.tp, select_kernels(settings.kernels)),
         set_weights,
         layer_flops(settings.model),
         partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),

@@ -6,20 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from conf.choices import Recompute
 from conf.errors import ConfigError, NodeError
 from conf.schema import ModelConfig
 from model.codegen import Block
-from model.huggingface.files import read_tensors
-from model.init import initialise
 from model.kernels import REFERENCE
-from model.weights import Weights, layer_file
+from model.weights import Weights, layers_in, load_layer
 from parallel.mesh import TensorParallelGroup
 from tests.train import test_checkpoint
 from tests.worlds import Worlds, mesh_of
-from train.checkpoint import checkpoints, is_complete, load_layer, newest_checkpoint, save_checkpoint, save_weights
+from train.checkpoint import checkpoints, is_complete, newest_checkpoint, save_checkpoint, save_weights
 from train.run_directory import read_json, write_json
 
 
@@ -45,35 +42,11 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
 
 
 def weights_in(folder: Path, model: ModelConfig) -> Weights:
-    return Weights("test", folder, model, None, "test", lambda index: read_tensors(folder / layer_file(index)))
+    return Weights("test", folder, model, None, "test", layers_in(folder))
 
 
 def block_of(model: ModelConfig, tp: TensorParallelGroup) -> Block:
     return Block(model, tp, REFERENCE, Recompute.none)
-
-
-def test_a_layer_comes_back_whole_and_in_slices(tmp_path: Path, tiny: ModelConfig) -> None:
-    whole = block_of(tiny, TensorParallelGroup())
-    initialise(whole, 1, tiny, TensorParallelGroup(), seed=9)
-    save_file({name: p.detach().clone() for name, p in whole.named_parameters()}, tmp_path / "layer_001.safetensors")
-    for tp in (TensorParallelGroup(), TensorParallelGroup(size=2, rank=1)):
-        layer, expected = block_of(tiny, tp), block_of(tiny, tp)
-        load_layer(weights_in(tmp_path, tiny), layer, 1, tp)
-        initialise(expected, 1, tiny, tp, seed=9)
-        assert all(torch.equal(p, q) for p, q in zip(layer.parameters(), expected.parameters(), strict=True))
-
-
-def test_everything_that_does_not_fit_is_named_at_once(tmp_path: Path, tiny: ModelConfig) -> None:
-    layer = block_of(tiny, TensorParallelGroup())
-    initialise(layer, 1, tiny, TensorParallelGroup(), seed=9)
-    path = tmp_path / "layer_001.safetensors"
-    save_file({name: p.detach().clone() for name, p in layer.named_parameters()}, path)
-    tensors = load_file(path)
-    tensors["surplus"] = tensors.pop("mlp_bias")
-    tensors["norm.weight"] = tensors["norm.weight"][:3].clone()
-    save_file(tensors, path)
-    with pytest.raises(ValueError, match=r"missing mlp_bias; extra surplus; norm\.weight is \[3\]"):
-        load_layer(weights_in(tmp_path, tiny), layer, 1, TensorParallelGroup())
 
 
 def saved_and_loaded(folder: Path, stage: int) -> None:

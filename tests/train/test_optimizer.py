@@ -2,22 +2,18 @@
 
 from dataclasses import replace
 
-from conf.choices import Decay, Recompute
+from conf.choices import Decay
 from conf.compose import compose_settings
 from conf.schema import ModelConfig
-from model.codegen import layers
-from model.kernels import REFERENCE
-from parallel.cross_entropy import LossOptions
+from model.build import build_layers
 from parallel.engine import Stack
-from parallel.mesh import TensorParallelGroup
 from train.optimizer import adamw, decays
 
 BLOCK = ["mlp_bias", "norm.weight", "norm.bias", "in_proj.weight", "out_proj.weight", "out_proj.bias"]
 
 
 def stack_of(model: ModelConfig) -> Stack:
-    options = LossOptions(0.0, 8, TensorParallelGroup())
-    return Stack(*(build() for build in layers(model, TensorParallelGroup(), REFERENCE, Recompute.none, options)))
+    return Stack(*(build() for build in build_layers(model)))
 
 
 def test_matrices_decay_and_vectors_do_not(tiny: ModelConfig) -> None:

@@ -11,8 +11,8 @@ from conf.choices import Handover, Precision
 from conf.errors import ConfigError
 from conf.schema import ModelConfig, Settings
 from model.huggingface.convert import export_weights
+from model.pretrained import open_weights
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
-from model.weights import open_weights
 from tests.model.huggingface.random_models import random_model, save
 from tests.model.test_weights import write_run
 from tests.train.test_loop import command, launch, write_corpora
@@ -109,5 +109,5 @@ def test_a_run_goes_on_from_a_released_checkpoint_and_is_released_again(tmp_path
         layer = after.layer(index)
         for name, value in before.layer(index).items():
             assert (value - layer[name]).abs().max() < 1e-9, "a step of 1e-12 changes next to nothing"
-    made = export_weights(str(run), tmp_path / "again", 4, Precision.auto)
+    made = export_weights(open_weights(run), tmp_path / "again", 4, Precision.auto)
     assert made.tokenizer_folder == tmp_path / "again"

@@ -8,17 +8,15 @@ from math import log2
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from conf.check import check, data_parallel_size, gradient_accumulation_steps
-from conf.choices import Balance, KernelForm, Precision, Recompute
+from conf.choices import Balance, Precision, Recompute
 from conf.errors import ConfigError
 from conf.schema import Settings
-from model.codegen import layers
+from model.build import run_layers
 from model.flops import layer_flops, layer_parameters
-from model.kernels import Operations
-from model.kernels.attention import reference_attention
-from parallel.cross_entropy import LossOptions
+from model.kernels import select_kernels
 from parallel.memory import MicroBatchRun, States, run_micro_batch, states
 from parallel.pipeline import pipeline_bounds
 from parallel.simulate import pipeline_stage_rank, simulated_mesh
@@ -76,11 +74,6 @@ def on_gpu(settings: Settings) -> Settings:
     return replace(settings, layout=replace(layout, precision=precision))
 
 
-def flash_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """What `model.kernels` runs on a GPU; for meta tensors torch would choose a form that keeps the scores."""
-    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, is_causal=True)[0]  # type: ignore[no-any-return]
-
-
 def bounds(settings: Settings) -> list[int]:
     """Where the layers are cut into pipeline stages. `layout.balance=time` is cut by flops: there is no GPU to time."""
     layout = settings.layout
@@ -90,10 +83,8 @@ def bounds(settings: Settings) -> list[int]:
 
 def build_stage(settings: Settings, stage: int, mesh: Any) -> list[nn.Module]:
     """The layers of a stage as this process holds them, in the run's precision, on the meta device."""
-    attention = reference_attention if settings.kernels.attention is KernelForm.reference else flash_attention
-    loss = LossOptions(settings.optimizer.z_loss, settings.layout.loss_chunk_tokens, mesh.tp)
-    operations = Operations(attention, compile=False)
-    builders = layers(settings.model, mesh.tp, operations, settings.layout.recompute, loss)
+    kernels = replace(select_kernels(settings.kernels), compile=False)  # compiling takes minutes and moves no tensor
+    builders = run_layers(settings, mesh.tp, kernels)
     first, end = bounds(settings)[stage : stage + 2]
     with torch.device("meta"):
         return [builder().to(DTYPES[settings.layout.precision]) for builder in builders[first:end]]

@@ -1,61 +1,78 @@
-"""Text from finished weights: prompts of unequal lengths in one batch, each token computed once.
+"""Text from finished weights: prompts of unequal lengths in one batch, keys and values of past tokens cached.
 
 Every process that the launcher started is one tensor-parallel rank; started alone, a process holds the whole model.
+
+A sample is a function of its prompt and its seed, up to rounding: products of another batch size may round differently
+in the last bits, and where two tokens are equally probable to that precision (a flat model, such as one hardly trained)
+the sample may differ between a batch and a prompt alone. Everything else about the batch has no influence.
 """
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from conf.check import divisors
-from conf.choices import Precision, Recompute
+from conf.choices import KernelForm, Precision
 from conf.commands import Sampling
 from conf.errors import ConfigError
-from model.codegen import layers
-from model.kernels import Operations
-from model.kernels.attention import sdpa_attention
-from model.kv_cache import Past, Places
+from conf.schema import KernelsConfig
+from model.build import build_layers
+from model.codegen import Embedding, Head
+from model.kernels import select_kernels
+from model.kv_cache import DecodePositions, KVCache
+from model.pretrained import open_weights
 from model.tokenizer import Tokenizer, load_tokenizer
-from model.weights import Weights, open_weights
+from model.weights import Weights, load_layer
 from parallel.collectives import gather_vocabulary
-from parallel.cross_entropy import LossOptions
 from parallel.mesh import ProcessMesh, build_mesh, single_process_mesh
 from parallel.rendezvous import join
 from parallel.tensor_parallel import pack
-from train.checkpoint import load_layer
 from train.hardware import dtype_of, resolve_precision
 from train.sample.choose import before, choose, uniforms
 
-CHECK_EVERY = 8  # tokens between two looks at what has ended: a look waits for the device, a late one costs little
+CHECK_EVERY = 8  # tokens between two checks of what has ended: a check waits for the device, a late one costs little
 LOSS_TOKENS = 256  # whose logits over the whole vocabulary exist at one time
+KERNELS = KernelsConfig(compile=False, attention=KernelForm.auto)
 
 Stop = Callable[[str], str | None] | tuple[str, ...]
 
 
 class Generator:
-    """A model that writes. Every process calls the same methods with the same arguments and gets the same results."""
+    """A model that samples completions. Every process makes the same calls and gets the same results."""
 
     def __init__(self, weights: Weights, modules: Sequence[nn.Module], tokenizer: Tokenizer, mesh: ProcessMesh) -> None:
         self.weights = weights
         self.model = weights.model
         self.tokenizer = tokenizer
         self.mesh = mesh
-        self.embedding, *self.blocks, self.head = modules
+        embedding, *self.blocks, head = modules
+        assert isinstance(embedding, Embedding) and isinstance(head, Head)
+        self.embedding, self.head = embedding, head
 
-    def generate(self, prompts: list[str], sampling: Sampling, seeds: list[int], stop: Stop = ()) -> list[str]:
+    def generate(
+        self,
+        prompts: list[str],
+        sampling: Sampling,
+        seeds: list[int],
+        stop: Stop = (),
+        allowed_special: Collection[str] | Literal["all"] = (),
+    ) -> list[str]:
         """The completion of each prompt, without the prompt and without what ends it, as one batch.
 
-        seeds: one a prompt; it alone determines what is drawn, whatever else is in the batch. stop: strings of which
-        the first to come ends a completion, or a function of the text so far, called every few tokens and at the end:
-        it returns the final text, or None to go on. Equal prompts are read once. A prompt that leaves no room for
-        `max_new_tokens` keeps its end. Errors: `ConfigError` where no prompt leaves that room.
+        seeds: one a prompt; what is drawn depends on it and the prompt alone, up to rounding (see the module). stop:
+        strings of which the first to come ends a completion, or a function of the text so far, called every few tokens
+        and at the end: it returns the final text, or None to go on. allowed_special: special tokens that may be
+        written in prompts; the others' texts are ordinary text. A prompt that leaves no room for `max_new_tokens` keeps
+        its end. Errors: `ConfigError` where no prompt leaves that room.
         """
-        cut = stop if callable(stop) else _at_first(stop)
-        ids = [self.tokenizer.encode(prompt) or [self.tokenizer.eos] for prompt in prompts]
+        cut = stop if callable(stop) else _cut_at_first(stop)
+        ids = [self.tokenizer.encode(prompt, allowed_special) or [self.tokenizer.eos] for prompt in prompts]
         room = self._room(sampling.max_new_tokens)
         long = sum(len(prompt) > room for prompt in ids)
         if long and self.mesh.is_main:
@@ -79,8 +96,9 @@ class Generator:
     ) -> list[list[int]]:
         """New token ids of each prompt (not empty), up to the tokenizer's eos, which is left out.
 
-        ended: told the new ids so far, says whether a row needs no more; it may get a few too many. Rows that have
-        ended leave the batch. Errors: `ConfigError` for a prompt and new tokens beyond the model's context.
+        ended: given a row's new ids so far, says whether it needs no more; a row may get a few too many. Rows that
+        have ended leave the batch; equal prompts are computed once.
+        Errors: `ConfigError` for a prompt and new tokens beyond the model's context.
         """
         room = self._room(sampling.max_new_tokens)
         if not prompts:
@@ -88,34 +106,35 @@ class Generator:
         if max(len(prompt) for prompt in prompts) > room:
             raise ConfigError(f"a prompt is over {room} tokens; shorten it, or ask for fewer max_new_tokens")
         device, eos = self.mesh.device, self.tokenizer.eos
-        pasts, logits, positions = self._read(prompts, sampling.max_new_tokens)
+        kv_caches, logits, positions = self._prefill(prompts, sampling.max_new_tokens)
         draws = uniforms(seeds, sampling.max_new_tokens).to(device)  # [batch, new]
         completions: list[list[int]] = [[] for _ in prompts]
         rows = list(range(len(prompts)))  # those still in the batch
-        fresh: list[Tensor] = []
+        unread: list[Tensor] = []  # tokens still on the device
         for step in range(sampling.max_new_tokens):
             tokens = choose(logits, sampling.temperature, sampling.top_p, sampling.top_k, draws[:, step])
-            fresh.append(tokens)
+            unread.append(tokens)
             last = step + 1 == sampling.max_new_tokens
-            if len(fresh) == CHECK_EVERY or last:
-                for row, new in zip(rows, torch.stack(fresh, dim=1).tolist(), strict=True):
+            if len(unread) == CHECK_EVERY or last:
+                for row, new in zip(rows, torch.stack(unread, dim=1).tolist(), strict=True):
                     completions[row] += new
-                fresh = []
-                going = [
+                unread = []
+                unfinished = [
                     place
                     for place, row in enumerate(rows)
                     if eos not in completions[row][-CHECK_EVERY:] and not (ended and ended(completions[row]))
                 ]
-                if last or not going:
+                if last or not unfinished:
                     break
-                if len(going) < len(rows):
-                    rows = [rows[place] for place in going]
-                    kept = torch.tensor(going, device=device)
+                if len(unfinished) < len(rows):
+                    rows = [rows[place] for place in unfinished]
+                    kept = torch.tensor(unfinished, device=device)
                     tokens, positions, draws = tokens[kept], positions[kept], draws[kept]
-                    for past in pasts:
-                        past.select(kept)
-            columns = max(len(prompts[row]) for row in rows) + step + 1
-            hidden_states = self._pass(tokens.unsqueeze(1), pasts, Places(positions.unsqueeze(1), columns))
+                    for kv_cache in kv_caches:
+                        kv_cache.select_rows(kept)
+            kv_length = max(len(prompts[row]) for row in rows) + step + 1
+            decode_positions = DecodePositions(positions.unsqueeze(1), kv_length)
+            hidden_states = self._forward(tokens.unsqueeze(1), kv_caches, decode_positions)
             logits = self._logits(hidden_states, torch.zeros_like(positions))
             positions = positions + 1
         return [before(completion, eos) for completion in completions]
@@ -124,14 +143,14 @@ class Generator:
     def token_losses(self, ids: Tensor) -> Tensor:
         """Cross-entropy in nats of every token but the first, `[batch, seq]` -> `[batch, seq - 1]`, fp32 on the CPU."""
         ids = ids.to(self.mesh.device)
-        hidden_states = self.embedding(ids[:, :-1])
+        hidden_states: Tensor = self.embedding(ids[:, :-1])
         for block in self.blocks:
             hidden_states = block(hidden_states)
         normed = self.head(hidden_states).flatten(0, 1).unsqueeze(1)  # [batch * (seq - 1), 1, hidden]
         losses = []
-        pieces = zip(normed.split(LOSS_TOKENS), ids[:, 1:].flatten().split(LOSS_TOKENS), strict=True)
-        for piece, labels in pieces:
-            logits = gather_vocabulary(self.head.logits(piece, torch.zeros_like(labels)), self.mesh.tp)
+        chunks = zip(torch.split(normed, LOSS_TOKENS), torch.split(ids[:, 1:].flatten(), LOSS_TOKENS), strict=True)
+        for chunk, labels in chunks:
+            logits = gather_vocabulary(self.head.logits(chunk, torch.zeros_like(labels)), self.mesh.tp)
             losses.append(nn.functional.cross_entropy(logits, labels, reduction="none"))
         return torch.cat(losses).view(len(ids), -1).cpu()
 
@@ -145,10 +164,10 @@ class Generator:
             )
         return context - max_new_tokens
 
-    def _read(self, prompts: list[list[int]], max_new_tokens: int) -> tuple[list[Past], Tensor, Tensor]:
-        """Each block's past of `prompts`, logits of the token that follows `[batch, vocab]`, its position `[batch]`.
+    def _prefill(self, prompts: list[list[int]], max_new_tokens: int) -> tuple[list[KVCache], Tensor, Tensor]:
+        """Each block's KV cache of `prompts`; logits `[batch, vocab]` and position `[batch]` of the token that follows.
 
-        Prompts that are equal are read once. They stand at the left; no token attends to the padding behind a prompt.
+        Equal prompts are computed once. They are padded on the right; no token attends to the padding.
         """
         unique = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
         device, longest = self.mesh.device, max(len(prompt) for prompt in unique)
@@ -156,26 +175,26 @@ class Generator:
         for row, prompt in enumerate(unique):
             ids[row, : len(prompt)] = torch.tensor(prompt)
         ends = torch.tensor([len(prompt) for prompt in unique], device=device)
-        pasts = [self._past(len(unique), longest + max_new_tokens) for _ in self.blocks]
-        places = Places(torch.arange(longest, device=device).unsqueeze(0), longest)
-        logits = self._logits(self._pass(ids.to(device), pasts, places), ends - 1)
+        kv_caches = [self._kv_cache(len(unique), longest + max_new_tokens) for _ in self.blocks]
+        positions = DecodePositions(torch.arange(longest, device=device).unsqueeze(0), longest)
+        logits = self._logits(self._forward(ids.to(device), kv_caches, positions), ends - 1)
         if len(unique) < len(prompts):
-            place = {prompt: row for row, prompt in enumerate(unique)}
-            rows = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=device)
-            for past in pasts:
-                past.select(rows)
+            row_of = {prompt: row for row, prompt in enumerate(unique)}
+            rows = torch.tensor([row_of[tuple(prompt)] for prompt in prompts], device=device)
+            for kv_cache in kv_caches:
+                kv_cache.select_rows(rows)
             logits, ends = logits[rows], ends[rows]
-        return pasts, logits, ends
+        return kv_caches, logits, ends
 
-    def _past(self, batch: int, capacity: int) -> Past:
-        heads = self.model.n_head // self.mesh.tp.size
-        return Past((batch, heads, capacity, self.model.head_dim), self.embedding.tokens.weight.dtype, self.mesh.device)
+    def _kv_cache(self, batch: int, capacity: int) -> KVCache:
+        shape = (batch, self.model.n_head // self.mesh.tp.size, capacity, self.model.head_dim)
+        return KVCache(shape, self.embedding.tokens.weight.dtype, self.mesh.device)
 
-    def _pass(self, ids: Tensor, pasts: list[Past], places: Places) -> Tensor:
-        """Token ids `[batch, seq]` at `places` -> hidden states `[batch, seq, hidden]`; the pasts grow by them."""
-        hidden_states = self.embedding(ids)
-        for block, past in zip(self.blocks, pasts, strict=True):
-            hidden_states = block(hidden_states, past, places)
+    def _forward(self, ids: Tensor, kv_caches: list[KVCache], positions: DecodePositions) -> Tensor:
+        """Token ids `[batch, seq]` at `positions` -> hidden states `[batch, seq, hidden]`; the caches are updated."""
+        hidden_states: Tensor = self.embedding(ids)
+        for block, kv_cache in zip(self.blocks, kv_caches, strict=True):
+            hidden_states = block(hidden_states, kv_cache, positions)
         return hidden_states
 
     def _logits(self, hidden_states: Tensor, positions: Tensor) -> Tensor:
@@ -184,9 +203,12 @@ class Generator:
         return gather_vocabulary(logits, self.mesh.tp)[:, : self.tokenizer.vocab_size]
 
 
-def open_generator(source: str | Path, precision: Precision = Precision.auto) -> Generator:
-    """The generator of the weights at `source` (see `model.weights.open_weights`), on every process that was started.
+def open_generator(
+    source: str | Path, precision: Precision = Precision.auto, kernels: KernelsConfig = KERNELS
+) -> Generator:
+    """The generator of the weights at `source` (see `model.pretrained.open_weights`), on every process of the launch.
 
+    kernels: the forms of the operations; torch.compile takes no part (see `build_modules`).
     Errors: `ConfigError` where there are none, they have no tokenizer, or the processes cannot share them.
     """
     weights = open_weights(source)
@@ -202,15 +224,19 @@ def open_generator(source: str | Path, precision: Precision = Precision.auto) ->
         join()
     mesh = build_mesh(tp_size=size) if size > 1 else single_process_mesh()
     dtype = dtype_of(resolve_precision(precision, mesh.device))
-    return Generator(weights, build_modules(weights, mesh, dtype), tokenizer, mesh)
+    return Generator(weights, build_modules(weights, mesh, dtype, kernels), tokenizer, mesh)
 
 
-def build_modules(weights: Weights, mesh: ProcessMesh, dtype: torch.dtype) -> list[nn.Module]:
-    """The layers of `weights` as this process holds them, on its device, read a layer at a time."""
-    options = LossOptions(z_loss=0.0, chunk_tokens=LOSS_TOKENS, tp=mesh.tp)
-    operations = Operations(attention=sdpa_attention, compile=False)
+def build_modules(
+    weights: Weights, mesh: ProcessMesh, dtype: torch.dtype, kernels: KernelsConfig = KERNELS
+) -> list[nn.Module]:
+    """The layers of `weights` as this process holds them, on its device, read a layer at a time.
+
+    Blocks that decode are never compiled, whatever `kernels.compile` says: their shapes grow with every token.
+    """
     modules = []
-    for index, build in enumerate(layers(weights.model, mesh.tp, operations, Recompute.none, options)):
+    chosen = select_kernels(replace(kernels, compile=False))
+    for index, build in enumerate(build_layers(weights.model, mesh.tp, chosen)):
         module = build().eval()
         for parameter in module.parameters():
             parameter.data = parameter.data.to(dtype)  # not the module: its rotary table, a buffer, stays fp32
@@ -220,9 +246,11 @@ def build_modules(weights: Weights, mesh: ProcessMesh, dtype: torch.dtype) -> li
     return modules
 
 
-def _at_first(stops: tuple[str, ...]) -> Callable[[str], str | None]:
+def _cut_at_first(stops: tuple[str, ...]) -> Callable[[str], str | None]:
+    """A function that returns its text up to the first of `stops`, None where it has none."""
+
     def cut(text: str) -> str | None:
-        places = [text.index(stop) for stop in stops if stop in text]
-        return text[: min(places)] if places else None
+        found = [text.index(stop) for stop in stops if stop in text]
+        return text[: min(found)] if found else None
 
     return cut

@@ -15,12 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from conf.choices import Precision
 from conf.errors import ConfigError
 from conf.schema import ModelConfig
-from model.huggingface import from_huggingface, to_huggingface
+from model.huggingface import from_huggingface, huggingface_shapes, to_huggingface
 from model.huggingface.convert import export_weights, import_weights, whole_folder
 from model.huggingface.files import read_config
 from model.huggingface.settings import settings_of
+from model.pretrained import open_weights
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
-from model.weights import Weights, huggingface_names, open_weights
+from model.weights import Weights
 from tests.model.huggingface.random_models import random_model, save
 from tests.model.test_codegen import build
 
@@ -42,9 +43,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("mp_num", [4, 8])
 def test_there_and_back_is_the_same_bit_for_bit(tmp_path: Path, dtype: torch.dtype, mp_num: int) -> None:
     source = save(random_model(dtype), tmp_path / "source", max_shard_size="100KB")
-    made = import_weights(str(source), tmp_path / "ours", mp_num, None)
+    made = import_weights(open_weights(source, mp_num), tmp_path / "ours")
     assert made.layer(1)["in_proj.weight"].dtype is dtype
-    export_weights(str(tmp_path / "ours"), tmp_path / "back", mp_num, Precision.auto, shard_bytes=100_000)
+    export_weights(open_weights(tmp_path / "ours"), tmp_path / "back", mp_num, Precision.auto, shard_bytes=100_000)
     assert len(list((tmp_path / "back").glob("model-*-of-*.safetensors"))) > 1
     assert same(tensors_in(source), tensors_in(tmp_path / "back"))
     assert not list(tmp_path.glob("**/*.part*"))
@@ -52,23 +53,23 @@ def test_there_and_back_is_the_same_bit_for_bit(tmp_path: Path, dtype: torch.dty
 
 def test_an_export_says_its_groups_and_another_number_is_refused(tmp_path: Path) -> None:
     source = save(random_model(), tmp_path / "source")
-    export_weights(str(source), tmp_path / "eight", 8, Precision.auto)
+    export_weights(open_weights(source), tmp_path / "eight", 8, Precision.auto)
     assert not same(tensors_in(source), tensors_in(tmp_path / "eight"))
     assert torch.equal(
         open_weights(tmp_path / "eight").layer(1)["in_proj.weight"], open_weights(source).layer(1)["in_proj.weight"]
     )
     with pytest.raises(ConfigError, match=r"mp_num=4 is not that of .*config\.json says 8; write mp_num=8"):
-        import_weights(str(tmp_path / "eight"), tmp_path / "wrong", 4, None)
+        import_weights(open_weights(tmp_path / "eight", 4), tmp_path / "wrong")
     with pytest.raises(ConfigError, match="mp_num=3 does not divide n_head=8"):
-        export_weights(str(source), tmp_path / "wrong", 3, Precision.auto)
+        export_weights(open_weights(source), tmp_path / "wrong", 3, Precision.auto)
     assert not (tmp_path / "wrong").exists()
 
 
 def test_transformers_loads_an_export_without_flags_and_computes_the_same(tmp_path: Path) -> None:
     source = save(random_model(), tmp_path / "source")
     SentencePieceTokenizer.train(TEXTS, 400).save(source)
-    made = import_weights(str(source), tmp_path / "ours", None, None)
-    export_weights(str(tmp_path / "ours"), tmp_path / "theirs", 4, Precision.auto)
+    made = import_weights(open_weights(source), tmp_path / "ours")
+    export_weights(open_weights(tmp_path / "ours"), tmp_path / "theirs", 4, Precision.auto)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "theirs").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "theirs")
     assert tokenizer(TEXTS[0])["input_ids"] == SentencePieceTokenizer.load(source).encode(TEXTS[0])
@@ -86,7 +87,7 @@ def test_transformers_loads_an_export_without_flags_and_computes_the_same(tmp_pa
 
 def test_gpt2_vocabularies_get_their_end_of_text(tmp_path: Path) -> None:
     source = save(random_model(vocab_size=50304, n_embd=8, rotary_dim=1 * 2, n_head=4), tmp_path / "source")
-    export_weights(str(source), tmp_path / "theirs", 4, Precision.fp16)
+    export_weights(open_weights(source), tmp_path / "theirs", 4, Precision.fp16)
     config = json.loads((tmp_path / "theirs/config.json").read_text())
     assert (config["bos_token_id"], config["eos_token_id"], config["torch_dtype"]) == (50256, 50256, "float16")
     assert {value.dtype for value in tensors_in(tmp_path / "theirs").values()} == {torch.float16}
@@ -104,7 +105,7 @@ def logits(weights: Weights) -> torch.Tensor:
 def test_added_rows_never_win_and_cut_rows_are_gone(tmp_path: Path) -> None:
     source = save(random_model(), tmp_path / "source")
     plain, grown, cut = (
-        logits(import_weights(str(source), tmp_path / str(rows), None, rows)) for rows in (None, 512, 401 - 1)
+        logits(import_weights(open_weights(source), tmp_path / str(rows), rows)) for rows in (None, 512, 401 - 1)
     )
     assert grown.shape[-1] == 512
     torch.testing.assert_close(grown[..., :400], plain, rtol=1e-6, atol=1e-6)
@@ -113,7 +114,7 @@ def test_added_rows_never_win_and_cut_rows_are_gone(tmp_path: Path) -> None:
     assert torch.equal(cut, plain)
     SentencePieceTokenizer.train(TEXTS, 400).save(source)
     with pytest.raises(ConfigError, match=r"vocab_size=64 has no room for the \d+ ids of its tokenizer"):
-        import_weights(str(source), tmp_path / "small", None, 64)
+        import_weights(open_weights(source), tmp_path / "small", 64)
     assert not list(tmp_path.glob("small*"))
 
 
@@ -123,17 +124,17 @@ def test_a_value_beyond_fp16_is_refused_not_made_infinite(tmp_path: Path) -> Non
         model.transformer.h[1].mlp.fc_in.weight[3, 3] = 1e6
     save(model, tmp_path / "source")
     with pytest.raises(ConfigError, match=r"h\.1\.mlp\.fc_in\.weight has a value of 1e\+06, beyond fp16's 65504"):
-        export_weights(str(tmp_path / "source"), tmp_path / "half", 4, Precision.fp16)
+        export_weights(open_weights(tmp_path / "source"), tmp_path / "half", 4, Precision.fp16)
     assert not list(tmp_path.glob("half*"))
-    export_weights(str(tmp_path / "source"), tmp_path / "half", 4, Precision.bf16)
+    export_weights(open_weights(tmp_path / "source"), tmp_path / "half", 4, Precision.bf16)
 
 
 def test_a_target_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     source = save(random_model(), tmp_path / "source")
     (tmp_path / "taken").mkdir()
-    import_weights(str(source), tmp_path / "taken", None, None)
+    import_weights(open_weights(source), tmp_path / "taken")
     with pytest.raises(ConfigError, match="taken exists already and is not an empty folder"):
-        import_weights(str(source), tmp_path / "taken", None, None)
+        import_weights(open_weights(source), tmp_path / "taken")
     for error in (OSError(28, "No space left on device"), KeyboardInterrupt()):
         with pytest.raises((ConfigError, KeyboardInterrupt)) as caught, whole_folder(tmp_path / "new") as folder:
             (folder / "half").write_text("x")
@@ -147,8 +148,9 @@ import resource, sys
 from pathlib import Path
 from conf.choices import Precision
 from model.huggingface.convert import export_weights, import_weights
-import_weights(sys.argv[1], Path(sys.argv[2]), None, None)
-export_weights(sys.argv[2], Path(sys.argv[3]), 4, Precision.auto, 10**9)
+from model.pretrained import open_weights
+import_weights(open_weights(sys.argv[1]), Path(sys.argv[2]))
+export_weights(open_weights(sys.argv[2]), Path(sys.argv[3]), 4, Precision.auto, 10**9)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
@@ -166,7 +168,7 @@ def test_three_gib_are_converted_in_less_than_half_of_that(large: Path) -> None:
     source = large / "source"
     source.mkdir()
     (source / "config.json").write_text(json.dumps({"model_type": "codegen", **shape}))
-    weights, where = huggingface_names(settings_of(read_config(source), str(source))), {}
+    weights, where = huggingface_shapes(settings_of(read_config(source), str(source))), {}
     for number, layer in enumerate(weights):
         name = f"model-{number:05d}.safetensors"
         save_file({key: torch.full(one, number + 0.5) for key, one in layer.items()}, source / name)
@@ -194,7 +196,8 @@ def test_groups_hold_query_value_key_in_the_order_of_heads(mp_num: int) -> None:
     layer = {
         "in_proj.weight": torch.arange(7.0 * model.n_embd)[:, None].repeat(1, model.n_embd),
         "out_proj.weight": torch.zeros(model.n_embd, 5 * model.n_embd),
-        **{name: torch.zeros(1) for name in ("norm.weight", "norm.bias", "mlp_bias", "out_proj.bias")},
+        "mlp_bias": torch.zeros(4 * model.n_embd),
+        **{name: torch.zeros(model.n_embd) for name in ("norm.weight", "norm.bias", "out_proj.bias")},
     }
     released = to_huggingface(1, layer, model, mp_num)
     rows = released["transformer.h.0.attn.qkv_proj.weight"][:, 0].long().tolist()
@@ -207,9 +210,3 @@ def test_groups_hold_query_value_key_in_the_order_of_heads(mp_num: int) -> None:
     ]
     assert [names[row] for row in rows] == wanted
     assert torch.equal(from_huggingface(1, released, model, mp_num)["in_proj.weight"], layer["in_proj.weight"])
-
-
-def open_model():
-    from conf.schema import ModelConfig
-
-    return ModelConfig("test", 1, 64, 8, 4, 10, 8, 1e-5, 0.0)

@@ -9,7 +9,7 @@ from conf.choices import Precision
 from conf.errors import ConfigError
 from model.huggingface.convert import export_weights
 from model.huggingface.groups import explained
-from model.weights import open_weights
+from model.pretrained import open_weights
 from tests.model.huggingface.random_models import random_model, save
 
 ROOT = Path(__file__).parents[3]
@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("true", [4, 8])
 def test_a_wrong_number_is_refused_in_trained_weights(tmp_path: Path, trained: Path, true: int) -> None:
-    export_weights(str(trained), tmp_path / "made", true, Precision.auto)
+    export_weights(open_weights(trained), tmp_path / "made", true, Precision.auto)
     config = tmp_path / "made/config.json"
     config.write_text(config.read_text().replace(f'"mp_num": {true}', '"other": 0'))
     assert open_weights(tmp_path / "made", true).model.n_head == 8

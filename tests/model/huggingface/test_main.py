@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model.weights import open_weights
+from model.pretrained import open_weights
 from tests.model.huggingface.random_models import random_model, save
 
 ROOT = Path(__file__).parents[3]

@@ -11,7 +11,7 @@ from conf.commands import Sampling
 from conf.compose import compose_settings
 from conf.schema import ModelConfig, plain
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
-from model.weights import Weights, write_layer
+from model.weights import Weights, memory_reader, write_layer
 from parallel.mesh import single_process_mesh
 from tests.twin import initial_weights
 from tests.worlds import mesh_of
@@ -45,7 +45,7 @@ def lively_weights() -> list[dict[str, torch.Tensor]]:
 def generator_of(tokenizer: Any, size: int = 1) -> Generator:
     """The lively model on this world of `size` processes, fp32."""
     weights = lively_weights()
-    source = Weights("lively", Path(), MODEL, None, "memory", lambda index: weights[index])
+    source = Weights("lively", Path(), MODEL, None, "memory", memory_reader(weights))
     mesh = mesh_of(size) if size > 1 else single_process_mesh()
     return Generator(source, build_modules(source, mesh, torch.float32), tokenizer, mesh)
 

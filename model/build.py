@@ -1,0 +1,51 @@
+"""The model as a list of layer builders: embedding, `n_layer` blocks, head. Every command builds its layers here."""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from conf.choices import Recompute
+from conf.schema import ModelConfig, Settings
+from model.codegen import Block, Embedding, Head
+from model.kernels import REFERENCE, Kernels
+from parallel.cross_entropy import LossOptions
+from parallel.mesh import TensorParallelGroup
+
+LOSS_CHUNK_TOKENS = 256  # where there are no settings of a run: tokens whose logits exist at one time
+ALONE = TensorParallelGroup()
+
+Shape = tuple[int, ...]
+
+
+def run_layers(settings: Settings, tp: TensorParallelGroup, kernels: Kernels) -> list[partial[nn.Module]]:
+    """The layers of a run, as its settings describe them; see `build_layers`."""
+    layout, z_loss = settings.layout, settings.optimizer.z_loss
+    return build_layers(settings.model, tp, kernels, layout.recompute, z_loss, layout.loss_chunk_tokens)
+
+
+def build_layers(
+    config: ModelConfig,
+    tp: TensorParallelGroup = ALONE,
+    kernels: Kernels = REFERENCE,
+    recompute: Recompute = Recompute.none,
+    z_loss: float = 0.0,
+    loss_chunk_tokens: int = LOSS_CHUNK_TOKENS,
+) -> list[partial[nn.Module]]:
+    """A builder a layer, in order: a pipeline stage calls only its own. Weights are not yet set (see `model.init`).
+
+    Layer i's parameters are named "i.name" in checkpoints, whatever the layout.
+    """
+    loss = LossOptions(z_loss, loss_chunk_tokens, tp, kernels.compile)
+    block: partial[nn.Module] = partial(Block, config, tp, kernels, recompute)
+    return [partial(Embedding, config, tp), *[block] * config.n_layer, partial(Head, config, tp, loss)]
+
+
+def layer_shapes(config: ModelConfig) -> list[dict[str, Shape]]:
+    """Shape of every whole parameter by name, layer by layer."""
+    builders = build_layers(config)
+    with torch.device("meta"):
+        first, block, head = (
+            {name: tuple(value.shape) for name, value in builders[index]().named_parameters()} for index in (0, 1, -1)
+        )
+    return [first, *[block] * config.n_layer, head]
