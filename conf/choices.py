@@ -2,6 +2,8 @@
 
 from enum import Enum
 
+IGNORE_INDEX = -100  # label of a token that does not count in the loss, as in torch's cross_entropy
+
 
 class Precision(Enum):
     """Number format of weights and activations."""

@@ -11,7 +11,7 @@ from conf.errors import ConfigError, DataError
 from conf.schema import Settings
 from model.kernels import Kernels, select_kernels
 from parallel.mesh import ProcessMesh, build_mesh
-from train.data.prepare import Prepared, find
+from train.data.prepare import PreparedData, find_prepared
 from train.hardware import peak_tflops, resolve_precision, slow_products
 from train.preflight import compare_clocks, meet
 from train.run_directory import open_run, write_json
@@ -23,7 +23,7 @@ class RunContext:
 
     settings: Settings
     folder: Path
-    data: Prepared
+    data: PreparedData
     mesh: ProcessMesh
     precision: Precision
     kernels: Kernels
@@ -46,7 +46,7 @@ def open_context(settings: Settings) -> RunContext:
     Errors: `ConfigError` for settings that these devices or this folder cannot serve; `DataError` without data;
     `NodeError` for a machine that is not fit.
     """
-    data = find(settings)
+    data = find_prepared(settings)
     if data is None:
         raise DataError("the data is not prepared; run `python -m train.data prepare` with the same settings first")
     meet(settings)

@@ -11,7 +11,7 @@ from parallel.rendezvous import leave
 from train.checkpoint import save_checkpoint, save_weights
 from train.context import RunContext, open_context
 from train.data.batches import micro_batches
-from train.data.blocks import Blocks, Order
+from train.data.packed_dataset import PackedDataset, ShuffledOrder
 from train.report import report
 from train.schedule import learning_rate
 from train.stages import check_parents, lineage, open_engine, parent_of
@@ -78,11 +78,11 @@ def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
 def stage_batches(context: RunContext, name: str, done: int) -> Iterator[MicroBatch]:
     """This process's micro-batches of the stage, from where `done` optimizer steps have left off."""
     stage, files = context.settings.stages[name], context.data.corpora[context.settings.stages[name].corpus]
-    blocks = Blocks(files.train, files.dtype, context.settings.model.context_length)
-    order = Order(len(blocks), context.settings.run.seed)
+    dataset = PackedDataset(files.train, files.dtype, context.settings.model.context_length)
+    order = ShuffledOrder(len(dataset), context.settings.run.seed)
     micro_batch_size = context.settings.layout.micro_batch_size
     position = done * stage.global_batch_size
-    return micro_batches(blocks, order, position, micro_batch_size, context.mesh.dp_rank, context.mesh.dp_size)
+    return micro_batches(dataset, order, position, micro_batch_size, context.mesh.dp_rank, context.mesh.dp_size)
 
 
 def evaluate(context: RunContext, engine: Engine) -> dict[str, float]:

@@ -9,7 +9,7 @@ from conf.schema import EvaluationConfig
 from model.tokenizer import Tokenizer
 from parallel.engine import Engine
 from train.data.batches import validation_batches
-from train.data.blocks import Blocks
+from train.data.packed_dataset import PackedDataset
 from train.data.prepare import CorpusFiles
 from train.sample.choose import before, choose
 
@@ -20,9 +20,11 @@ def bits_per_byte(engine: Engine, files: CorpusFiles, context_length: int, batch
     The separators between documents are predicted and paid for too; they are no bytes of the text.
     Every process calls it together.
     """
-    blocks = Blocks(Path(files.validation), files.dtype, context_length, partial=True)
+    dataset = PackedDataset(Path(files.validation), files.dtype, context_length, keep_last=True)
     mesh = engine.mesh
-    nats = sum(engine.eval_batch(batch) for batch in validation_batches(blocks, batch_size, mesh.dp_rank, mesh.dp_size))
+    nats = sum(
+        engine.eval_batch(batch) for batch in validation_batches(dataset, batch_size, mesh.dp_rank, mesh.dp_size)
+    )
     return nats / math.log(2) / files.validation_bytes
 
 

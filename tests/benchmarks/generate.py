@@ -1,7 +1,7 @@
-"""Tokens per second of generation beside Hugging Face's, with its cache: `python -m tests.benchmarks.generate`.
+"""Tokens/s of generation against Hugging Face's `generate` with its cache: `python -m tests.benchmarks.generate`.
 
-Both hold the same weights and must write the same tokens. Rounds alternate between them, so that other work on the
-machine falls on both.
+Both have the same weights and must generate the same tokens. Rounds alternate between them, so that other load on the
+machine affects both.
 """
 
 import argparse
@@ -15,19 +15,21 @@ from conf.commands import Sampling
 from conf.schema import ModelConfig
 from model.weights import Weights, memory_reader
 from parallel.mesh import single_process_mesh
-from tests.twin import initial_weights, twin_of
+from tests.twin import MP_NUM, initial_weights, twin_of
 from train.sample.generator import Generator, build_modules
+
+HEAD_DIM = 64
 
 
 class Ids:
-    """What the generator needs of a tokenizer where there is no text: no id ends a sample."""
+    """The part of a tokenizer that the generator needs, without an eos: samples have the full length."""
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size, self.eos = vocab_size, -1
 
 
 def main() -> None:
-    """Print the median of each, its range, and their ratio."""
+    """Print the median and range of both, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--prompt", type=int, default=128)
@@ -38,9 +40,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    if arguments.width % (HEAD_DIM * MP_NUM):
+        parser.error(f"--width {arguments.width} is not a multiple of {HEAD_DIM * MP_NUM}")
     torch.set_num_threads(arguments.threads)
     model = ModelConfig(
-        "benchmark", arguments.layers, arguments.width, arguments.width // 64, 32, arguments.vocabulary, 2048, 1e-5, 0.0
+        "benchmark",
+        arguments.layers,
+        arguments.width,
+        arguments.width // HEAD_DIM,
+        32,
+        arguments.vocabulary,
+        2048,
+        1e-5,
+        0.0,
     )
     weights = initial_weights(model, seed=0)
     source = Weights("initial", Path(), model, None, "memory", memory_reader(weights))
@@ -60,14 +72,14 @@ def main() -> None:
         return ids[:, arguments.prompt :].tolist()
 
     seconds: dict[str, list[float]] = {"Hugging Face": [], "this stack": []}
-    for turn in range(arguments.rounds + 1):  # the first warms up
+    for round in range(arguments.rounds + 1):  # round 0 is warm-up
         results = []
         for name, run in (("Hugging Face", run_theirs), ("this stack", run_ours)):
             start = time.perf_counter()
             results.append(run())
-            if turn:
+            if round:
                 seconds[name].append(time.perf_counter() - start)
-        if not turn:
+        if not round:
             print("same tokens" if results[0] == results[1] else "the tokens differ", flush=True)
     tokens = arguments.batch * arguments.new
     for name, taken in seconds.items():

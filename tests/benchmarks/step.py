@@ -1,7 +1,7 @@
-"""One training step of this model beside Hugging Face's CodeGen and torch's AdamW: tokens/s and memory, in one run.
+"""Training step of this stack against Hugging Face's CodeGen with torch's AdamW: tokens/s and peak memory.
 
-`python -m tests.benchmarks.step` uses the 350M width with 4 layers, 1 x 1024 tokens and 51,200 rows. Same initial
-weights, shape and precision for all; each contender runs in a process of its own, so that memory is its own.
+`python -m tests.benchmarks.step` measures 4 layers of the 350M width, 1 x 1024 tokens, vocabulary 51,200. All
+contenders have the same initial weights, shape and precision, and run in a process each, to measure its peak memory.
 """
 
 import argparse
@@ -13,20 +13,24 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-STEPS = 5
+HEAD_DIM = 64
+HEADS_MULTIPLE = 4  # Hugging Face's CodeGen splits the heads into 4 groups
 
 
 def main() -> None:
-    """Run every contender and print the table."""
+    """Measure every contender and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--vocabulary", type=int, default=51200)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS), metavar="NAME")
     parser.add_argument("--only", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.width % (HEAD_DIM * HEADS_MULTIPLE):
+        parser.error(f"--width {arguments.width} is not a multiple of {HEAD_DIM * HEADS_MULTIPLE}")
     if arguments.only:
         print(json.dumps(measure(CONTENDERS[arguments.only](arguments), arguments)))
         return
@@ -34,7 +38,7 @@ def main() -> None:
     print(f"{shape}, vocabulary {arguments.vocabulary}, {arguments.precision}, {os.cpu_count()} cores")
     print(f"{'':34}{'tokens/s':>10}{'of HF':>8}{'memory':>11}{'first loss':>12}{'start-up':>10}")
     baseline = None
-    for name in CONTENDERS:
+    for name in arguments.contenders:
         ran = subprocess.run(
             [sys.executable, "-m", "tests.benchmarks.step", *sys.argv[1:], "--only", name],
             stdout=subprocess.PIPE,
@@ -50,7 +54,7 @@ def main() -> None:
 
 
 def measure(step: Callable[[], float], arguments: argparse.Namespace) -> dict[str, float]:
-    """Median speed of `steps` steps after two that warm up; the first loss; peak memory of this process."""
+    """Median tokens/s of `--steps` steps after two of warm-up, the seconds of those, peak memory, first loss."""
     import torch
 
     from train.hardware import peak_memory_bytes
@@ -74,13 +78,13 @@ def measure(step: Callable[[], float], arguments: argparse.Namespace) -> dict[st
 
 
 def settings_of(arguments: argparse.Namespace, kernels: str):
-    """This stack's settings for the benchmark's shape."""
+    """This stack's settings with the benchmark's shape."""
     from conf.compose import compose_settings
 
     overrides = ["model=350m", f"kernels={kernels}", f"layout.precision={arguments.precision}", "optimizer.z_loss=0"]
-    settings = compose_settings([*overrides, "layout.micro_batch_size=1", "layout.zero_stage=0"])
+    settings = compose_settings([*overrides, "layout.micro_batch_size=1"])
     shape = {"n_layer": arguments.layers, "n_embd": arguments.width, "vocab_size": arguments.vocabulary}
-    shape |= {"n_head": arguments.width // 64, "context_length": arguments.tokens}
+    shape |= {"n_head": arguments.width // HEAD_DIM, "context_length": arguments.tokens}
     return replace(settings, model=replace(settings.model, **shape))
 
 
@@ -93,7 +97,7 @@ def batch(arguments: argparse.Namespace):
 
 
 def ours(kernels: str) -> Callable[[argparse.Namespace], Callable[[], float]]:
-    """This stack's model, loss and optimizer, as one process of the training loop runs them, without DeepSpeed."""
+    """This stack's model, loss and optimizer on one process, without DeepSpeed."""
 
     def build(arguments: argparse.Namespace) -> Callable[[], float]:
         import torch

@@ -1,6 +1,6 @@
-"""Memory and time of the chunked vocabulary loss beside full logits: `python -m tests.benchmarks.vocabulary_loss`.
+"""Memory and time of the chunked vocabulary loss against full logits: `python -m tests.benchmarks.vocabulary_loss`.
 
-Each row runs in a process of its own; memory is what the loss adds to the process's peak, its gradients included.
+Each row runs in a process of its own; memory is the increase of the process's peak by the loss and its gradients.
 """
 
 import argparse
@@ -10,27 +10,28 @@ import time
 
 
 def main() -> None:
-    """Print a row for full logits and for each chunk size."""
+    """Print a row for full logits and one for each chunk size."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--vocabulary", type=int, default=51200)
+    parser.add_argument("--chunks", type=int, nargs="+", default=[4096, 2048, 1024, 512, 256], metavar="TOKENS")
     parser.add_argument("--chunk", type=int, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.chunk is not None:
         print(*measure(arguments))
         return
     print(f"{arguments.tokens} tokens of width {arguments.width}, vocabulary {arguments.vocabulary}, fp32")
-    for chunk in (0, 4096, 2048, 1024, 512, 256):
-        words = [sys.executable, "-m", "tests.benchmarks.vocabulary_loss", *sys.argv[1:], f"--chunk={chunk}"]
-        ran = subprocess.run(words, stdout=subprocess.PIPE, check=True, text=True)
-        memory, seconds = (float(word) for word in ran.stdout.split()[-2:])
+    for chunk in (0, *arguments.chunks):
+        command = [sys.executable, "-m", "tests.benchmarks.vocabulary_loss", *sys.argv[1:], f"--chunk={chunk}"]
+        ran = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+        memory, seconds = (float(text) for text in ran.stdout.split()[-2:])
         name = f"chunks of {chunk} tokens" if chunk else "full logits (torch)"
         print(f"{name:24}{memory / 2**30:8.2f} GiB{seconds:8.2f} s", flush=True)
 
 
 def measure(arguments: argparse.Namespace) -> tuple[float, float]:
-    """Bytes that one loss with its backward pass adds, and its seconds."""
+    """(bytes added, seconds) of one loss with its backward pass; --chunk 0 is torch with full logits."""
     import torch
 
     from parallel.cross_entropy import LossOptions, chunked_cross_entropy

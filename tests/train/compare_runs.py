@@ -1,4 +1,4 @@
-"""Run folders as training leaves them, with made-up figures: for comparisons of more runs than a test can train."""
+"""Writes run folders like those of training, with synthetic metrics, for comparisons of many runs."""
 
 import json
 import math
@@ -16,17 +16,17 @@ LONG = "ablation-of-rotary-dimension-and-initial-scale-with-warm-up-over-2000-st
 
 
 def write_run(
-    root: Path, name: str, *words: str, stages: str = "nl,multi,mono", level: float = 2.0, **change: Any
+    root: Path, name: str, *overrides: str, stages: str = "nl,multi,mono", level: float = 2.0, **change: Any
 ) -> Path:
     """Write a finished run of `stages` whose losses end near `level`, and return its folder.
 
-    change: `records` (of each stage, 40), `upto` (records that are there, for a run that was cut off in its last
-    stage), `old` (without time and FLOPs, as older versions wrote).
+    overrides: further settings. change: `records` of each stage (40), `upto` (records of the last stage, for an
+    interrupted run), `old` (records without time and FLOPs, as older versions wrote).
     """
     count = change.get("records", 40)
     sizes = [f"stages.{stage}.steps={10 * count}" for stage in stages.split(",")]
     sizes += [f"stages.{stage}.warmup_steps=2" for stage in stages.split(",")]
-    settings = compose_settings([f"run.root={root}", f"run.name='{name}'", f"stage={stages}", *sizes, *words])
+    settings = compose_settings([f"run.root={root}", f"run.name='{name}'", f"stage={stages}", *sizes, *overrides])
     folder = run_folder(settings)
     save_settings(settings, folder)
     rows: list[dict[str, Any]] = []
@@ -80,7 +80,7 @@ def write_twelve(root: Path) -> list[Path]:
 
 
 def _parent(folder: Path, stage: str, settings: Any) -> Weights | None:
-    """As `train.stages.parent_of`, which would ask for weights."""
+    """Like `train.stages.parent_of`, which needs weights on disk."""
     source = settings.stages[stage].init_from
     if source:
         return _weights(

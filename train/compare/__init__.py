@@ -1,4 +1,4 @@
-"""Comparison of experiments from the records they leave: reading, chaining stages into curves, tables and pictures.
+"""The `compare` command: reads the records of runs, joins their stages into curves, writes tables, a picture, a page.
 
-Nothing here trains or needs torch, so a laptop can compare what a cluster has trained.
+Nothing here imports torch, so a laptop without it can compare the runs of a cluster.
 """

@@ -11,12 +11,12 @@ from rich.progress import track
 
 from conf.errors import ConfigError
 from conf.exit_codes import BAD_INPUT
-from train.compare.curves import chain, common_loss, common_metrics
-from train.compare.online import PREFIX, read_online
-from train.compare.page import page
-from train.compare.picture import draw
-from train.compare.read import NoRecords, StageRecords, find, read_folder
-from train.compare.table import rows_of, select, show
+from train.compare.curves import chain_stages, common_loss, common_metrics
+from train.compare.online import WANDB_PREFIX, read_wandb_run
+from train.compare.page import render_page
+from train.compare.picture import render
+from train.compare.read import NoRecords, StageRecords, find_runs, read_folder
+from train.compare.table import build_rows, filter_and_sort, print_tables
 from train.compare.write import write_table
 
 
@@ -28,18 +28,18 @@ def main(words: list[str], connect: Callable[[], Any] | None = None) -> int:
     options = _parser().parse_args([*_signed(words)])
     console = Console()
     try:
-        curves = chain(read(options.runs, connect or _wandb), alone=not options.chain)
+        curves = chain_stages(read(options.runs, connect or _wandb), separate_stages=not options.chain)
         metrics = common_metrics(curves)
         target = options.loss if options.loss is not None else common_loss(curves, options.smooth)
-        rows = select(rows_of(curves, options.smooth, target), options.filter, options.sort)
+        rows = filter_and_sort(build_rows(curves, options.smooth, target), options.filter, options.sort)
         curves = [row.curve for row in rows]
-        show(rows, console, target, options.smooth)
+        print_tables(rows, console, target, options.smooth)
         writers: dict[str, Callable[[Path], Any]] = {
             "csv": lambda path: write_table(path, "csv", rows, target, options.smooth),
             "json": lambda path: write_table(path, "json", rows, target, options.smooth),
             "markdown": lambda path: write_table(path, "markdown", rows, target, options.smooth),
-            "html": lambda path: path.write_text(page(rows, metrics, target, options.smooth)),
-            "png": lambda path: path.write_bytes(draw(curves, metrics[0], options.smooth, "png")),
+            "html": lambda path: path.write_text(render_page(rows, metrics, target, options.smooth)),
+            "png": lambda path: path.write_bytes(render(curves, metrics[0], options.smooth, "png")),
         }
         for name, write in writers.items():
             if path := getattr(options, name):
@@ -64,11 +64,11 @@ def read(words: list[str], connect: Callable[[], Any]) -> list[list[StageRecords
     found: dict[str, list[StageRecords]] = {}
     api, progress = None, Console(stderr=True)
     for word in track(words, "reading", console=progress, transient=True, disable=not progress.is_terminal):
-        if word.startswith(PREFIX):
+        if word.startswith(WANDB_PREFIX):
             api = api or connect()
             places: list[Any] = [word]
         else:
-            places = find(word)
+            places = find_runs(word)
         several = len(places) > 1
         for place in places:
             if str(place) in found:
@@ -76,7 +76,7 @@ def read(words: list[str], connect: Callable[[], Any]) -> list[list[StageRecords
                     continue
                 raise ConfigError(f"{word} names {place} a second time; name each run once")
             try:
-                found[str(place)] = [read_online(word, api)] if place == word else read_folder(place)
+                found[str(place)] = [read_wandb_run(word, api)] if place == word else read_folder(place)
             except NoRecords:
                 if not several:
                     raise

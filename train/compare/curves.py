@@ -1,4 +1,4 @@
-"""Curves: the stages of one lineage as one course of training, with its tokens, time and FLOPs added up."""
+"""Curves: the stages of one lineage joined, with tokens, time and FLOPs summed along it."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ AXES = ("tokens", "seconds", "flops")
 
 @dataclass
 class Point:
-    """One record's value and what training had cost by then, from the lineage's first step; `stage` is its index."""
+    """A metric's value, and tokens, seconds and FLOPs since the lineage began. stage: index in `Curve.stages`."""
 
     stage: int
     step: int
@@ -28,25 +28,25 @@ class Point:
 
 @dataclass
 class Curve:
-    """The stages of one lineage, oldest first. `drawn_from`: stages before it are on another curve already."""
+    """The stages of one lineage, oldest first. visible_from: index of the first stage that no other curve shows."""
 
     label: str
     stages: list[StageRecords]
-    drawn_from: int = 0
+    visible_from: int = 0
     notes: list[str] = field(default_factory=list)
 
     @property
-    def last(self) -> StageRecords:
-        """The stage the curve ends in: its settings and scores are the curve's."""
+    def last_stage(self) -> StageRecords:
+        """The stage whose settings and scores represent the curve."""
         return self.stages[-1]
 
     def metrics(self) -> list[str]:
-        """What is recorded along the curve: the loss, and bits per byte on each corpus."""
+        """The recorded metrics that can be plotted: the loss, and bits per byte on each corpus."""
         keys = dict.fromkeys(key for stage in self.stages for row in stage.records for key in row)
         return [key for key in keys if key == "loss" or key.startswith("bits_per_byte/")]
 
     def points(self, metric: str, smooth: int = 1) -> list[Point]:
-        """The metric's values, each the mean of up to `smooth` records of its stage that end there."""
+        """The metric along the curve, each value the mean of up to `smooth` records of its stage that end there."""
         points: list[Point] = []
         tokens, seconds, flops = 0.0, 0.0, 0.0
         timed = all("seconds" in row for stage in self.stages for row in stage.records)
@@ -67,43 +67,45 @@ class Curve:
             seconds += end["seconds"] if timed else 0
         return points
 
-    def state(self) -> str:
-        """`finished`, or how far the run has come."""
-        if self.last.finished:
+    def status(self) -> str:
+        """`finished`, or `still going` or `stopped` with the stage and step."""
+        if self.last_stage.finished:
             return "finished"
-        done, steps = self.last.steps
-        return f"{'still going' if self.last.recent else 'stopped'} ({self.last.name}, step {done} of {steps})"
+        done, steps = self.last_stage.steps
+        return (
+            f"{'still going' if self.last_stage.recent else 'stopped'} ({self.last_stage.name}, step {done} of {steps})"
+        )
 
 
-def chain(runs: Sequence[Sequence[StageRecords]], alone: bool = False) -> list[Curve]:
-    """Join the stages of each run into a curve along their lineage; where a run holds several lineages, into several.
+def chain_stages(runs: Sequence[Sequence[StageRecords]], separate_stages: bool = False) -> list[Curve]:
+    """Join the stages of each run into one curve per lineage.
 
-    Parents that were not asked for are read from where the lineage says; a stage that several curves share is drawn
-    once. alone: each stage is a curve of its own.
+    Parents outside `runs` are read from the folder that the lineage names. A stage that several curves share is
+    plotted by one of them. separate_stages: each stage is its own curve, from 0 tokens.
     """
     known = {stage.key: stage for run in runs for stage in run}
     curves = []
     for run in runs:
-        continued = set() if alone else {stage.parent for stage in run}
+        continued = set() if separate_stages else {stage.parent for stage in run}
         for stage in run:
             if stage.key not in continued:
                 notes: list[str] = []
-                line = [stage] if alone else _line(stage, known, notes)
-                curves.append(Curve(stage.run, line, notes=notes))
-    _label(curves)
-    _share(curves)
+                lineage = [stage] if separate_stages else _lineage(stage, known, notes)
+                curves.append(Curve(stage.run, lineage, notes=notes))
+    _set_labels(curves)
+    _hide_shared_stages(curves)
     for curve in curves:
-        _note(curve)
+        _add_notes(curve)
     return curves
 
 
-def measure(curve: Curve, smooth: int, target: float | None) -> dict[str, float | None]:
-    """A curve's figures by name: the table's columns, None where a run has no such record.
+def compute_metrics(curve: Curve, smooth: int, target: float | None) -> dict[str, float | None]:
+    """A curve's metrics by name, the columns of the tables; None where a run did not record one.
 
-    `tokens`, `seconds`, `flops` and `device_hours` are of the whole lineage, all else of its last stage.
-    `tokens_to_loss`: tokens along the lineage when the loss first was at most `target`, on the last stage's corpus.
+    `tokens`, `seconds`, `flops` and `device_hours` cover the whole lineage, the others its last stage.
+    `tokens_to_loss`: tokens along the lineage when the loss on the last stage's corpus first was at most `target`.
     """
-    last, own = len(curve.stages) - 1, curve.last.records
+    last, own = len(curve.stages) - 1, curve.last_stage.records
     everything = curve.points("loss", smooth)
     losses = [point for point in everything if point.stage == last]
     end = curve.points("tokens")[-1]
@@ -119,33 +121,33 @@ def measure(curve: Curve, smooth: int, target: float | None) -> dict[str, float 
     for metric in curve.metrics():
         if metric != "loss":
             values = [point.value for point in curve.points(metric) if point.stage == last]
-            final = curve.last.scores.get(metric, values[-1] if values else None)
+            final = curve.last_stage.scores.get(metric, values[-1] if values else None)
             result[metric] = final
             result[f"best_{metric}"] = min([*values, *([] if final is None else [final])], default=None)
     return (
         result
-        | curve.last.scores
+        | curve.last_stage.scores
         | {
             "tokens": end.tokens,
             "flops": end.flops,
             "seconds": end.seconds,
             "device_hours": _device_hours(curve),
-            "tokens_per_second": _over(own, "tokens_per_second", median),
-            "mfu": _over(own, "mfu", median),
-            "memory_bytes": _over(own, "memory_bytes", max),
-            "parameters": parameters(curve.last.settings.model),
+            "tokens_per_second": _aggregate(own, "tokens_per_second", median),
+            "mfu": _aggregate(own, "mfu", median),
+            "memory_bytes": _aggregate(own, "memory_bytes", max),
+            "parameters": parameters(curve.last_stage.settings.model),
         }
     )
 
 
 def common_loss(curves: Sequence[Curve], smooth: int) -> float | None:
-    """The highest of the final losses, which every run has reached by its end; None where no run records a loss."""
+    """The highest final loss, which every run has reached; None where no run records a loss."""
     ends = [point for curve in curves for point in curve.points("loss", smooth)[-1:]]
     return max((point.value for point in ends), default=None)
 
 
 def common_metrics(curves: Sequence[Curve]) -> list[str]:
-    """The metrics that every curve has. Errors: `ConfigError` where there is none."""
+    """The metrics that all curves have. Errors: `ConfigError` where there is none."""
     common = [key for key in curves[0].metrics() if all(key in curve.metrics() for curve in curves)]
     if common:
         return common
@@ -153,17 +155,17 @@ def common_metrics(curves: Sequence[Curve]) -> list[str]:
     raise ConfigError(f"the runs share no metric: {found}; compare runs that record the same one")
 
 
-def _line(stage: StageRecords, known: dict[str, StageRecords], notes: list[str]) -> list[StageRecords]:
+def _lineage(stage: StageRecords, known: dict[str, StageRecords], notes: list[str]) -> list[StageRecords]:
     """`stage` with its ancestors, oldest first."""
-    line = [stage]
-    while (parent := line[0].parent) is not None:
+    lineage = [stage]
+    while (parent := lineage[0].parent) is not None:
         found = known.get(parent) or _read_parent(parent)
-        if found is None or found in line:
+        if found is None or found in lineage:
             notes.append(f"its parent {parent} cannot be read: its curve begins there at 0 tokens")
             break
         known[parent] = found
-        line.insert(0, found)
-    return line
+        lineage.insert(0, found)
+    return lineage
 
 
 def _read_parent(parent: str) -> StageRecords | None:
@@ -174,35 +176,38 @@ def _read_parent(parent: str) -> StageRecords | None:
     return None
 
 
-def _label(curves: list[Curve]) -> None:
-    """Give each curve a name of its own: the run's, with the stage or the folder where that is not enough."""
-    wider: tuple[Callable[[Curve], str], ...] = (lambda curve: f"{curve.last.run}/{curve.last.name}", _place)
-    for name in wider:
+def _set_labels(curves: list[Curve]) -> None:
+    """Make the labels unique: the run's name, with the stage's name or else the folder where several runs share it."""
+    longer_names: tuple[Callable[[Curve], str], ...] = (
+        lambda curve: f"{curve.last_stage.run}/{curve.last_stage.name}",
+        _folder,
+    )
+    for name in longer_names:
         labels = [curve.label for curve in curves]
         for curve in curves:
             if labels.count(curve.label) > 1:
                 curve.label = name(curve)
-    for curve in curves:  # a name comes from a file: nothing in it may move the terminal's cursor
+    for curve in curves:  # names come from files: remove control characters, which could move the cursor
         curve.label = "".join(char if char.isprintable() else "\ufffd" for char in curve.label)
 
 
-def _place(curve: Curve) -> str:
-    return curve.last.key
+def _folder(curve: Curve) -> str:
+    return curve.last_stage.key
 
 
-def _share(curves: list[Curve]) -> None:
-    """Let each stage be drawn by one curve: the one it is nearest the end of, and there the first asked for."""
-    drawn: set[str] = set()
+def _hide_shared_stages(curves: list[Curve]) -> None:
+    """Set `visible_from` so that each stage is shown by one curve: the shortest that has it, the first of equals."""
+    shown: set[str] = set()
     for curve in sorted(curves, key=lambda curve: len(curve.stages)):
-        while curve.drawn_from < len(curve.stages) - 1 and curve.stages[curve.drawn_from].key in drawn:
-            curve.drawn_from += 1
-        drawn |= {stage.key for stage in curve.stages}
+        while curve.visible_from < len(curve.stages) - 1 and curve.stages[curve.visible_from].key in shown:
+            curve.visible_from += 1
+        shown |= {stage.key for stage in curve.stages}
 
 
-def _note(curve: Curve) -> None:
+def _add_notes(curve: Curve) -> None:
     rows = [row for stage in curve.stages for row in stage.records]
-    if not curve.state().startswith("finished"):
-        curve.notes.append(curve.state())
+    if not curve.status().startswith("finished"):
+        curve.notes.append(curve.status())
     if not all("seconds" in row for row in rows):
         curve.notes.append("its records hold no time (an older version wrote them): no time axis, no device-hours")
     broken = sum("loss" in row and (row["loss"] is None or not isfinite(row["loss"])) for row in rows)
@@ -211,12 +216,12 @@ def _note(curve: Curve) -> None:
 
 
 def _flops(stage: StageRecords, row: Record) -> float:
-    """FLOPs of the stage up to this record; older records have only the tokens."""
+    """FLOPs of the stage up to this record; computed from the tokens for records of older versions."""
     return float(row.get("flops") or row["tokens"] * flops_per_token(stage.settings.model))
 
 
 def _device_hours(curve: Curve) -> float | None:
-    """Time x devices along the lineage; a stage may have gone on with another number of devices."""
+    """Time x devices along the lineage; a resumed stage may have changed its number of devices."""
     total = 0.0
     for stage in curve.stages:
         before = 0.0
@@ -228,6 +233,6 @@ def _device_hours(curve: Curve) -> float | None:
     return total / 3600
 
 
-def _over(rows: list[Record], key: str, combine: Callable[[list[float]], float]) -> float | None:
+def _aggregate(rows: list[Record], key: str, combine: Callable[[list[float]], float]) -> float | None:
     values = [row[key] for row in rows if row.get(key) is not None]
     return combine(values) if values else None

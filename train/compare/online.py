@@ -1,4 +1,4 @@
-"""A stage that W&B's server has the records of: `wandb:entity/project/run_id`."""
+"""Records of a stage from W&B's server: `wandb:entity/project/run_id`."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -11,24 +11,24 @@ from conf.errors import ConfigError
 from conf.schema import Settings
 from train.compare.read import NoRecords, StageRecords
 
-PREFIX = "wandb:"
+WANDB_PREFIX = "wandb:"
 
 
-def read_online(word: str, api: Any) -> StageRecords:
-    """The stage of a W&B run. api: `wandb.Api()`, or what answers `run(path)` like it.
+def read_wandb_run(name: str, api: Any) -> StageRecords:
+    """The stage that a W&B run recorded. name: `wandb:entity/project/run_id`. api: `wandb.Api()`.
 
-    Errors: `ConfigError`, one line, for a path that is none, a run that is not there, or is none of this stack's.
+    Errors: `ConfigError` for a malformed path, a run that cannot be read, or one that this stack did not record.
     """
-    path = word.removeprefix(PREFIX)
+    path = name.removeprefix(WANDB_PREFIX)
     if len([part for part in path.split("/") if part]) != 3:
-        raise ConfigError(f"{word} is no W&B run; write wandb:entity/project/run_id")
+        raise ConfigError(f"{name} is no W&B run; write wandb:entity/project/run_id")
     try:
         run = api.run(path)
         config, rows = dict(run.config), [dict(row) for row in run.scan_history()]
-        state, name = str(run.state), str(run.name)
+        state, display_name = str(run.state), str(run.name)
     except Exception as error:  # the client raises errors of many libraries
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"{word} cannot be read from W&B: {reason}; check the path and `wandb login`") from None
+        raise ConfigError(f"{name} cannot be read from W&B: {reason}; check the path and `wandb login`") from None
     lineage = config.pop("lineage", None)
     config = {key: value for key, value in config.items() if key in Settings.__dataclass_fields__}
     try:
@@ -36,7 +36,7 @@ def read_online(word: str, api: Any) -> StageRecords:
     except OmegaConfBaseException:
         lineage = None
     if not isinstance(lineage, dict) or lineage.get("stage") not in settings.stages:
-        raise ConfigError(f"{word} ({name}) is no run of this stack: its config holds no settings of a stage")
+        raise ConfigError(f"{name} ({display_name}) is no run of this stack: its config holds no settings of a stage")
     stage = str(lineage["stage"])
     records = [
         {key: value for key, value in row.items() if value is not None} | {"stage": stage, "step": row["_step"]}
@@ -44,11 +44,11 @@ def read_online(word: str, api: Any) -> StageRecords:
         if row.get("tokens") is not None
     ]
     if not records:
-        raise NoRecords(f"{word} has no records yet; compare it when it has trained a step")
-    place = str(Path(lineage["run"]) / "stages" / stage)
+        raise NoRecords(f"{name} has no records yet; compare it when it has trained a step")
+    key = str(Path(lineage["run"]) / "stages" / stage)
     scores = {key: value for key, value in records[-1].items() if key.startswith("bits_per_byte/")}
     return StageRecords(
-        place,
+        key,
         settings.run.name,
         stage,
         None,

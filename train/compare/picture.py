@@ -1,4 +1,4 @@
-"""The comparison as a picture: loss against tokens, time and FLOPs, with the legend beside the plots."""
+"""The comparison as a picture: loss against tokens, time and FLOPs in three panels, with a legend."""
 
 import io
 import textwrap
@@ -11,57 +11,57 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from train.compare.curves import AXES, Curve, Point
-from train.compare.units import si, time_unit
+from train.compare.units import format_si, time_unit
 
-# Okabe and Ito's colours, safe for the colour-blind, the darker ones first; with dashes and markers they make 24.
+# Colour-blind safe palette of Okabe and Ito; with 4 dash patterns it gives 24 distinct styles.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))  # line widths of ink and gap
+DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))  # lengths of dash and gap, in line widths
 MARKERS = "os^Dv<>P"
-MOST_POINTS = 4000  # drawn of a curve
+MAX_POINTS = 4000  # plotted of each curve
 LABELS = {"tokens": "tokens", "seconds": "training time", "flops": "model FLOPs"}
 
 
-def style(index: int) -> tuple[str, tuple[float, ...], str]:
+def curve_style(index: int) -> tuple[str, tuple[float, ...], str]:
     """Colour, dashes and marker of the curve at `index`."""
     return COLOURS[index % 6], DASHES[index // 6 % 4], MARKERS[(index + index // 6) % 8]
 
 
-def visible(curve: Curve, points: Sequence[Point]) -> list[Point]:
-    """The points that this curve draws itself, after the last one of the part that another curve shows."""
-    first = next((index for index, point in enumerate(points) if point.stage >= curve.drawn_from), len(points))
+def visible_points(curve: Curve, points: Sequence[Point]) -> list[Point]:
+    """The points plotted for this curve: another curve shows those before `visible_from`, except the last of them."""
+    first = next((index for index, point in enumerate(points) if point.stage >= curve.visible_from), len(points))
     return list(points[max(first - 1, 0) :])
 
 
-def thin(points: list[Point]) -> tuple[list[Point], int]:
-    """At most about `MOST_POINTS` of the points, one of every so many, and the last of each stage; and how many."""
-    every, ends = len(points) // MOST_POINTS + 1, {*boundaries(points), len(points) - 1}
+def downsample(points: list[Point]) -> tuple[list[Point], int]:
+    """(every n-th point and the last of each stage, n), with n such that about `MAX_POINTS` remain at most."""
+    every, ends = len(points) // MAX_POINTS + 1, {*stage_boundaries(points), len(points) - 1}
     return [point for index, point in enumerate(points) if index % every == 0 or index in ends], every
 
 
-def boundaries(points: Sequence[Point]) -> list[int]:
-    """Where a new stage begins: indices of the last points of the stages before."""
+def stage_boundaries(points: Sequence[Point]) -> list[int]:
+    """Indices of the last point of each stage but the last."""
     return [index for index, (one, other) in enumerate(pairwise(points)) if one.stage < other.stage]
 
 
-def draw(curves: Sequence[Curve], metric: str, smooth: int, form: str) -> bytes:
-    """The picture as a file of the given form, `png` or `svg`. metric: `loss` or `bits_per_byte/CORPUS`."""
+def render(curves: Sequence[Curve], metric: str, smooth: int, file_format: str) -> bytes:
+    """The picture as the bytes of a file. metric: `loss` or `bits_per_byte/CORPUS`. file_format: `png` or `svg`."""
     out = io.BytesIO()
-    compose(curves, metric, smooth).savefig(out, format=form, dpi=130)
+    build_figure(curves, metric, smooth).savefig(out, format=file_format, dpi=130)
     return out.getvalue()
 
 
-def compose(curves: Sequence[Curve], metric: str, smooth: int) -> Figure:
-    """The picture, three panels and a legend: the figure grows where the names of many runs need the room."""
-    found = [curve.points(metric, smooth) for curve in curves]
+def build_figure(curves: Sequence[Curve], metric: str, smooth: int) -> Figure:
+    """The matplotlib figure: three panels and a legend; taller for many or long names of runs."""
+    points_of_curves = [curve.points(metric, smooth) for curve in curves]
     small = len(curves) > 6
     size, wrapped = 7.5 if small else 10, [_wrap(curve.label, 75 if small else 56) for curve in curves]
-    tall = size * (1.2 * sum(map(len, wrapped)) + 0.5 * len(curves) + 3) / 72  # inches that the legend takes
-    figure = Figure(figsize=(13, max(9, 2 * tall + 1.2)), layout="constrained")
+    legend_inches = size * (1.2 * sum(map(len, wrapped)) + 0.5 * len(curves) + 3) / 72
+    figure = Figure(figsize=(13, max(9, 2 * legend_inches + 1.2)), layout="constrained")
     grid = figure.subplots(2, 2)
     for axes, axis in zip(grid.flat, AXES, strict=False):
-        _plot(axes, axis, curves, found)
+        _plot(axes, axis, curves, points_of_curves)
         axes.set_ylabel(y_label(metric))
-    _legend(grid.flat[3], wrapped, found, size)
+    _legend(grid.flat[3], wrapped, points_of_curves, size)
     averaged = f", each point the mean of {smooth} records" if smooth > 1 else ""
     name = y_label(metric).partition(" (")[0].capitalize()
     figure.suptitle(f"{name}{averaged}", x=0.01, ha="left", weight="bold")
@@ -69,29 +69,29 @@ def compose(curves: Sequence[Curve], metric: str, smooth: int) -> Figure:
 
 
 def y_label(metric: str) -> str:
-    """A metric with its unit, as an axis is labelled."""
+    """Axis label of a metric, with its unit."""
     corpus = metric.partition("/")[2]
     return f"validation on {corpus} (bits per byte)" if corpus else "training loss (nats per token)"
 
 
-def _plot(axes: Any, axis: str, curves: Sequence[Curve], found: Sequence[list[Point]]) -> None:
-    """One panel. A hollow diamond is where a lineage goes on with its next stage."""
-    longest = max((getattr(point, axis) or 0 for points in found for point in points), default=0)
+def _plot(axes: Any, axis: str, curves: Sequence[Curve], points_of_curves: Sequence[list[Point]]) -> None:
+    """One panel. A hollow diamond marks where the next stage of a lineage begins."""
+    longest = max((getattr(point, axis) or 0 for points in points_of_curves for point in points), default=0)
     unit, name = time_unit(longest) if axis == "seconds" else (1, "")
-    starts: list[tuple[float, str]] = []  # where which stage begins
-    drawn = 0
-    for index, (curve, points) in enumerate(zip(curves, found, strict=True)):
-        shown, _ = thin(visible(curve, points))
+    starts: list[tuple[float, str]] = []  # (x, stage that begins there)
+    plotted = 0
+    for index, (curve, points) in enumerate(zip(curves, points_of_curves, strict=True)):
+        shown, _ = downsample(visible_points(curve, points))
         if not shown or getattr(shown[0], axis) is None:
             continue
-        drawn += 1
-        colour, dashes, marker = style(index)
+        plotted += 1
+        colour, dashes, marker = curve_style(index)
         x = [getattr(point, axis) / unit for point in shown]
         y = [point.value for point in shown]
         (line,) = axes.plot(x, y, color=colour, linewidth=1.4, marker=marker, markersize=4.5)
         line.set_dashes(dashes) if dashes else None
         line.set_markevery((0.02 + 0.01 * (index % 12), 0.16) if len(x) > 12 else 1)
-        ends = boundaries(shown)
+        ends = stage_boundaries(shown)
         starts += [(x[i], curve.stages[shown[i + 1].stage].name) for i in ends]
         axes.plot(
             [x[i] for i in ends],
@@ -105,20 +105,20 @@ def _plot(axes: Any, axis: str, curves: Sequence[Curve], found: Sequence[list[Po
             zorder=3,
         )
     axes.set_xlabel(LABELS[axis] + (f" ({name})" if name else ""))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_si(value)))
     axes.locator_params(axis="x", nbins=6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    for place, names in _apart(starts, 0.1 * longest / unit):
+    for place, names in _merge_labels(starts, 0.1 * longest / unit):
         axes.text(place, 1.01, f" {names}", transform=axes.get_xaxis_transform(), color="#555555", fontsize=9)
         axes.axvline(place, color="#999999", linewidth=0.8, linestyle=":")
-    if drawn < len(curves):
-        absent = f"{len(curves) - drawn} of {len(curves)} runs did not record it"
+    if plotted < len(curves):
+        absent = f"{len(curves) - plotted} of {len(curves)} runs did not record it"
         axes.text(0.98, 0.95, absent, transform=axes.transAxes, ha="right", color="#555555")
 
 
-def _apart(starts: list[tuple[float, str]], room: float) -> list[tuple[float, str]]:
-    """The labels at these places, those closer than `room` joined."""
+def _merge_labels(starts: list[tuple[float, str]], room: float) -> list[tuple[float, str]]:
+    """Labels (x, names), with those closer than `room` merged into one."""
     joined: list[tuple[float, str]] = []
     for place, name in sorted(starts):
         if not joined or place - joined[-1][0] > room:
@@ -129,24 +129,24 @@ def _apart(starts: list[tuple[float, str]], room: float) -> list[tuple[float, st
 
 
 def _wrap(name: str, width: int) -> list[str]:
-    """A name on at most two lines; a longer one loses its middle, as names of runs differ at the end."""
+    """A name on at most two lines; a longer one is cut in the middle, since names of runs differ at the end."""
     if len(name) > 2 * width - 10:
         name = f"{name[: width - 10]} \u2026 {name[-width + 10 :]}"
     return textwrap.wrap(name, width)
 
 
-def _legend(axes: Any, wrapped: Sequence[list[str]], found: Sequence[list[Point]], size: float) -> None:
-    """The names beside the plots, each with its line and its last value."""
+def _legend(axes: Any, wrapped: Sequence[list[str]], points_of_curves: Sequence[list[Point]], size: float) -> None:
+    """The legend: each run's line style, last value and name."""
     axes.axis("off")
     handles, texts = [], []
-    for index, (lines, points) in enumerate(zip(wrapped, found, strict=True)):
-        colour, dashes, marker = style(index)
+    for index, (lines, points) in enumerate(zip(wrapped, points_of_curves, strict=True)):
+        colour, dashes, marker = curve_style(index)
         line = Line2D([], [], color=colour, linewidth=1.8, marker=marker, markersize=5)
         line.set_dashes(dashes) if dashes else None
         handles.append(line)
         last = f"{points[-1].value:.3f}" if points else "none"
-        texts.append((f"{last}  " + "\n            ".join(lines)).replace("$", r"\$"))  # a name is no formula
-    if any(boundaries(points) for points in found):
+        texts.append((f"{last}  " + "\n            ".join(lines)).replace("$", r"\$"))  # not the start of a formula
+    if any(stage_boundaries(points) for points in points_of_curves):
         handles.append(Line2D([], [], linestyle="none", marker="D", markersize=7, color="#555555", markerfacecolor="w"))
         texts.append("the next stage begins: its name is above")
     legend = axes.legend(

@@ -1,4 +1,4 @@
-"""From the words on a command line to the stages they name, read from the runs' own records without a server."""
+"""Finds the runs named on the command line and reads their stages from the run folders."""
 
 import glob
 import hashlib
@@ -11,13 +11,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from conf.compose import load_settings
 from conf.errors import ConfigError
 from conf.schema import Settings
 
-RECENT_SECONDS = 600  # a run whose records are younger, and that has not finished, is still going
+RECENT_SECONDS = 600  # an unfinished run counts as still going if its last record is younger
 Record = dict[str, Any]
 COUNTS = ("step", "tokens", "seconds", "flops", "devices")  # of a record: always a number
 NUMBERS = (*COUNTS, "loss", "tokens_per_second", "mfu", "memory_bytes")  # None: was not finite
@@ -25,11 +25,11 @@ NUMBERS = (*COUNTS, "loss", "tokens_per_second", "mfu", "memory_bytes")  # None:
 
 @dataclass
 class StageRecords:
-    """One stage of one run, as it was recorded.
+    """The records of one stage of one run.
 
-    key: its folder, or where W&B has its records, the folder in which it was trained: names it once among all.
-    parent: the key of the stage whose weights it took, or None.
-    records: as in metrics.jsonl, oldest first. scores: what evaluation after the stage found, by metric.
+    key: unique among all stages: its folder, or for W&B's records the folder in which it was trained.
+    parent: key of the stage whose weights it started from, or None.
+    records: as in metrics.jsonl, oldest first. scores: results of the evaluations after the stage, by metric.
     """
 
     key: str
@@ -45,34 +45,36 @@ class StageRecords:
 
     @property
     def steps(self) -> tuple[int, int]:
-        """Steps recorded, and steps asked for."""
+        """(last recorded step, configured number of steps)."""
         return max((row["step"] for row in self.records), default=0), self.settings.stages[self.name].steps
 
 
-def find(word: str) -> list[Path]:
-    """The run folders and stage folders that `word` names: a run, a stage, a W&B folder of one, or a glob of these.
+def find_runs(pattern: str) -> list[Path]:
+    """The run and stage folders that `pattern` matches: a run, a stage, its offline W&B folder, or a glob of these.
 
-    Errors: `ConfigError` for what does not exist, is no run, or a glob that matches no run.
+    Errors: `ConfigError` for a path that does not exist or is not a run, and a glob that matches no run.
     """
-    if Path(word).exists():
-        return [_resolve(Path(word))]
-    if not glob.has_magic(word):
-        raise ConfigError(f"{word} does not exist; give a run's folder, one of its stages, or wandb:entity/project/id")
+    if Path(pattern).exists():
+        return [_resolve(Path(pattern))]
+    if not glob.has_magic(pattern):
+        raise ConfigError(
+            f"{pattern} does not exist; give a run's folder, one of its stages, or wandb:entity/project/id"
+        )
     found = []
-    for path in sorted(glob.glob(word, recursive=True)):
+    for path in sorted(glob.glob(pattern, recursive=True)):
         try:
             found.append(_resolve(Path(path)))
-        except _NoRun:
-            continue  # a glob meets other folders as well
+        except _NotARun:
+            continue  # other folders may match a glob
     if not found:
-        raise ConfigError(f"{word} matches no run; a run is a folder with a config.yaml, written by training")
+        raise ConfigError(f"{pattern} matches no run; a run is a folder with a config.yaml, written by training")
     return list(dict.fromkeys(found))
 
 
 def read_folder(folder: Path) -> list[StageRecords]:
-    """The stages of a run folder that have records, in order; of a stage's folder that stage alone.
+    """The stages with records of a run folder, in order, or the one stage of a stage folder.
 
-    Errors: `ConfigError` that names a file which is damaged, or a run without records.
+    Errors: `ConfigError` for a damaged file, `NoRecords` for a run without records.
     """
     one = folder.name if _is_stage(folder) else None
     run = folder.parents[1] if one else folder
@@ -142,21 +144,21 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class NoRecords(ConfigError):
-    """A run that has not recorded a step yet."""
+    """The run has not recorded a step yet."""
 
 
-class _NoRun(ConfigError):
-    """A folder that is no run."""
+class _NotARun(ConfigError):
+    """The folder is not a run."""
 
 
 def _resolve(path: Path) -> Path:
-    """The run or stage folder that `path` stands for."""
+    """The run or stage folder of `path`, which may be an offline W&B folder."""
     path = path.resolve()
     if path.parent.name == "wandb" and (match := re.fullmatch(r"(?:offline-)?run-\d+_\d+-(\w+)", path.name)):
         return _stage_of_wandb(path, match[1])
     if (path / "config.yaml").is_file() or _is_stage(path):
         return path
-    raise _NoRun(f"{path} is no run: it holds no config.yaml; give a folder that training has made")
+    raise _NotARun(f"{path} is no run: it holds no config.yaml; give a folder that training has made")
 
 
 def _is_stage(path: Path) -> bool:
@@ -164,13 +166,13 @@ def _is_stage(path: Path) -> bool:
 
 
 def _stage_of_wandb(path: Path, wandb_id: str) -> Path:
-    """The stage that an offline W&B folder below a run belongs to: its id is made from the run's place and the stage.
+    """The stage of an offline W&B folder inside a run: W&B's id is a hash of the run folder and the stage.
 
-    Where the run was trained in another place, its lineage.json remembers that place.
+    lineage.json gives the run folder at training time, for runs that were moved.
     """
     run = path.parents[1]
     if not (run / "config.yaml").is_file():
-        raise _NoRun(f"{path} is not below a run: {run} holds no config.yaml; give the run's folder")
+        raise _NotARun(f"{path} is not below a run: {run} holds no config.yaml; give the run's folder")
     names = list(read_settings(run / "config.yaml").stages)
     for name in names:
         place = read_json(run / "stages" / name / "lineage.json").get("run", run)
@@ -188,7 +190,7 @@ def _stage(run: Path, name: str, settings: Settings, records: list[Record], rece
     if not isinstance(parent, str | None):
         raise ConfigError(f"{folder / 'lineage.json'} names no folder as parent; write it again or remove it")
     if parent is not None:
-        parent = _found(run, parent, str(lineage.get("run", run)))
+        parent = _locate_parent(run, parent, str(lineage.get("run", run)))
     scores = dict(_scores(folder))
     finished = bool(evaluation)
     return StageRecords(
@@ -196,8 +198,8 @@ def _stage(run: Path, name: str, settings: Settings, records: list[Record], rece
     )
 
 
-def _found(run: Path, parent: str, trained: str) -> str:
-    """Where a parent is now: in the run itself, where it was trained, or beside the run, for runs copied together."""
+def _locate_parent(run: Path, parent: str, trained: str) -> str:
+    """A parent's current folder: in this run, at its recorded path, or beside this run where both were moved."""
     path = Path(parent)
     if parent.startswith(f"{trained}/stages/"):
         return str(run / "stages" / path.name)
@@ -206,7 +208,7 @@ def _found(run: Path, parent: str, trained: str) -> str:
 
 
 def _planned_parent(run: Path, name: str, settings: Settings) -> str | None:
-    """The parent of a stage that has not finished, and so has no lineage.json yet."""
+    """The parent of an unfinished stage, which has no lineage.json yet."""
     source, names = settings.stages[name].init_from, list(settings.stages)
     if source is None:
         before = names.index(name) - 1
@@ -216,7 +218,7 @@ def _planned_parent(run: Path, name: str, settings: Settings) -> str | None:
 
 
 def _scores(folder: Path) -> Iterator[tuple[str, float]]:
-    """Every figure that evaluation left below a stage: bits per byte, HumanEval, MTPB, perplexity."""
+    """(metric, value) of all evaluations of a stage: bits per byte, HumanEval, MTPB, perplexity."""
     for corpus, value in _figures(folder / "evaluation.json", "bits_per_byte"):
         yield f"bits_per_byte/{corpus}", value
     passed = _figures(folder / "evaluations" / "humaneval.json", "pass_at_k")
@@ -240,7 +242,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    """Every number in nested objects, by its path."""
+    """(path, value) of every number in nested objects."""
     if isinstance(value, dict):
         for key, each in value.items():
             yield from _numbers(f"{name}/{key}", each)

@@ -1,4 +1,4 @@
-"""The comparison as tables: what differs in the settings, what came out, sorted and filtered, in several formats."""
+"""The comparison as tables: settings that differ, results, validation and cost; sorting and filtering."""
 
 import difflib
 import operator
@@ -13,12 +13,14 @@ from rich.text import Text
 
 from conf.errors import ConfigError
 from conf.schema import plain
-from train.compare.curves import Curve, measure
-from train.compare.units import si
+from train.compare.curves import Curve, compute_metrics
+from train.compare.units import format_si
 
-# Settings that say where a run lives and how it is watched, not what it is; and recipe, which stages repeat.
-LEFT_OUT = re.compile(r"run\.(?!seed)|tracking\.|recipe\.|dry_run$|experiment$|data\.cache$|evaluation\.sample_")
-COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+# Settings of location and tracking, which do not affect results; and recipe, whose values the stages repeat.
+IGNORED_SETTINGS = re.compile(
+    r"run\.(?!seed)|tracking\.|recipe\.|dry_run$|experiment$|data\.cache$|evaluation\.sample_"
+)
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "!=": operator.ne,
     "<=": operator.le,
     ">=": operator.ge,
@@ -38,77 +40,82 @@ COSTS = {
 
 @dataclass
 class ComparisonRow:
-    """One curve in the tables: figures by metric (None: not recorded), settings by key."""
+    """One curve in the tables. metrics: None where not recorded. settings: by dotted key."""
 
     curve: Curve
     metrics: dict[str, float | None]
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def rows_of(curves: Sequence[Curve], smooth: int, target: float | None) -> list[ComparisonRow]:
-    """A row a curve. smooth: records that a loss is the mean of. target: the loss of `tokens_to_loss`."""
-    return [ComparisonRow(curve, measure(curve, smooth, target), _flat(plain(curve.last.settings))) for curve in curves]
+def build_rows(curves: Sequence[Curve], smooth: int, target: float | None) -> list[ComparisonRow]:
+    """One row per curve. smooth: number of records a loss is averaged over. target: the loss of `tokens_to_loss`."""
+    return [
+        ComparisonRow(curve, compute_metrics(curve, smooth, target), _flat(plain(curve.last_stage.settings)))
+        for curve in curves
+    ]
 
 
-def select(rows: list[ComparisonRow], filters: Sequence[str], sort: str | None) -> list[ComparisonRow]:
-    """The rows for which every filter (`KEY=VALUE`, `!=`, `<`, `<=`, `>`, `>=`) holds, sorted by a key, `-KEY` down.
+def filter_and_sort(rows: list[ComparisonRow], filters: Sequence[str], sort: str | None) -> list[ComparisonRow]:
+    """The rows that match all filters (`KEY=VALUE`, or with `!=`, `<`, `<=`, `>`, `>=`), sorted by a key.
 
-    Keys are settings and metrics. Errors: `ConfigError` for an unknown key, no filter, or where no row is left.
+    Keys are settings and metrics; sort `-KEY` is descending; rows without the key come last.
+
+    Errors: `ConfigError` for an unknown key, a malformed filter, or where no row is left.
     """
     for text in filters:
         match = re.fullmatch(r"([^<>=!]+)(!=|<=|>=|=|<|>)(.*)", text)
         if not match:
             raise ConfigError(f"--filter '{text}' is no condition; write KEY=VALUE, or with !=, <, <=, > or >=")
         key, sign, wanted = (part.strip() for part in match.groups())
-        _known(rows, key)
-        rows = [row for row in rows if _holds(_value(row, key), sign, wanted)]
+        _check_key(rows, key)
+        rows = [row for row in rows if _matches(_lookup(row, key), sign, wanted)]
         if not rows:
             raise ConfigError(f"--filter '{text}' leaves no run; there is none for which it holds")
     if sort is None:
         return rows
     key = sort.removeprefix("-")
-    _known(rows, key)
-    there = [row for row in rows if _value(row, key) is not None]
-    order = sorted(there, key=lambda row: _order(_value(row, key)), reverse=sort != key)
-    return order + [row for row in rows if _value(row, key) is None]
+    _check_key(rows, key)
+    there = [row for row in rows if _lookup(row, key) is not None]
+    order = sorted(there, key=lambda row: _sort_key(_lookup(row, key)), reverse=sort != key)
+    return order + [row for row in rows if _lookup(row, key) is None]
 
 
-def differing(rows: Sequence[ComparisonRow]) -> list[str]:
-    """The settings that are not the same in all rows; those of a stage or corpus only some have are not counted."""
-    keys = sorted({key for row in rows for key in row.settings if not LEFT_OUT.match(key)})
+def differing_settings(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Keys of the settings with more than one value among the rows that have them."""
+    keys = sorted({key for row in rows for key in row.settings if not IGNORED_SETTINGS.match(key)})
     return [key for key in keys if len({str(row.settings[key]) for row in rows if key in row.settings}) > 1]
 
 
-def columns(rows: Sequence[ComparisonRow]) -> list[str]:
-    """The metrics that any row has."""
-    return [key for key in dict.fromkeys(key for row in rows for key in row.metrics) if _any(rows, key)]
+def recorded_metrics(rows: Sequence[ComparisonRow]) -> list[str]:
+    """The metrics that at least one row has."""
+    return [key for key in dict.fromkeys(key for row in rows for key in row.metrics) if _is_recorded(rows, key)]
 
 
-def show(rows: Sequence[ComparisonRow], console: Console, target: float | None, smooth: int) -> None:
+def print_tables(rows: Sequence[ComparisonRow], console: Console, target: float | None, smooth: int) -> None:
     """Print the tables: the runs, what differs, what came out, what it cost. Wide ones are cut into several."""
     runs = Table(title="Runs", title_justify="left")
     for name in ("#", "run", "stages", "state"):
         runs.add_column(name, justify="right" if name == "#" else "left", overflow="fold")
     for number, row in enumerate(rows, start=1):
-        state = row.curve.state()
-        runs.add_row(str(number), Text(row.curve.label), Text(path_of(row.curve)), state)
+        state = row.curve.status()
+        runs.add_row(str(number), Text(row.curve.label), Text(lineage_path(row.curve)), state)
     console.print(runs)
-    keys = differing(rows)
+    keys = differing_settings(rows)
     if keys:
-        cells = [[text(row.settings.get(key)) for key in keys] for row in rows]
+        cells = [[format_setting(row.settings.get(key)) for key in keys] for row in rows]
         _print(console, "Settings that differ", keys, cells)
     elif len(rows) > 1:
         console.print("No setting differs in the stages that the runs share.")
-    for title, heads in groups(rows).items():
-        cells = [[figure(key, row.metrics.get(key)) for key in heads] for row in rows]
+    for title, heads in metric_groups(rows).items():
+        cells = [[format_metric(key, row.metrics.get(key)) for key in heads] for row in rows]
         _print(console, title, list(heads.values()), cells)
-    for line in explain(rows, target, smooth):
+    for line in reading_notes(rows, target, smooth):
         console.print(Text(line))
 
 
-def groups(rows: Sequence[ComparisonRow]) -> dict[str, dict[str, str]]:
-    """The tables of figures that people read: title -> metric -> heading, of the metrics that any row has."""
-    found = columns(rows)
+def metric_groups(rows: Sequence[ComparisonRow]) -> dict[str, dict[str, str]]:
+    """The tables of metrics: title -> metric -> column heading, for the metrics that at least one row has."""
+    found = recorded_metrics(rows)
     scores = {key: key for key in found if key.startswith(("humaneval", "mtpb")) or "/perplexity/" in key}
     bits = {key: key.replace("bits_per_byte/", "").replace("_", " ") for key in found if "bits_per_byte/" in key}
     named = {"Results": RESULTS | scores, "Validation, bits per byte": bits, "Cost": COSTS}
@@ -116,13 +123,13 @@ def groups(rows: Sequence[ComparisonRow]) -> dict[str, dict[str, str]]:
     return {title: heads for title, heads in kept.items() if heads}
 
 
-def explain(rows: Sequence[ComparisonRow], target: float | None, smooth: int) -> list[str]:
-    """What a reader must know to read the figures, and what was found about single runs."""
-    lines = ["Loss: nats per token, with the z-loss, of the last stage" + mean_of(smooth) + "."]
+def reading_notes(rows: Sequence[ComparisonRow], target: float | None, smooth: int) -> list[str]:
+    """Notes below the tables: how metrics are defined, where runs do not compare, and remarks on single runs."""
+    lines = ["Loss: nats per token, with the z-loss, of the last stage" + smoothing_note(smooth) + "."]
     if target is not None:
         lines.append(f"Tokens to loss: tokens along the lineage until the loss was first at most {target:.4g}.")
     lines.append("Tokens, FLOPs and device hours: of the whole lineage. Tokens/s and MFU: median of the last stage.")
-    corpora = {row.settings[f"stages.{row.curve.last.name}.corpus"] for row in rows}
+    corpora = {row.settings[f"stages.{row.curve.last_stage.name}.corpus"] for row in rows}
     tokenizers = {(row.settings["data.tokenizer.kind"], row.settings["model.vocab_size"]) for row in rows}
     for values, what in ((corpora, "end on different corpora"), (tokenizers, "use different tokenizers")):
         if len(values) > 1:
@@ -130,20 +137,20 @@ def explain(rows: Sequence[ComparisonRow], target: float | None, smooth: int) ->
     return lines + [f"{row.curve.label}: {note}." for row in rows for note in row.curve.notes]
 
 
-def mean_of(smooth: int) -> str:
-    """How the loss was smoothed, in words."""
+def smoothing_note(smooth: int) -> str:
+    """The smoothing as part of a sentence, empty without smoothing."""
     return f", mean of the last {smooth} records" if smooth > 1 else ""
 
 
-def path_of(curve: Curve) -> str:
-    """The stages of a curve; those of another run with its name."""
+def lineage_path(curve: Curve) -> str:
+    """`nl > multi > mono`; a stage of another run as RUN/STAGE."""
     return " > ".join(
-        stage.name if stage.run == curve.last.run else f"{stage.run}/{stage.name}" for stage in curve.stages
+        stage.name if stage.run == curve.last_stage.run else f"{stage.run}/{stage.name}" for stage in curve.stages
     )
 
 
-def figure(name: str, value: float | None) -> str:
-    """A metric as people read it."""
+def format_metric(name: str, value: float | None) -> str:
+    """A metric's value with its unit; – where not recorded."""
     if value is None:
         return "–"
     if name == "mfu":
@@ -152,11 +159,11 @@ def figure(name: str, value: float | None) -> str:
         return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
     if name == "memory_bytes":
         return f"{value / 2**30:.2f} GiB"
-    return f"{value:.4f}" if abs(value) < 100 and "tokens" not in name and "flops" not in name else si(value, 3)
+    return f"{value:.4f}" if abs(value) < 100 and "tokens" not in name and "flops" not in name else format_si(value, 3)
 
 
 def _print(console: Console, title: str, heads: list[str], cells: list[list[str]]) -> None:
-    """A table with the runs' numbers as first column; cut into several where it is wider than the terminal."""
+    """Print a table with the rows' numbers first, split into several where it is wider than the terminal."""
     names = [re.sub(r"([./ ])", "\\1\n", head).split("\n") for head in heads]
     longest = [max(map(len, [*name, *(row[i] for row in cells)])) for i, name in enumerate(names)]
     widths = [min(width, 40) + 3 for width in longest]
@@ -176,14 +183,14 @@ def _print(console: Console, title: str, heads: list[str], cells: list[list[str]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted keys."""
+    """Nested settings -> dotted keys."""
     if not isinstance(value, dict):
         return {prefix: value}
     pairs = (_flat(each, f"{prefix}.{key}" if prefix else str(key)) for key, each in value.items())
     return {key: each for found in pairs for key, each in found.items()}
 
 
-def _known(rows: Sequence[ComparisonRow], key: str) -> None:
+def _check_key(rows: Sequence[ComparisonRow], key: str) -> None:
     known = sorted({name for row in rows for name in (*row.metrics, *row.settings)})
     if key in known:
         return
@@ -193,20 +200,20 @@ def _known(rows: Sequence[ComparisonRow], key: str) -> None:
     raise ConfigError(f"unknown key '{key}'; {meant}")
 
 
-def _value(row: ComparisonRow, key: str) -> Any:
+def _lookup(row: ComparisonRow, key: str) -> Any:
     return row.metrics[key] if key in row.metrics else row.settings.get(key)
 
 
-def _holds(value: Any, sign: str, wanted: str) -> bool:
+def _matches(value: Any, sign: str, wanted: str) -> bool:
     one, other = _number(value), _number(wanted)
     if value is None:
         return sign == "=" and wanted in ("null", "None")
     if one is not None and other is not None:
-        return COMPARE[sign](one, other)
+        return OPERATORS[sign](one, other)
     if sign in ("=", "!="):
-        return COMPARE[sign](text(value), wanted)
+        return OPERATORS[sign](format_setting(value), wanted)
     raise ConfigError(
-        f"'{sign} {wanted}' compares numbers, and {text(value)} with {wanted} is no such pair; use = or !="
+        f"'{sign} {wanted}' compares numbers, and {format_setting(value)} or {wanted} is none; use = or !="
     )
 
 
@@ -217,18 +224,18 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _order(value: Any) -> tuple[float, str]:
-    """Numbers by size, words after them by the alphabet."""
+def _sort_key(value: Any) -> tuple[float, str]:
+    """Numbers by size, then texts alphabetically."""
     number = _number(value)
-    return (float("inf"), text(value)) if number is None else (number, "")
+    return (float("inf"), format_setting(value)) if number is None else (number, "")
 
 
-def text(value: Any) -> str:
-    """A setting as YAML writes it."""
+def format_setting(value: Any) -> str:
+    """A setting as in YAML; – for null."""
     if value is None or isinstance(value, bool):
         return {None: "–", True: "true", False: "false"}[value]
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _any(rows: Sequence[ComparisonRow], key: str) -> bool:
+def _is_recorded(rows: Sequence[ComparisonRow], key: str) -> bool:
     return any(row.metrics.get(key) is not None for row in rows)

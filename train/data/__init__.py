@@ -1,5 +1,5 @@
-"""From documents to batches: where texts come from, which are kept, how they become tokens and blocks.
+"""Data: reading documents, filtering and tokenizing them once, and serving packed training samples.
 
-What may enter: sources of documents, filters, preparation, and the order in which blocks are read.
-Preparing needs no torch, so that a login node can do it.
+Belongs here: document sources, filters, the `prepare` command, sampling order and batching.
+Preparation imports no torch, so it also runs on a login node.
 """

@@ -1,5 +1,7 @@
-"""Which sample goes to which process: a pure function of the position, counted in samples, so that a resumed run on
-any number of processes reads what it would have read."""
+"""Micro-batches of each data-parallel rank, as a pure function of the position in samples.
+
+A resumed run therefore reads the same samples in the same order on any number of ranks.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,40 +9,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.blocks import Blocks, Order
+from conf.choices import IGNORE_INDEX
+from train.data.packed_dataset import PackedDataset, ShuffledOrder
 
 
 def micro_batches(
-    blocks: Blocks,
-    order: Order,
+    dataset: PackedDataset,
+    order: ShuffledOrder,
     position_samples: int,
     micro_batch_size: int,
     dp_rank: int,
     dp_size: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids and labels, `[micro_batch, seq]` each, for replica `data_rank` of `data_size`, without end.
+    """Endless (token ids, labels) of data-parallel rank `dp_rank`, each `[micro_batch_size, context_length]`.
 
-    position_samples: samples that all replicas together have consumed before.
+    position_samples: number of samples that all data-parallel ranks together have consumed so far.
     """
     start = position_samples + dp_rank * micro_batch_size
     while True:
-        samples = [blocks[order[start + offset]] for offset in range(micro_batch_size)]
-        yield _stacked(samples)
+        samples = [dataset[order[start + offset]] for offset in range(micro_batch_size)]
+        yield _stack(samples)
         start += micro_batch_size * dp_size
 
 
-def validation_batches(blocks: Blocks, batch_size: int, dp_rank: int, dp_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every block of a validation set once over all replicas, in order; every replica gets as many batches.
+def validation_batches(
+    dataset: PackedDataset, batch_size: int, dp_rank: int, dp_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every validation sample once, in order, dealt out over the data-parallel ranks; `[batch_size, context_length]`.
 
-    Rows that lie beyond the set repeat its first block with every label ignored.
+    All ranks get the same number of batches, as evaluation is collective: rows past the end repeat the first sample
+    with every label set to `IGNORE_INDEX`.
     """
-    ids, labels = blocks[0]
-    beyond = (ids, labels * 0 - 100)
-    for first in range(0, len(blocks), batch_size * dp_size):
+    ids, labels = dataset[0]
+    padding = (ids, np.full_like(labels, IGNORE_INDEX))
+    for first in range(0, len(dataset), batch_size * dp_size):
         rows = range(first + dp_rank * batch_size, first + (dp_rank + 1) * batch_size)
-        yield _stacked([blocks[row] if row < len(blocks) else beyond for row in rows])
+        yield _stack([dataset[row] if row < len(dataset) else padding for row in rows])
 
 
-def _stacked(samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
+def _stack(samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
     ids, labels = zip(*samples, strict=True)
     return torch.stack([torch.as_tensor(row) for row in ids]), torch.stack([torch.as_tensor(row) for row in labels])

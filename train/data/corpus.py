@@ -1,7 +1,7 @@
-"""One corpus on its way to tokens, in two passes: read, filter and split it; then, with a tokenizer, write it.
+"""Preparation of one corpus in two passes: `filter_documents` reads, filters and splits, `write_tokens` tokenizes.
 
-The documents that are kept wait on disk between the passes, since the tokenizer is trained on all corpora. In memory
-are one document at a time, the hashes that find duplicates (about 100 bytes a document), and the hashes held out.
+Filtered documents are kept in a JSONL file between the passes, since the tokenizer is trained on all corpora first.
+Memory: one document, the hashes that find duplicates (about 100 bytes a document), and those of the validation set.
 """
 
 import json
@@ -18,91 +18,91 @@ from conf.errors import DataError
 from conf.schema import CorpusConfig, DataConfig
 from model.tokenizer import Tokenizer
 from train.data.documents import Document
-from train.data.files import Broken, read_files
-from train.data.filters import ValidationPart, digest, is_held_out, why_dropped
+from train.data.files import UnreadableDocuments, read_files
+from train.data.filters import ValidationSelection, drop_reason, is_held_out, text_sha256
 from train.data.hub import read_hub
-from train.data.local import harvest
+from train.data.local import read_local
 from train.data.progress import progress_bar
 
-SPREAD = 1.2  # a sample takes this much more than its share by chance, then stops at the share
+OVERSAMPLING = 1.2  # documents are drawn for this multiple of the wanted bytes, so that the sample is not short
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A document that is kept, as it waits on disk."""
+class FilteredDocument:
+    """A document that passed the filters: one line of the JSONL file between the two passes."""
 
-    text: str  # with the language before it where the corpus asks for that: what is tokenized
+    text: str  # as it is tokenized: with the language name before it where the corpus has language_prefix
     path: str
-    sha256: str  # of the text without the language
+    sha256: str  # of the text without the language prefix
     language: str | None
     licence: str | None
     held_out: bool
 
     @property
     def bytes(self) -> int:
-        """Length of the tokenized text in UTF-8."""
+        """Length of `text` in UTF-8."""
         return len(self.text.encode())
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """What the first pass found."""
+class FilteredCorpus:
+    """Result of the first pass: the JSONL file of filtered documents and its statistics."""
 
     file: Path
     documents: int
     bytes: int
     train_bytes: int
-    validation: set[str]  # SHA-256 of each document of the validation part
-    dropped: Counter[str]
+    validation: set[str]  # SHA-256 in hex of each document of the validation set
+    dropped: Counter[str]  # reason -> number of documents
 
 
 @dataclass(frozen=True)
-class Part:
-    """What was written of one split: `tokens` include an eos before the first document and after each."""
+class SplitSize:
+    """Size of one written split. `tokens` counts an eos before the first document and one after each."""
 
     documents: int
-    bytes: int  # UTF-8 bytes of the text that the tokens stand for
+    bytes: int  # UTF-8 bytes of the tokenized text, without the eos
     tokens: int
 
 
-def gather(key: str, corpus: CorpusConfig, data: DataConfig, file: Path) -> Gathered:
-    """First pass over corpus `key`: keep, in `file`, what passes the filters, each text once.
+def filter_documents(key: str, corpus: CorpusConfig, data: DataConfig, file: Path) -> FilteredCorpus:
+    """First pass over corpus `key`: write the documents that pass the filters to `file`, without duplicates.
 
-    Errors: `DataError` where a document is broken under on_error=fail, or nothing is left to train or to evaluate on.
+    Errors: `DataError` for an unreadable document under on_error=fail, and for an empty training or validation set.
     """
-    broken = Broken(data.on_error)
-    dropped, seen, validation = broken.count, set[bytes](), ValidationPart(data.validation_bytes)
+    unreadable = UnreadableDocuments(data.on_error)
+    dropped, seen, validation = unreadable.counts, set[bytes](), ValidationSelection(data.validation_bytes)
     documents = total = train = 0
-    with file.open("w") as kept, progress_bar(f"{key}: reading", corpus.max_bytes) as advance:
-        for document in _read(key, corpus, broken):
-            identity = digest(document.text)
-            reason = _why_dropped(document, identity, corpus, data, seen)
+    with file.open("w") as lines, progress_bar(f"{key}: reading", corpus.max_bytes) as update:
+        for document in _read(key, corpus, unreadable):
+            sha256 = text_sha256(document.text)
+            reason = _drop_reason(document, sha256, corpus, data, seen)
             if reason is not None:
                 dropped[reason] += 1
                 continue
-            record = _kept(document, identity, corpus, data.validation_fraction)
+            record = _filtered(document, sha256, corpus, data.validation_fraction)
             size = record.bytes
             if corpus.max_bytes is not None and total + size > corpus.max_bytes and documents:
                 break
-            seen.add(identity)
-            kept.write(json.dumps(asdict(record)) + "\n")
+            seen.add(sha256)
+            lines.write(json.dumps(asdict(record)) + "\n")
             documents, total = documents + 1, total + size
             if record.held_out:
-                validation.offer(identity, size)
+                validation.add(sha256, size)
             else:
                 train += size
-            advance(total, documents)
+            update(total, documents)
     _refuse_empty(key, corpus, data, documents, train, validation, dropped)
-    held_out = {identity.hex() for identity in validation.identities()}
-    return Gathered(file, documents, total, train, held_out, dropped)
+    validation_sha256s = {sha256.hex() for sha256 in validation.sha256s()}
+    return FilteredCorpus(file, documents, total, train, validation_sha256s, dropped)
 
 
-def training_sample(gathered: Gathered, most_bytes: int) -> Iterator[str]:
-    """Texts of the train part, `most_bytes` at most, chosen by their hashes and so spread over the corpus."""
-    share = SPREAD * most_bytes / gathered.train_bytes
-    left = most_bytes
-    for document in _waiting(gathered.file):
-        chance = int(document.sha256[16:32], 16) / 2**64  # other digits than those that chose the split
+def sample_for_tokenizer(filtered: FilteredCorpus, max_bytes: int) -> Iterator[str]:
+    """A random sample, chosen by hash, of the training documents: at most `max_bytes` bytes of text."""
+    share = OVERSAMPLING * max_bytes / filtered.train_bytes
+    left = max_bytes
+    for document in _read_filtered(filtered.file):
+        chance = int(document.sha256[16:32], 16) / 2**64  # not the digits that decide the split
         if document.held_out or chance >= share:
             continue
         if document.bytes > left:
@@ -112,10 +112,12 @@ def training_sample(gathered: Gathered, most_bytes: int) -> Iterator[str]:
         yield document.text
 
 
-def write_tokens(key: str, gathered: Gathered, tokenizer: Tokenizer, dtype: str, folder: Path) -> dict[str, Part]:
-    """Second pass: `train.bin`, `validation.bin` and `manifest.jsonl` in `folder`; what each split has come to.
+def write_tokens(
+    key: str, filtered: FilteredCorpus, tokenizer: Tokenizer, dtype: str, folder: Path
+) -> dict[str, SplitSize]:
+    """Second pass: write `train.bin`, `validation.bin` and `manifest.jsonl` to `folder`; return split -> size.
 
-    Every file of tokens begins with an eos, so that the first document's first token has something to follow.
+    Every token file begins with an eos, so that the first token of the first document is predicted too.
     """
     folder.mkdir(parents=True)
     done = 0
@@ -123,51 +125,51 @@ def write_tokens(key: str, gathered: Gathered, tokenizer: Tokenizer, dtype: str,
         (folder / "manifest.jsonl").open("w") as manifest,
         (folder / "train.bin").open("wb") as train,
         (folder / "validation.bin").open("wb") as validation,
-        progress_bar(f"{key}: tokenizing", gathered.bytes) as advance,
+        progress_bar(f"{key}: tokenizing", filtered.bytes) as update,
     ):
         writers = {
-            "train": _Writer(train, tokenizer, dtype),
-            "validation": _Writer(validation, tokenizer, dtype),
+            "train": _TokenWriter(train, tokenizer, dtype),
+            "validation": _TokenWriter(validation, tokenizer, dtype),
         }
-        for number, document in enumerate(_waiting(gathered.file), start=1):
+        for number, document in enumerate(_read_filtered(filtered.file), start=1):
             done += document.bytes
-            if document.held_out and document.sha256 not in gathered.validation:
-                gathered.dropped["above validation_bytes"] += 1
+            if document.held_out and document.sha256 not in filtered.validation:
+                filtered.dropped["above validation_bytes"] += 1
                 continue
             split = "validation" if document.held_out else "train"
             writers[split].write(document)
-            _record(manifest, document, split)
-            advance(done, number, sum(writer.tokens for writer in writers.values()))
-    return {split: Part(writer.documents, writer.bytes, writer.tokens) for split, writer in writers.items()}
+            _write_manifest_line(manifest, document, split)
+            update(done, number, sum(writer.tokens for writer in writers.values()))
+    return {split: SplitSize(writer.documents, writer.bytes, writer.tokens) for split, writer in writers.items()}
 
 
-def _read(key: str, corpus: CorpusConfig, broken: Broken) -> Iterator[Document]:
+def _read(key: str, corpus: CorpusConfig, unreadable: UnreadableDocuments) -> Iterator[Document]:
     if corpus.source is Source.local:
-        return harvest(corpus.name)
+        return read_local(corpus.name)
     if corpus.source is Source.files:
-        return read_files(key, corpus, broken)
-    return read_hub(key, corpus, broken)
+        return read_files(key, corpus, unreadable)
+    return read_hub(key, corpus, unreadable)
 
 
-def _why_dropped(
-    document: Document, identity: bytes, corpus: CorpusConfig, data: DataConfig, seen: set[bytes]
+def _drop_reason(
+    document: Document, sha256: bytes, corpus: CorpusConfig, data: DataConfig, seen: set[bytes]
 ) -> str | None:
     if not document.text.strip():
         return "empty"
-    if identity in seen:
+    if sha256 in seen:
         return "duplicate"
-    return why_dropped(document.text, data.filters) if corpus.code else None
+    return drop_reason(document.text, data.filters) if corpus.code else None
 
 
-def _kept(document: Document, identity: bytes, corpus: CorpusConfig, validation_fraction: float) -> Kept:
+def _filtered(document: Document, sha256: bytes, corpus: CorpusConfig, validation_fraction: float) -> FilteredDocument:
     prefix = f"{document.language}\n" if corpus.language_prefix and document.language else ""
-    return Kept(
+    return FilteredDocument(
         text=prefix + document.text,
         path=document.source,
-        sha256=identity.hex(),
+        sha256=sha256.hex(),
         language=document.language,
         licence=document.licence,
-        held_out=is_held_out(identity, validation_fraction),
+        held_out=is_held_out(sha256, validation_fraction),
     )
 
 
@@ -177,7 +179,7 @@ def _refuse_empty(
     data: DataConfig,
     documents: int,
     train_bytes: int,
-    validation: ValidationPart,
+    validation: ValidationSelection,
     dropped: Counter[str],
 ) -> None:
     where = f"corpus {key} ({', '.join(corpus.paths) or corpus.name})"
@@ -186,24 +188,24 @@ def _refuse_empty(
         raise DataError(f"{where} is empty: no document was kept" + (f"; dropped: {reasons}" if reasons else ""))
     if not train_bytes:
         raise DataError(
-            f"{where}: all of its documents ({documents}) are held out; give more documents, or less "
-            f"data.validation_fraction than {data.validation_fraction}"
+            f"{where}: all of its documents ({documents}) are held out; give more documents, or lower "
+            f"data.validation_fraction={data.validation_fraction}"
         )
-    if not validation.identities():
+    if not validation.sha256s():
         raise DataError(
-            f"{where}: none of its documents ({documents:,}) is in the validation part; give more and shorter "
+            f"{where}: none of its documents ({documents:,}) is in the validation set; give more and shorter "
             f"documents, or raise data.validation_fraction={data.validation_fraction} or "
             f"data.validation_bytes={data.validation_bytes}"
         )
 
 
-def _waiting(file: Path) -> Iterator[Kept]:
+def _read_filtered(file: Path) -> Iterator[FilteredDocument]:
     with file.open() as lines:
         for line in lines:
-            yield Kept(**json.loads(line))
+            yield FilteredDocument(**json.loads(line))
 
 
-def _record(manifest: TextIO, document: Kept, split: str) -> None:
+def _write_manifest_line(manifest: TextIO, document: FilteredDocument, split: str) -> None:
     line = {
         "path": document.path,
         "bytes": document.bytes,
@@ -215,15 +217,15 @@ def _record(manifest: TextIO, document: Kept, split: str) -> None:
     manifest.write(json.dumps(line) + "\n")
 
 
-class _Writer:
-    """One file of tokens and what went into it."""
+class _TokenWriter:
+    """Writes one token file and counts its documents, bytes and tokens."""
 
     def __init__(self, file: BinaryIO, tokenizer: Tokenizer, dtype: str) -> None:
         self._file, self._tokenizer, self._dtype = file, tokenizer, dtype
         self.documents = self.bytes = self.tokens = 0
         self._append([tokenizer.eos])
 
-    def write(self, document: Kept) -> None:
+    def write(self, document: FilteredDocument) -> None:
         self._append([*self._tokenizer.encode(document.text), self._tokenizer.eos])
         self.documents += 1
         self.bytes += document.bytes

@@ -1,9 +1,9 @@
-"""What every source of text yields, and the error every source of text raises."""
+"""The `Document` that every data source yields, its programming language, and interleaving of sources."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# The six languages of the paper's BigQuery corpus, by file extension. `.h` is C or C++: `language_of` looks inside.
+# The six languages of the paper's BigQuery corpus. `.h` is C or C++: `language_of` decides by the content.
 EXTENSIONS = {
     ".c": "C",
     ".h": "C",
@@ -21,40 +21,40 @@ EXTENSIONS = {
     ".mjs": "JavaScript",
     ".py": "Python",
 }
-CPLUSPLUS = ("namespace ", "template <", "template<", "public:", "::")
+CPP_MARKERS = ("namespace ", "template <", "template<", "public:", "::")
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text and where it comes from."""
+    """One text with its source."""
 
     text: str
     source: str  # a path, 'file:line', or 'module.name'
-    language: str | None = None  # programming language, where it is code of a known one
-    licence: str | None = None  # as its package or data set states it, where known
+    language: str | None = None  # one of the six programming languages, None for other text
+    licence: str | None = None  # as stated by its package or data set, None where unknown
 
 
 def language_of(suffix: str, text: str) -> str | None:
-    """Programming language of a file with this `suffix` (`.py`), None where it is none of the six."""
+    """Programming language of a file from its `suffix` (`.py`) and, for `.h`, its content; None if none of the six."""
     language = EXTENSIONS.get(suffix.lower())
-    if language == "C" and suffix == ".h" and any(word in text for word in CPLUSPLUS):
+    if language == "C" and suffix == ".h" and any(marker in text for marker in CPP_MARKERS):
         return "C++"
     return language
 
 
 def interleave(streams: list[tuple[Iterator[Document], float]]) -> Iterator[Document]:
-    """Merge (documents, weight) so that characters so far are proportional to the weights, wherever one stops.
+    """Merge (documents, weight) streams so that the characters read from each stay proportional to its weight.
 
-    A stream that ends leaves the others going. The order depends on the documents alone.
+    An exhausted stream is dropped and the others continue. Deterministic: the order depends on the documents alone.
     """
-    spent = [0.0] * len(streams)
-    running = set(range(len(streams)))
-    while running:
-        stream = min(running, key=lambda index: (spent[index], index))
+    weighted_characters = [0.0] * len(streams)
+    active = set(range(len(streams)))
+    while active:
+        stream = min(active, key=lambda index: (weighted_characters[index], index))
         documents, weight = streams[stream]
         document = next(documents, None)
         if document is None:
-            running.remove(stream)
+            active.remove(stream)
             continue
-        spent[stream] += len(document.text) / weight
+        weighted_characters[stream] += len(document.text) / weight
         yield document

@@ -1,4 +1,4 @@
-"""The name of prepared data: a hash of everything that decides what is in it."""
+"""The name of a prepared-data folder: a hash of everything that determines its content."""
 
 import hashlib
 import json
@@ -11,17 +11,17 @@ from model.tokenizer import tokenizer_folder
 from model.tokenizer.gpt2 import FILES
 from model.tokenizer.sentencepiece import MODEL_FILE
 from train.data.files import list_files
-from train.data.local import inventory
+from train.data.local import installed_packages
 
-FORMAT = 2  # counts changes in what the same settings and sources give
+FORMAT = 2  # increase when the same settings and sources give different files
 
 
 def selected_corpora(settings: Settings) -> dict[str, CorpusConfig]:
-    """The corpora that say where their documents are; those of all stages are among them.
+    """The corpora to prepare, by key: those with a source, which must include the corpus of every stage.
 
-    Errors: `DataError` for a stage whose corpus is missing or says nothing.
+    Errors: `DataError` for a stage whose corpus is missing from data.corpora or has no source.
     """
-    corpora = {key: corpus for key, corpus in settings.data.corpora.items() if _says_where(corpus)}
+    corpora = {key: corpus for key, corpus in settings.data.corpora.items() if _has_source(corpus)}
     for name, stage in settings.stages.items():
         if stage.corpus not in settings.data.corpora:
             known = ", ".join(settings.data.corpora) or "none"
@@ -36,43 +36,45 @@ def selected_corpora(settings: Settings) -> dict[str, CorpusConfig]:
 
 
 def fingerprint(settings: Settings) -> str:
-    """16 hexadecimal digits. The same for the same data, tokenizer and sources, whatever else is trained with them.
+    """16 hexadecimal digits that depend on the sources, the data settings and the tokenizer, and on nothing else.
 
-    Errors: `DataError` for files that do not exist, or a stage without a corpus; `ConfigError` for a tokenizer that
-    cannot be found.
+    Files count by path, size and time of change; `data=local` by the installed packages and their versions.
+
+    Errors: `DataError` for files that do not exist and for a stage without a corpus; `ConfigError` for a tokenizer
+    that is not found.
     """
     data = settings.data
     corpora = selected_corpora(settings)
-    decides: dict[str, object] = {
+    inputs: dict[str, object] = {
         "format": FORMAT,
         "vocab_size": settings.model.vocab_size,
         "on_error": data.on_error.value,
         "validation": [data.validation_fraction, data.validation_bytes],
         "filters": plain(data.filters),
-        "tokenizer": _tokenizer(data.tokenizer),
+        "tokenizer": _tokenizer_inputs(data.tokenizer),
         "corpora": [[key, plain(corpus)] for key, corpus in corpora.items()],
-        "files": {key: _states(key, corpus) for key, corpus in corpora.items() if corpus.source is Source.files},
+        "files": {key: _file_states(key, corpus) for key, corpus in corpora.items() if corpus.source is Source.files},
     }
     if any(corpus.source is Source.local for corpus in corpora.values()):
-        decides["machine"] = inventory()
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+        inputs["machine"] = installed_packages()
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _tokenizer(wanted: TokenizerConfig) -> dict[str, object]:
-    """What decides the ids: the content of a finished tokenizer's files, or how one is trained."""
-    if wanted.path is None:
-        return {**plain(wanted), "sentencepiece": version("sentencepiece")}
-    folder = tokenizer_folder(wanted.path)
+def _tokenizer_inputs(config: TokenizerConfig) -> dict[str, object]:
+    """What determines the token ids: the content of a given tokenizer's files, or the settings to train one."""
+    if config.path is None:
+        return {**plain(config), "sentencepiece": version("sentencepiece")}
+    folder = tokenizer_folder(config.path)
     files = {name: folder / name for name in (*FILES, MODEL_FILE)}
     content = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
-    return {"kind": wanted.kind, "tokenizers": version("tokenizers"), "files": content}
+    return {"kind": config.kind, "tokenizers": version("tokenizers"), "files": content}
 
 
-def _says_where(corpus: CorpusConfig) -> bool:
+def _has_source(corpus: CorpusConfig) -> bool:
     return bool(corpus.paths) if corpus.source is Source.files else corpus.name not in ("", "???")
 
 
-def _states(key: str, corpus: CorpusConfig) -> list[tuple[str, int, int]]:
+def _file_states(key: str, corpus: CorpusConfig) -> list[tuple[str, int, int]]:
     """Path, size in bytes and time of change in nanoseconds of each file."""
     states = ((path, path.stat()) for path in list_files(key, corpus))
     return [(str(path.resolve()), state.st_size, state.st_mtime_ns) for path, state in states]

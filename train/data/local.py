@@ -1,8 +1,8 @@
-"""`data=local`: corpora from what any machine with this project's packages already has. Nothing is downloaded.
+"""`data=local`: corpora from the files of the installed Python packages. Nothing is downloaded.
 
-nl is English prose about software, multi is C and C++ with the little JavaScript there is and some Python, mono is
-Python alone. Files come in the order of the SHA-256 of their path, so that a cap on the bytes takes a sample spread
-over all packages, and the same one every time.
+nl is English prose (documentation and docstrings), multi is mostly C and C++ with some Python and JavaScript, mono is
+Python. Files are read in the order of the SHA-256 of their path, so that `max_bytes` takes a reproducible sample spread
+over all packages.
 """
 
 import ast
@@ -21,26 +21,26 @@ from pathlib import Path
 from conf.errors import DataError
 from train.data.documents import EXTENSIONS, Document, interleave, language_of
 
-LARGEST_FILE_BYTES = 100_000  # above this, code is mostly generated
-NOT_SOURCE = {"test", "tests", "idle_test", "testing", "__pycache__", "site-packages", "dist-packages"}
-SHORTEST_PROSE_CHARACTERS = 200
-NOT_WORDS = re.compile("[^A-Za-z ]")
-EXAMPLE = re.compile(r">>>|::\n")  # what a docstring introduces code with
-# Share of multi's bytes. Python is there, as it was in BigQuery, yet most of the corpus must not be mono's language.
+LARGEST_FILE_BYTES = 100_000  # larger source files are mostly generated
+EXCLUDED_FOLDERS = {"test", "tests", "idle_test", "testing", "__pycache__", "site-packages", "dist-packages"}
+MIN_PROSE_CHARACTERS = 200
+NOT_LETTERS = re.compile("[^A-Za-z ]")
+EXAMPLE = re.compile(r">>>|::\n")  # start of a code example in a docstring
+# Shares of multi's bytes. BigQuery holds Python too, but most of multi must not be in mono's language.
 MULTI_WEIGHTS = {"C": 3.0, "C++": 3.0, "Python": 1.0, "JavaScript": 1.0, "Go": 1.0, "Java": 1.0}
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file that may become a document."""
+class SourceFile:
+    """A candidate file for a corpus."""
 
-    name: str  # path below the folder it was found in: the same on every machine
+    name: str  # relative path, the same on every machine
     path: Path
     licence: str | None
 
 
-def harvest(name: str) -> Iterator[Document]:
-    """The documents of corpus `name`, nl, multi or mono, in an order that depends on installed packages alone.
+def read_local(name: str) -> Iterator[Document]:
+    """The documents of corpus `name` (nl, multi or mono), in an order that depends on the installed packages alone.
 
     Errors: `DataError` for another name.
     """
@@ -50,8 +50,8 @@ def harvest(name: str) -> Iterator[Document]:
     return corpora[name]()
 
 
-def inventory() -> list[str]:
-    """What the harvest depends on, one line each: the interpreter, and each installed package with its version."""
+def installed_packages() -> list[str]:
+    """What the read_local depends on, one line each: the interpreter, and each installed package with its version."""
     return [f"python=={platform.python_version()}"] + [
         f"{distribution.name}=={distribution.version}" for distribution in _distributions()
     ]
@@ -71,7 +71,7 @@ def _mono() -> Iterator[Document]:
 
 
 def _topics() -> Iterator[Document]:
-    """The language reference that `help()` shows."""
+    """Topics of Python's language reference, as shown by `help()`."""
     from pydoc_data.topics import topics
 
     for name, text in sorted(topics.items()):
@@ -79,15 +79,15 @@ def _topics() -> Iterator[Document]:
 
 
 def _descriptions() -> Iterator[Document]:
-    """The README that each installed package carries in its metadata."""
+    """The README in each installed package's metadata."""
     for distribution in _distributions():
         text = _field(distribution, "Description")
-        if len(text) >= SHORTEST_PROSE_CHARACTERS:
+        if len(text) >= MIN_PROSE_CHARACTERS:
             yield Document(text, f"{distribution.name}/METADATA", licence=_licence(distribution))
 
 
 def _docstrings() -> Iterator[Document]:
-    """Docstrings that are prose: long enough, mostly letters, and only up to their first example of code."""
+    """Docstrings that are prose (long enough, mostly letters), up to their first code example."""
     for found in _of_language("Python"):
         module = found.name.removesuffix(".py").replace("/", ".")
         for name, docstring in _docstrings_of(_read(found) or ""):
@@ -97,47 +97,47 @@ def _docstrings() -> Iterator[Document]:
 
 
 def _docstrings_of(text: str) -> Iterator[tuple[str, str]]:
-    """Qualified name and cleaned docstring of the module, and of each class and function in it."""
+    """(qualified name, docstring) of the module and of each class and function in it, breadth first."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            warnings.simplefilter("ignore")  # invalid escapes in third-party code
             module = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
         return
-    waiting: list[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]] = [("", module)]
-    while waiting:
-        prefix, node = waiting.pop(0)
+    queue: list[tuple[str, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]] = [("", module)]
+    while queue:
+        prefix, node = queue.pop(0)
         docstring = ast.get_docstring(node, clean=False)
         if docstring:
             yield prefix, inspect.cleandoc(docstring)
         for child in node.body:
             if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                waiting.append((f"{prefix}.{child.name}".lstrip("."), child))
+                queue.append((f"{prefix}.{child.name}".lstrip("."), child))
 
 
 def _is_prose(text: str) -> bool:
-    if len(text) < SHORTEST_PROSE_CHARACTERS or not text.isascii():
+    if len(text) < MIN_PROSE_CHARACTERS or not text.isascii():
         return False
-    return len(text) - len(NOT_WORDS.sub("", text)) < 0.15 * len(text)
+    return len(text) - len(NOT_LETTERS.sub("", text)) < 0.15 * len(text)
 
 
-def _code(files: Iterator[Found]) -> Iterator[Document]:
+def _code(files: Iterator[SourceFile]) -> Iterator[Document]:
     for found in files:
         text = _read(found)
         if text is not None:
             yield Document(text, found.name, language_of(found.path.suffix, text), found.licence)
 
 
-def _of_language(language: str) -> Iterator[Found]:
-    """Files of one language, by extension, headers by what is in them."""
+def _of_language(language: str) -> Iterator[SourceFile]:
+    """Files of one language, by extension; `.h` by content."""
     for found in _files():
         is_header = found.path.suffix == ".h" and language in ("C", "C++")
         if language == (language_of(".h", _read(found) or "") if is_header else EXTENSIONS[found.path.suffix]):
             yield found
 
 
-def _read(found: Found) -> str | None:
-    """The file's text, byte for byte, or None where it is not UTF-8 or is too long to be a person's work."""
+def _read(found: SourceFile) -> str | None:
+    """The file's text with its line ends unchanged; None if empty, not UTF-8 or above `LARGEST_FILE_BYTES`."""
     try:
         content = found.path.read_bytes()
         return content.decode() if 0 < len(content) <= LARGEST_FILE_BYTES else None
@@ -146,8 +146,8 @@ def _read(found: Found) -> str | None:
 
 
 @cache
-def _files() -> list[Found]:
-    """Every code file of the interpreter and of the installed packages, tests left out, spread by hash."""
+def _files() -> list[SourceFile]:
+    """Source files of the interpreter and the installed packages without their tests, ordered by hash of the path."""
     standard = Path(sysconfig.get_path("stdlib"))
     include = Path(sysconfig.get_path("include"))
     found: dict[str, tuple[Path, str | None]] = {
@@ -159,16 +159,16 @@ def _files() -> list[Found]:
         for file in distribution.files or []:
             found[file.as_posix()] = (Path(str(file.locate())), licence)
     kept = [
-        Found(name, path, licence)
+        SourceFile(name, path, licence)
         for name, (path, licence) in found.items()
-        if path.suffix in EXTENSIONS and not NOT_SOURCE & set(name.split("/")) and ".." not in name
+        if path.suffix in EXTENSIONS and not EXCLUDED_FOLDERS & set(name.split("/")) and ".." not in name
     ]
     return sorted(kept, key=lambda one: hashlib.sha256(one.name.encode()).digest())
 
 
 @cache
 def _distributions() -> list[importlib.metadata.Distribution]:
-    """Installed packages by name, the one that an import would find where a name occurs twice."""
+    """Installed packages sorted by name; of duplicates the first on the import path."""
     by_name: dict[str, importlib.metadata.Distribution] = {}
     for distribution in importlib.metadata.distributions():
         if distribution.name:
@@ -177,7 +177,7 @@ def _distributions() -> list[importlib.metadata.Distribution]:
 
 
 def _licence(distribution: importlib.metadata.Distribution) -> str | None:
-    """What the package says of its licence: an SPDX expression, a classifier, or the first line of a text."""
+    """The package's licence: its SPDX expression, else a classifier, else the first line of the licence field."""
     expression = _field(distribution, "License-Expression")
     if expression:
         return expression

@@ -1,7 +1,7 @@
-"""From corpora to files of tokens, once: prepared data is a folder named by a fingerprint, used again as it is.
+"""Preparation of all corpora into token files, cached in a folder named by its fingerprint.
 
-It is written under another name and renamed when it is whole, so a preparation that was killed leaves nothing that
-looks like one, and of two at the same time the slower discards its own.
+The folder is written under a temporary name and renamed when complete: a killed preparation is never taken for a
+complete one, and of two concurrent preparations the second to finish discards its own.
 """
 
 import json
@@ -18,10 +18,10 @@ from typing import Any
 from conf.errors import DataError
 from conf.schema import Settings, plain
 from model.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
-from train.data.corpus import Gathered, gather, training_sample, write_tokens
+from train.data.corpus import FilteredCorpus, filter_documents, sample_for_tokenizer, write_tokens
 from train.data.fingerprint import fingerprint, selected_corpora
 
-ABANDONED_SECONDS = 24 * 3600  # a partial folder of another machine that has not changed for this long
+ABANDONED_SECONDS = 24 * 3600  # age at which the partial folder of another machine is removed
 
 
 @dataclass(frozen=True)
@@ -30,40 +30,40 @@ class CorpusFiles:
 
     train: Path
     validation: Path
-    dtype: str  # numpy's name of the tokens' type, little-endian
+    dtype: str  # numpy dtype of the token ids, little-endian
     train_documents: int
     train_bytes: int
     train_tokens: int
     validation_documents: int
-    validation_bytes: int  # UTF-8 bytes of the text that validation tokens stand for
+    validation_bytes: int  # UTF-8 bytes of the validation text
     validation_tokens: int
-    dropped: dict[str, int]  # reason -> documents
+    dropped: dict[str, int]  # reason -> number of documents
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Prepared data, complete on disk."""
+class PreparedData:
+    """PreparedData data, complete on disk."""
 
     directory: Path
     corpora: dict[str, CorpusFiles]
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of these tokens."""
+        """The tokenizer that made the token files."""
         return load_tokenizer(self.directory / "tokenizer")
 
 
-def find(settings: Settings) -> Prepared | None:
-    """The prepared data of `settings`, None where it has yet to be made.
+def find_prepared(settings: Settings) -> PreparedData | None:
+    """The prepared data of `settings`, None where it is not prepared yet.
 
-    Errors: `DataError` as in `fingerprint`, and for a corpus smaller than one batch of a stage.
+    Errors: `DataError` as in `fingerprint`, and for a corpus smaller than one global batch.
     """
     return _open(Path(settings.data.cache) / fingerprint(settings), settings)
 
 
-def prepare(settings: Settings, log: Callable[[str], None] = print) -> Prepared:
-    """Find the prepared data of `settings` or make it, with a line to `say` for each corpus.
+def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedData:
+    """Reuse the prepared data of `settings`, or prepare it, with one line to `log` for each corpus.
 
-    Errors: `DataError` for what cannot be read, a corpus that comes to nothing or to less than one batch, and a cache
+    Errors: `DataError` for a source that cannot be read, a corpus smaller than one global batch, and a cache folder
     that cannot be written.
     """
     name = fingerprint(settings)
@@ -74,52 +74,52 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> Prepared:
         log(f"data: reusing {directory} (tokens: {tokens})")
         return prepared
     with _partial(directory) as partial:
-        _make(settings, partial, log)
+        _write(settings, partial, log)
         try:
             partial.rename(directory)
         except OSError:
             if not (directory / "summary.json").is_file():
                 raise
-            log(f"data: another process has prepared {directory} meanwhile; using that")
+            log(f"data: another process has prepared {directory} in the meantime; using that")
     prepared = _open(directory, settings)
     if prepared is None:
         raise DataError(f"{directory} vanished while it was prepared; try again")
     return prepared
 
 
-def _make(settings: Settings, partial: Path, log: Callable[[str], None]) -> None:
-    """Fill the folder `partial`; its summary comes last."""
+def _write(settings: Settings, partial: Path, log: Callable[[str], None]) -> None:
+    """Write everything into the folder `partial`; `summary.json`, which marks it complete, last."""
     data = settings.data
-    gathered: dict[str, Gathered] = {}
+    filtered: dict[str, FilteredCorpus] = {}
     for key, corpus in selected_corpora(settings).items():
-        gathered[key] = gather(key, corpus, data, partial / f"{key}.waiting")
+        filtered[key] = filter_documents(key, corpus, data, partial / f"{key}.filtered.jsonl")
     started = time.perf_counter()
-    tokenizer = _tokenizer(settings, gathered)
+    tokenizer = _tokenizer(settings, filtered)
     tokenizer.save(partial / "tokenizer")
     log(f"data: tokenizer with {tokenizer.vocab_size:,} pieces in {time.perf_counter() - started:.0f} s")
     dtype = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
     corpora = {}
-    for key, one in gathered.items():
+    for key, one in filtered.items():
         parts = write_tokens(key, one, tokenizer, dtype, partial / key)
         one.file.unlink()
         counts = {f"{split}_{name}": count for split, part in parts.items() for name, count in asdict(part).items()}
         corpora[key] = {"dtype": dtype, **counts, "dropped": dict(sorted(one.dropped.items()))}
-        log(_line(key, corpora[key]))
+        log(_summary_line(key, corpora[key]))
     summary = {"vocab_size": tokenizer.vocab_size, "data": plain(data), "corpora": corpora}
     (partial / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
-def _tokenizer(settings: Settings, gathered: dict[str, Gathered]) -> Tokenizer:
-    """The finished tokenizer that the settings name, or one trained on what was gathered."""
-    wanted = settings.data.tokenizer
-    if wanted.path is not None:
-        return open_tokenizer(wanted.kind, wanted.path, settings.model.vocab_size)
-    share = wanted.train_bytes // len(gathered)
-    texts = (text for one in gathered.values() for text in training_sample(one, share))
-    return train_tokenizer(wanted.kind, texts, settings.model.vocab_size)
+def _tokenizer(settings: Settings, filtered: dict[str, FilteredCorpus]) -> Tokenizer:
+    """The tokenizer at data.tokenizer.path, or one trained on a sample of the filtered corpora."""
+    config = settings.data.tokenizer
+    if config.path is not None:
+        return open_tokenizer(config.kind, config.path, settings.model.vocab_size)
+    share = config.train_bytes // len(filtered)
+    texts = (text for one in filtered.values() for text in sample_for_tokenizer(one, share))
+    return train_tokenizer(config.kind, texts, settings.model.vocab_size)
 
 
-def _line(key: str, counts: dict[str, Any]) -> str:
+def _summary_line(key: str, counts: dict[str, Any]) -> str:
     size = counts["train_bytes"] + counts["validation_bytes"]
     tokens = counts["train_tokens"] + counts["validation_tokens"]
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts["dropped"].items())
@@ -131,7 +131,7 @@ def _line(key: str, counts: dict[str, Any]) -> str:
     )
 
 
-def _open(directory: Path, settings: Settings) -> Prepared | None:
+def _open(directory: Path, settings: Settings) -> PreparedData | None:
     try:
         summary = json.loads((directory / "summary.json").read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -148,7 +148,7 @@ def _open(directory: Path, settings: Settings) -> Prepared | None:
         for key, counts in summary["corpora"].items()
     }
     _refuse_small(settings, corpora)
-    return Prepared(directory, corpora)
+    return PreparedData(directory, corpora)
 
 
 def _refuse_small(settings: Settings, corpora: dict[str, CorpusFiles]) -> None:
@@ -165,7 +165,7 @@ def _refuse_small(settings: Settings, corpora: dict[str, CorpusFiles]) -> None:
 
 @contextmanager
 def _partial(directory: Path) -> Iterator[Path]:
-    """A folder beside `directory` to work in, removed afterwards unless renamed. Errors of writing as `DataError`."""
+    """A temporary folder beside `directory`, removed on exit unless renamed. Errors: `DataError` if writing fails."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(directory)
@@ -183,20 +183,20 @@ def _partial(directory: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(directory: Path) -> None:
-    """Remove what killed preparations of this data left: this machine's dead processes, others' after a day."""
+    """Remove partial folders of killed preparations: of this machine's dead processes, of others after a day."""
     for partial in directory.parent.glob(f"{directory.name}.partial.*"):
-        host, _, process = partial.name.partition(".partial.")[2].rpartition(".")
+        host, _, pid = partial.name.partition(".partial.")[2].rpartition(".")
         if host == socket.gethostname():
-            abandoned = int(process) == os.getpid() or not _is_running(int(process))
+            abandoned = int(pid) == os.getpid() or not _is_running(int(pid))
         else:
             abandoned = time.time() - partial.stat().st_mtime > ABANDONED_SECONDS
         if abandoned:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_running(process: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
-        os.kill(process, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:

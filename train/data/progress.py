@@ -1,4 +1,4 @@
-"""Progress of long work on data: a moving bar on a terminal, nothing elsewhere."""
+"""Progress bar of data preparation, shown on a terminal only."""
 
 import sys
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
-class Advance(Protocol):
-    """Moves a bar to the state given."""
+class UpdateProgress(Protocol):
+    """Sets a progress bar."""
 
     def __call__(self, done_bytes: int, documents: int, tokens: int | None = None) -> None:
-        """Show `done_bytes` of UTF-8 text, `documents` and, where there are any yet, `tokens`."""
+        """Show bytes of UTF-8 text, documents and, unless None, tokens processed so far."""
         ...
 
 
 @contextmanager
-def progress_bar(what: str, total_bytes: int | None) -> Iterator[Advance]:
-    """A bar for `what`, in bytes of text, while the block runs; it pulses where `total_bytes` is unknown."""
+def progress_bar(title: str, total_bytes: int | None) -> Iterator[UpdateProgress]:
+    """A progress bar in bytes of text, indeterminate if `total_bytes` is None; yields its update function."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -28,12 +28,12 @@ def progress_bar(what: str, total_bytes: int | None) -> Iterator[Advance]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(), transient=True, disable=not sys.stdout.isatty()) as progress:
-        task = progress.add_task(what, total=total_bytes, state="")
+        task = progress.add_task(title, total=total_bytes, state="")
 
-        def advance(done_bytes: int, documents: int, tokens: int | None = None) -> None:
+        def update(done_bytes: int, documents: int, tokens: int | None = None) -> None:
             counted = "" if tokens is None else f", {tokens:,} tokens"
             progress.update(
                 task, completed=done_bytes, state=f"{documents:,} documents, {done_bytes / 1e6:.1f} MB{counted}"
             )
 
-        yield advance
+        yield update

@@ -11,8 +11,8 @@ from torch import Tensor
 from conf.commands import Evaluate
 from conf.compose import load_settings
 from conf.errors import ConfigError
-from train.data.blocks import Blocks
-from train.data.prepare import find
+from train.data.packed_dataset import PackedDataset
+from train.data.prepare import find_prepared
 from train.sample.generator import Generator
 
 Text = tuple[Iterator[Tensor], int]  # tokens in blocks [1 to context + 1] that overlap by one, bytes of UTF-8
@@ -41,14 +41,14 @@ def texts_of(run: Path, paths: list[str], generator: Generator) -> dict[str, Tex
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"{run} is no run with validation sets; name text files with paths=[...]")
     settings = load_settings(run / "config.yaml")
-    data = find(settings)
+    data = find_prepared(settings)
     if data is None:
         raise ConfigError(
             f"the prepared data of {run} is gone from {settings.data.cache}; prepare it or use paths=[...]"
         )
     length = settings.model.context_length
     return {
-        name: (_blocks(Blocks(files.validation, files.dtype, length, partial=True)), files.validation_bytes)
+        name: (_blocks(PackedDataset(files.validation, files.dtype, length, keep_last=True)), files.validation_bytes)
         for name, files in data.corpora.items()
     }
 
@@ -73,7 +73,7 @@ def score(text: Text, generator: Generator, batch_size: int) -> tuple[float, flo
     return nats / math.log(2) / bytes_of_text, math.exp(nats / tokens)
 
 
-def _blocks(blocks: Blocks) -> Iterator[Tensor]:
+def _blocks(blocks: PackedDataset) -> Iterator[Tensor]:
     for index in range(len(blocks)):
         inputs, labels = blocks[index]
         known = int((labels >= 0).sum())

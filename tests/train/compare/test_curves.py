@@ -1,4 +1,4 @@
-"""Stages of one lineage are one curve: tokens, time and FLOPs add up; what several share is drawn once."""
+"""Stages of one lineage are one curve: tokens, time and FLOPs add up; a shared stage is plotted once."""
 
 import os
 import shutil
@@ -9,59 +9,61 @@ import pytest
 from conf.errors import ConfigError
 from model.flops import flops_per_token
 from tests.train.compare_runs import write_run
-from train.compare.curves import chain, common_loss, common_metrics, measure
-from train.compare.picture import visible
+from train.compare.curves import chain_stages, common_loss, common_metrics, compute_metrics
+from train.compare.picture import visible_points
 from train.compare.read import read_folder
 
 
 def test_costs_add_up_along_the_stages(tmp_path: Path) -> None:
-    (curve,) = chain([read_folder(write_run(tmp_path, "one", records=10))])
+    (curve,) = chain_stages([read_folder(write_run(tmp_path, "one", records=10))])
     points = curve.points("loss")
     tokens = [point.tokens for point in points]
-    per_step = curve.last.settings.stages["nl"].global_batch_size * curve.last.settings.model.context_length
+    per_step = curve.last_stage.settings.stages["nl"].global_batch_size * curve.last_stage.settings.model.context_length
     assert tokens == [10 * number * per_step for number in range(1, 31)]
     assert [point.seconds for point in points] == [30.0 * number for number in range(1, 31)]
-    assert points[-1].flops == tokens[-1] * flops_per_token(curve.last.settings.model)
+    assert points[-1].flops == tokens[-1] * flops_per_token(curve.last_stage.settings.model)
     assert [point.stage for point in points] == [0] * 10 + [1] * 10 + [2] * 10
-    assert measure(curve, 1, None)["device_hours"] == pytest.approx(900 * 8 / 3600)
+    assert compute_metrics(curve, 1, None)["device_hours"] == pytest.approx(900 * 8 / 3600)
 
 
 def test_device_hours_count_the_devices_of_each_stretch(tmp_path: Path) -> None:
     stages = read_folder(write_run(tmp_path, "one", stages="nl", records=10))
     for row in stages[0].records:
         row["devices"] = 8 if row["step"] <= 50 else 2
-    assert measure(chain([stages])[0], 1, None)["device_hours"] == pytest.approx((150 * 8 + 150 * 2) / 3600)
+    assert compute_metrics(chain_stages([stages])[0], 1, None)["device_hours"] == pytest.approx(
+        (150 * 8 + 150 * 2) / 3600
+    )
 
 
 def test_a_run_continues_the_curve_of_the_run_it_came_from(tmp_path: Path) -> None:
     base = write_run(tmp_path, "base", stages="nl,multi", records=10)
     tuned = write_run(tmp_path, "tuned", f"stages.mono.init_from={base}", stages="mono", records=10)
-    (alone,) = chain([read_folder(tuned)])
+    (alone,) = chain_stages([read_folder(tuned)])
     assert [(stage.run, stage.name) for stage in alone.stages] == [("base", "nl"), ("base", "multi"), ("tuned", "mono")]
-    assert len(visible(alone, alone.points("loss"))) == 30, "nothing else shows the ancestor"
+    assert len(visible_points(alone, alone.points("loss"))) == 30, "nothing else shows the ancestor"
 
-    one, other = chain([read_folder(tuned), read_folder(base)])
-    assert measure(one, 1, None)["tokens"] == measure(alone, 1, None)["tokens"]
-    shown = visible(one, one.points("loss"))
+    one, other = chain_stages([read_folder(tuned), read_folder(base)])
+    assert compute_metrics(one, 1, None)["tokens"] == compute_metrics(alone, 1, None)["tokens"]
+    shown = visible_points(one, one.points("loss"))
     assert [point.stage for point in shown] == [1] + [2] * 10, "from the ancestor's last point"
     assert shown[0] == other.points("loss")[-1]
-    assert len(visible(other, other.points("loss"))) == 20
+    assert len(visible_points(other, other.points("loss"))) == 20
 
 
 def test_runs_that_were_copied_elsewhere_still_find_their_parents(tmp_path: Path) -> None:
     base = write_run(tmp_path / "there", "base", stages="nl,multi", records=10)
     write_run(tmp_path / "there", "tuned", f"stages.mono.init_from={base}", stages="mono", records=10)
     shutil.move(tmp_path / "there", tmp_path / "here")
-    (curve,) = chain([read_folder(tmp_path / "here" / "tuned")])
+    (curve,) = chain_stages([read_folder(tmp_path / "here" / "tuned")])
     assert [stage.name for stage in curve.stages] == ["nl", "multi", "mono"]
     shutil.rmtree(tmp_path / "here" / "base")
-    (curve,) = chain([read_folder(tmp_path / "here" / "tuned")])
+    (curve,) = chain_stages([read_folder(tmp_path / "here" / "tuned")])
     assert [stage.name for stage in curve.stages] == ["mono"]
     assert "cannot be read" in curve.notes[0]
 
 
 def test_no_chain_is_each_stage_from_zero(tmp_path: Path) -> None:
-    curves = chain([read_folder(write_run(tmp_path, "one", records=10))], alone=True)
+    curves = chain_stages([read_folder(write_run(tmp_path, "one", records=10))], separate_stages=True)
     assert [curve.label for curve in curves] == ["one/nl", "one/multi", "one/mono"]
     assert len({curve.points("loss")[0].tokens for curve in curves}) == 1
 
@@ -69,13 +71,13 @@ def test_no_chain_is_each_stage_from_zero(tmp_path: Path) -> None:
 def test_a_run_with_two_lineages_is_two_curves(tmp_path: Path) -> None:
     base = write_run(tmp_path, "base", stages="nl", records=10)
     run = write_run(tmp_path, "one", f"stages.mono.init_from={base}", stages="nl,mono", records=10)
-    curves = chain([read_folder(run)])
+    curves = chain_stages([read_folder(run)])
     assert [curve.label for curve in curves] == ["one/nl", "one/mono"]
     assert [stage.run for stage in curves[1].stages] == ["base", "one"]
 
 
 def test_smoothing_is_the_mean_of_the_last_records_of_a_stage(tmp_path: Path) -> None:
-    (curve,) = chain([read_folder(write_run(tmp_path, "one", stages="nl,mono", records=10))])
+    (curve,) = chain_stages([read_folder(write_run(tmp_path, "one", stages="nl,mono", records=10))])
     raw, smooth = ([point.value for point in curve.points("loss", count)] for count in (1, 3))
     assert smooth[0] == raw[0]
     assert smooth[5] == pytest.approx(sum(raw[3:6]) / 3)
@@ -83,24 +85,24 @@ def test_smoothing_is_the_mean_of_the_last_records_of_a_stage(tmp_path: Path) ->
 
 
 def test_tokens_to_a_loss_count_along_the_lineage_on_the_last_corpus(tmp_path: Path) -> None:
-    (curve,) = chain([read_folder(write_run(tmp_path, "one", stages="nl,mono", records=10))])
+    (curve,) = chain_stages([read_folder(write_run(tmp_path, "one", stages="nl,mono", records=10))])
     mono = [point for point in curve.points("loss") if point.stage == 1]
     target = mono[4].value
     first = next(point for point in mono if point.value <= target)
-    assert measure(curve, 1, target)["tokens_to_loss"] == first.tokens
-    assert measure(curve, 1, 0.1)["tokens_to_loss"] is None
-    worse = chain([read_folder(write_run(tmp_path, "worse", stages="mono", records=10, level=3.0))])[0]
+    assert compute_metrics(curve, 1, target)["tokens_to_loss"] == first.tokens
+    assert compute_metrics(curve, 1, 0.1)["tokens_to_loss"] is None
+    worse = chain_stages([read_folder(write_run(tmp_path, "worse", stages="mono", records=10, level=3.0))])[0]
     default = common_loss([curve, worse], 1)
-    assert default == measure(worse, 1, None)["loss"]
-    assert all(measure(each, 1, default)["tokens_to_loss"] for each in (curve, worse))
+    assert default == compute_metrics(worse, 1, None)["loss"]
+    assert all(compute_metrics(each, 1, default)["tokens_to_loss"] for each in (curve, worse))
 
 
 def test_older_records_have_flops_but_no_time(tmp_path: Path) -> None:
-    (curve,) = chain([read_folder(write_run(tmp_path, "old", records=10, old=True))])
-    (new,) = chain([read_folder(write_run(tmp_path, "new", records=10))])
+    (curve,) = chain_stages([read_folder(write_run(tmp_path, "old", records=10, old=True))])
+    (new,) = chain_stages([read_folder(write_run(tmp_path, "new", records=10))])
     assert [point.flops for point in curve.points("loss")] == [point.flops for point in new.points("loss")]
     assert curve.points("loss")[0].seconds is None
-    assert measure(curve, 1, None)["device_hours"] is None
+    assert compute_metrics(curve, 1, None)["device_hours"] is None
     assert "no time" in curve.notes[0]
 
 
@@ -108,17 +110,17 @@ def test_states_and_losses_that_are_no_number_are_noted(tmp_path: Path) -> None:
     run = write_run(tmp_path, "one", stages="nl", records=10, upto=5)
     stages = read_folder(run)
     stages[0].records[2]["loss"] = None
-    (curve,) = chain([stages])
+    (curve,) = chain_stages([stages])
     assert curve.notes == ["still going (nl, step 50 of 100)", "1 records have no finite loss and are left out"]
     assert len(curve.points("loss")) == 4
     os.utime(run / "metrics.jsonl", (0, 0))
-    assert chain([read_folder(run)])[0].state() == "stopped (nl, step 50 of 100)"
+    assert chain_stages([read_folder(run)])[0].status() == "stopped (nl, step 50 of 100)"
 
 
 def test_equal_names_are_told_apart_and_control_characters_are_harmless(tmp_path: Path) -> None:
     runs = [read_folder(write_run(tmp_path / place, "same", stages="nl", records=10)) for place in "ab"]
     runs.append(read_folder(write_run(tmp_path, "bell\a", stages="nl", records=10)))
-    labels = [curve.label for curve in chain(runs)]
+    labels = [curve.label for curve in chain_stages(runs)]
     assert len(set(labels)) == 3
     assert str(tmp_path / "a") in labels[0]
     assert labels[2] == "bell\ufffd"
@@ -128,6 +130,6 @@ def test_runs_without_a_common_metric_are_refused(tmp_path: Path) -> None:
     one, other = (read_folder(write_run(tmp_path, name, stages="nl", records=10)) for name in "ab")
     one[0].records = [row for row in one[0].records if "loss" in row]
     other[0].records = [row for row in other[0].records if "loss" not in row]
-    assert common_metrics(chain([one])) == ["loss"]
+    assert common_metrics(chain_stages([one])) == ["loss"]
     with pytest.raises(ConfigError, match="share no metric: a has loss; b has bits_per_byte/nl"):
-        common_metrics(chain([one, other]))
+        common_metrics(chain_stages([one, other]))

@@ -1,4 +1,4 @@
-"""The command: on a run that training made, and on what it refuses."""
+"""The command: on a run that was really trained, and its error messages."""
 
 import csv
 import json

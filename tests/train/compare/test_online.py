@@ -1,4 +1,4 @@
-"""Runs that only W&B's server has, through a stand-in for its client that answers as the client does."""
+"""Runs read from W&B's server, through a fake client with the same answers."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +9,8 @@ import pytest
 from conf.errors import ConfigError
 from conf.schema import plain
 from tests.train.compare_runs import write_run
-from train.compare.curves import chain, measure
-from train.compare.online import read_online
+from train.compare.curves import chain_stages, compute_metrics
+from train.compare.online import read_wandb_run
 from train.compare.read import StageRecords, read_folder
 from train.run_directory import read_json
 
@@ -41,12 +41,12 @@ def stages(tmp_path: Path) -> list[StageRecords]:
 
 def test_a_run_on_the_server_reads_as_its_folder_does(stages: list[StageRecords]) -> None:
     server = Server(stages, {})
-    online = [read_online(f"wandb:team/codegen/{name}", server) for name in ("nl", "mono")]
-    (local,), (remote,) = chain([stages]), chain([online])
+    online = [read_wandb_run(f"wandb:team/codegen/{name}", server) for name in ("nl", "mono")]
+    (local,), (remote,) = chain_stages([stages]), chain_stages([online])
     assert remote.points("loss") == local.points("loss")
     assert remote.points("bits_per_byte/nl") == local.points("bits_per_byte/nl")
-    assert remote.state() == "finished"
-    one, other = (measure(curve, 1, 2.5) for curve in (local, remote))
+    assert remote.status() == "finished"
+    one, other = (compute_metrics(curve, 1, 2.5) for curve in (local, remote))
     same = ("loss", "tokens_to_loss", "tokens", "flops", "device_hours", "mfu")
     assert [one[key] for key in same] == [other[key] for key in same]
 
@@ -64,5 +64,5 @@ def test_what_cannot_be_read_is_one_line(
     stages: list[StageRecords], word: str, change: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
-        read_online(word, Server(stages, change))
+        read_wandb_run(word, Server(stages, change))
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The page: self-contained, safe against names, and alive in a real browser."""
+"""The page: self-contained, escapes names, and works in a real browser."""
 
 import json
 import re
@@ -12,8 +12,8 @@ import pytest
 from matplotlib.image import imread
 
 from tests.train.compare.conftest import HOSTILE
-from train.compare.page import page
-from train.compare.picture import MOST_POINTS
+from train.compare.page import render_page
+from train.compare.picture import MAX_POINTS
 from train.compare.table import ComparisonRow
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
@@ -42,7 +42,7 @@ def data_of(text: str) -> dict:
 
 
 def test_nothing_is_loaded_from_elsewhere(mixed: list[ComparisonRow]) -> None:
-    text = page(mixed, METRICS, 2.2, 1)
+    text = render_page(mixed, METRICS, 2.2, 1)
     tags = Elements(text).tags
     sources = [attributes[key] for _, attributes in tags for key in ("src", "href") if key in attributes]
     assert [source.partition(",")[0] for source in sources] == ["data:image/svg+xml;base64"]
@@ -52,7 +52,7 @@ def test_nothing_is_loaded_from_elsewhere(mixed: list[ComparisonRow]) -> None:
 
 
 def test_a_name_is_text_and_nothing_else(mixed: list[ComparisonRow]) -> None:
-    text = page(mixed, METRICS, 2.2, 1)
+    text = render_page(mixed, METRICS, 2.2, 1)
     elements = Elements(text)
     assert [name for name, _ in elements.tags].count("script") == 2
     assert HOSTILE in elements.words
@@ -61,13 +61,13 @@ def test_a_name_is_text_and_nothing_else(mixed: list[ComparisonRow]) -> None:
 
 def test_a_name_cannot_end_the_script_it_stands_in(mixed: list[ComparisonRow]) -> None:
     name = "</script><script>alert(1)</script>"
-    text = page([replace(mixed[0], curve=replace(mixed[0].curve, label=name))], METRICS, None, 1)
+    text = render_page([replace(mixed[0], curve=replace(mixed[0].curve, label=name))], METRICS, None, 1)
     assert [tag for tag, _ in Elements(text).tags].count("script") == 2
     assert data_of(text)["curves"][0]["label"] == name
 
 
 def test_the_data_are_the_records(mixed: list[ComparisonRow]) -> None:
-    curves = data_of(page(mixed, METRICS, 2.2, 7))["curves"]
+    curves = data_of(render_page(mixed, METRICS, 2.2, 7))["curves"]
     points = mixed[0].curve.points("loss")
     assert curves[0]["series"]["loss"]["value"] == [point.value for point in points]
     assert curves[0]["series"]["loss"]["seconds"] == [point.seconds for point in points]
@@ -80,11 +80,11 @@ def test_long_runs_are_thinned_and_keep_their_last_point(mixed: list[ComparisonR
     stage = row.curve.stages[0]
     long = type(stage)(**{**vars(stage), "records": stage.records * 900})
     curve = type(row.curve)("long", [long])
-    series = data_of(page([ComparisonRow(curve, row.metrics, row.settings)], ["loss"], None, 1))["curves"][0]["series"][
-        "loss"
-    ]
+    series = data_of(render_page([ComparisonRow(curve, row.metrics, row.settings)], ["loss"], None, 1))["curves"][0][
+        "series"
+    ]["loss"]
     assert series["every"] > 1
-    assert len(series["value"]) <= MOST_POINTS + 1
+    assert len(series["value"]) <= MAX_POINTS + 1
     assert series["value"][-1] == curve.points("loss")[-1].value
 
 
@@ -99,7 +99,7 @@ def browse(path: Path, fragment: str, *options: str) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def written(mixed: list[ComparisonRow], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(page(mixed, METRICS, 2.2, 1))
+    path.write_text(render_page(mixed, METRICS, 2.2, 1))
     return path
 
 
@@ -147,7 +147,7 @@ def test_a_click_on_the_legend_hides_and_a_hover_tells_the_values(written: Path,
 
 
 @browser
-def test_without_javascript_there_is_a_still_picture(written: Path, tmp_path: Path) -> None:
+def test_without_javascript_there_is_a_static_picture(written: Path, tmp_path: Path) -> None:
     path, shot = tmp_path / "still.html", tmp_path / "shot.png"
     forbid = """<head><meta http-equiv="Content-Security-Policy" content="script-src 'none'">"""
     path.write_text(written.read_text().replace("<head>", forbid))
@@ -162,7 +162,7 @@ def test_without_javascript_there_is_a_still_picture(written: Path, tmp_path: Pa
 
 @browser
 @pytest.mark.parametrize("fragment", ["#x=<img>&y=no&smooth=-3&hide=a,99", "#smooth=100000&logx=1&logy=1", "#%%%"])
-def test_a_senseless_address_shows_the_page_all_the_same(written: Path, fragment: str) -> None:
+def test_a_malformed_fragment_still_shows_the_page_all_the_same(written: Path, fragment: str) -> None:
     text, said = browse(written, fragment)
     assert "CONSOLE" not in said, said
     assert len(curves_in(text)) == 4

@@ -1,4 +1,4 @@
-"""The picture: every run is drawn in a style of its own, nothing overlaps, axes say their units."""
+"""The picture: a distinct style for every run, no overlaps, units on the axes."""
 
 import io
 from itertools import pairwise
@@ -7,14 +7,13 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 
-from train.compare.picture import compose, draw, style
+from train.compare.picture import build_figure, curve_style, render
 from train.compare.table import ComparisonRow
-from train.compare.units import si, time_unit
 
 
 @pytest.mark.parametrize("count", [1, 2, 12])
 def test_nothing_overlaps_and_all_names_are_inside(twelve: list[ComparisonRow], count: int) -> None:
-    figure = compose([row.curve for row in twelve[:count]], "loss", 1)
+    figure = build_figure([row.curve for row in twelve[:count]], "loss", 1)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     *panels, beside = figure.axes
@@ -32,7 +31,7 @@ def test_nothing_overlaps_and_all_names_are_inside(twelve: list[ComparisonRow], 
 
 
 def test_axes_have_units_and_stages_their_names(twelve: list[ComparisonRow]) -> None:
-    figure = compose([row.curve for row in twelve], "loss", 5)
+    figure = build_figure([row.curve for row in twelve], "loss", 5)
     assert [axes.get_xlabel() for axes in figure.axes[:3]] == ["tokens", "training time (minutes)", "model FLOPs"]
     assert {axes.get_ylabel() for axes in figure.axes[:3]} == {"training loss (nats per token)"}
     assert [text.get_text().strip() for text in figure.axes[0].texts] == ["multi", "mono"]
@@ -40,25 +39,20 @@ def test_axes_have_units_and_stages_their_names(twelve: list[ComparisonRow]) -> 
 
 
 def test_stages_that_begin_together_are_named_together_and_absent_runs_are_told(mixed: list[ComparisonRow]) -> None:
-    figure = compose([row.curve for row in mixed], "loss", 1)
+    figure = build_figure([row.curve for row in mixed], "loss", 1)
     assert [text.get_text().strip() for text in figure.axes[0].texts] == ["mono, multi", "mono"]
     assert "1 of 4 runs did not record it" in [text.get_text() for text in figure.axes[1].texts]
 
 
 def test_twenty_four_runs_have_styles_of_their_own() -> None:
-    assert len({style(index) for index in range(24)}) == 24
+    assert len({curve_style(index) for index in range(24)}) == 24
 
 
 @pytest.mark.parametrize("metric", ["loss", "bits_per_byte/mono"])
 def test_the_files_are_pictures_with_every_colour(twelve: list[ComparisonRow], metric: str) -> None:
     curves = [row.curve for row in twelve]
-    pixels = imread(io.BytesIO(draw(curves, metric, 1, "png")))[..., :3].reshape(-1, 3)
+    pixels = imread(io.BytesIO(render(curves, metric, 1, "png")))[..., :3].reshape(-1, 3)
     for index in range(6):
-        wanted = [int(style(index)[0][place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        wanted = [int(curve_style(index)[0][place : place + 2], 16) / 255 for place in (1, 3, 5)]
         assert (abs(pixels - wanted).max(axis=1) < 0.02).sum() > 300
-    assert b"<svg" in draw(curves[:1], metric, 1, "svg")
-
-
-def test_numbers_have_prefixes_and_times_units() -> None:
-    assert [si(value) for value in (0, 12, 1500, 999999, 2.5e12, 3.1e21)] == ["0", "12", "1.5k", "1M", "2.5T", "3.1Z"]
-    assert [time_unit(seconds)[1] for seconds in (5, 600, 9000, 1e6)] == ["seconds", "minutes", "hours", "days"]
+    assert b"<svg" in render(curves[:1], metric, 1, "svg")

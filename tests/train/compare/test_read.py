@@ -1,4 +1,4 @@
-"""Words on the command line become stages; what is damaged is named."""
+"""Paths and globs become stages; errors name the damaged file."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import pytest
 
 from conf.errors import ConfigError
 from tests.train.compare_runs import write_run
-from train.compare.read import NoRecords, find, read_folder
+from train.compare.read import NoRecords, find_runs, read_folder
 from train.run_directory import write_json
 
 
@@ -20,9 +20,9 @@ def run(tmp_path: Path) -> Path:
 def test_a_run_a_stage_and_a_glob_are_found(run: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "runs", "two", records=10)
     (tmp_path / "runs" / "no-run").mkdir()
-    assert find(str(run)) == [run]
-    assert find(f"{tmp_path}/runs/*") == [run, other]
-    assert find(f"{run}/stages/m*") == [run / "stages" / "mono", run / "stages" / "multi"]
+    assert find_runs(str(run)) == [run]
+    assert find_runs(f"{tmp_path}/runs/*") == [run, other]
+    assert find_runs(f"{run}/stages/m*") == [run / "stages" / "mono", run / "stages" / "multi"]
     assert [stage.name for stage in read_folder(run)] == ["nl", "multi", "mono"]
     assert [stage.name for stage in read_folder(run / "stages" / "multi")] == ["multi"]
     assert read_folder(run)[1].steps == (100, 100)
@@ -41,7 +41,7 @@ def test_a_run_a_stage_and_a_glob_are_found(run: Path, tmp_path: Path) -> None:
 def test_what_is_no_run_is_refused(run: Path, tmp_path: Path, word: str, said: str) -> None:
     (run / "stages" / "other").mkdir()
     with pytest.raises(ConfigError, match=said):
-        for folder in find(f"{tmp_path}/{word}"):
+        for folder in find_runs(f"{tmp_path}/{word}"):
             read_folder(folder)
 
 

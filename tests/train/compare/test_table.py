@@ -1,4 +1,4 @@
-"""What the tables show, how they are sorted and filtered, and that they can be read on a narrow terminal."""
+"""Content, sorting and filtering of the tables, and their layout on a narrow terminal."""
 
 import io
 
@@ -6,12 +6,19 @@ import pytest
 from rich.console import Console
 
 from conf.errors import ConfigError
-from train.compare.table import ComparisonRow, differing, explain, figure, select, show
+from train.compare.table import (
+    ComparisonRow,
+    differing_settings,
+    filter_and_sort,
+    format_metric,
+    print_tables,
+    reading_notes,
+)
 
 
 def printed(rows: list[ComparisonRow], width: int = 80) -> str:
     out = io.StringIO()
-    show(rows, Console(file=out, width=width), 2.9, 1)
+    print_tables(rows, Console(file=out, width=width), 2.9, 1)
     return out.getvalue()
 
 
@@ -40,20 +47,21 @@ def test_many_settings_are_cut_into_several_tables(twelve: list[ComparisonRow]) 
 
 
 def test_only_what_differs_is_shown(twelve: list[ComparisonRow], mixed: list[ComparisonRow]) -> None:
-    assert differing(twelve) == ["optimizer.weight_decay", "stages.nl.peak_learning_rate"]
-    assert differing(mixed) == ["optimizer.weight_decay", "stages.mono.init_from"]
+    assert differing_settings(twelve) == ["optimizer.weight_decay", "stages.nl.peak_learning_rate"]
+    assert differing_settings(mixed) == ["optimizer.weight_decay", "stages.mono.init_from"]
 
 
 def test_sorting_up_and_down_with_missing_values_last(twelve: list[ComparisonRow], mixed: list[ComparisonRow]) -> None:
-    up = [row.metrics["loss"] for row in select(twelve, [], "loss")]
+    up = [row.metrics["loss"] for row in filter_and_sort(twelve, [], "loss")]
     assert up == sorted(up)
-    assert names(select(twelve, [], "-loss")) == names(select(twelve, [], "loss"))[::-1]
+    assert names(filter_and_sort(twelve, [], "-loss")) == names(filter_and_sort(twelve, [], "loss"))[::-1]
     rates = [
-        row.settings["stages.nl.peak_learning_rate"] for row in select(twelve, [], "-stages.nl.peak_learning_rate")
+        row.settings["stages.nl.peak_learning_rate"]
+        for row in filter_and_sort(twelve, [], "-stages.nl.peak_learning_rate")
     ]
     assert rates == sorted(rates, reverse=True)
     for key in ("device_hours", "-device_hours"):
-        assert names(select(mixed, [], key))[-1] == "old"
+        assert names(filter_and_sort(mixed, [], key))[-1] == "old"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +78,7 @@ def test_sorting_up_and_down_with_missing_values_last(twelve: list[ComparisonRow
     ],
 )
 def test_filters(twelve: list[ComparisonRow], condition: str, count: int) -> None:
-    assert len(select(twelve, [condition], None)) == count
+    assert len(filter_and_sort(twelve, [condition], None)) == count
 
 
 @pytest.mark.parametrize(
@@ -90,16 +98,16 @@ def test_a_wrong_key_or_condition_is_refused(
     twelve: list[ComparisonRow], filters: list[str], sort: str, said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        select(twelve, filters, sort)
+        filter_and_sort(twelve, filters, sort)
 
 
 def test_notes_say_what_figures_mean_and_where_they_do_not_compare(
     mixed: list[ComparisonRow], twelve: list[ComparisonRow]
 ) -> None:
-    text = "\n".join(explain(mixed, 2.2, 5))
+    text = "\n".join(reading_notes(mixed, 2.2, 5))
     for said in ("mean of the last 5 records", "at most 2.2", "end on different corpora", "step 120 of 200", "no time"):
         assert said in text
-    assert "different corpora" not in "\n".join(explain(twelve, 2.2, 5))
+    assert "different corpora" not in "\n".join(reading_notes(twelve, 2.2, 5))
 
 
 def test_names_are_no_markup(mixed: list[ComparisonRow]) -> None:
@@ -107,5 +115,10 @@ def test_names_are_no_markup(mixed: list[ComparisonRow]) -> None:
 
 
 def test_figures() -> None:
-    shown = [figure("loss", 2.34567), figure("mfu", 0.4), figure("tokens", 1.5e12), figure("flops", None)]
+    shown = [
+        format_metric("loss", 2.34567),
+        format_metric("mfu", 0.4),
+        format_metric("tokens", 1.5e12),
+        format_metric("flops", None),
+    ]
     assert shown == ["2.3457", "40.0%", "1.5T", "–"]

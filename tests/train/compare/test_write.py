@@ -1,4 +1,4 @@
-"""The tables as files that other programs read."""
+"""CSV, JSON and Markdown files of the tables."""
 
 import csv
 import json

@@ -8,7 +8,7 @@ import pytest
 from conf.choices import OnError, Source
 from conf.errors import DataError
 from conf.schema import CorpusConfig
-from train.data.files import Broken, list_files, read_files
+from train.data.files import UnreadableDocuments, list_files, read_files
 
 
 def corpus(*paths, **settings):
@@ -16,7 +16,7 @@ def corpus(*paths, **settings):
 
 
 def read(*paths, on_error=OnError.fail, **settings):
-    return list(read_files("nl", corpus(*paths, **settings), Broken(on_error)))
+    return list(read_files("nl", corpus(*paths, **settings), UnreadableDocuments(on_error)))
 
 
 def jsonl(path, *lines):
@@ -61,9 +61,9 @@ def test_a_broken_line_is_named_under_fail(tmp_path, line, words):
 @pytest.mark.parametrize(("line", "words"), BROKEN)
 def test_a_broken_line_is_left_out_and_counted_under_skip(tmp_path, line, words):
     path = jsonl(tmp_path / "a.jsonl", {"text": "one"}, line, {"text": "two"})
-    broken = Broken(OnError.skip)
-    assert [document.text for document in read_files("nl", corpus(path), broken)] == ["one", "two"]
-    assert broken.count == {"unreadable": 1}
+    unreadable = UnreadableDocuments(OnError.skip)
+    assert [document.text for document in read_files("nl", corpus(path), unreadable)] == ["one", "two"]
+    assert unreadable.counts == {"unreadable": 1}
 
 
 def test_parquet(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.schema import FiltersConfig
-from train.data.filters import ValidationPart, digest, is_held_out, why_dropped
+from train.data.filters import ValidationSelection, drop_reason, is_held_out, text_sha256
 
 FILTERS = FiltersConfig(average_line_length=100, longest_line_length=1000, digit_fraction=0.9)
 
@@ -27,40 +27,40 @@ FILTERS = FiltersConfig(average_line_length=100, longest_line_length=1000, digit
     ],
 )
 def test_filters_at_their_bounds(text, reason):
-    assert why_dropped(text, FILTERS) == reason
+    assert drop_reason(text, FILTERS) == reason
 
 
-def test_the_digest_is_sha256_of_the_utf8_text():
-    assert digest("é") == hashlib.sha256("é".encode()).digest()
+def test_the_text_hash_is_sha256_of_the_utf8_text():
+    assert text_sha256("é") == hashlib.sha256("é".encode()).digest()
 
 
 def test_the_split_takes_the_fraction_and_never_moves():
-    identities = [digest(str(number)) for number in range(20_000)]
-    held_out = [identity for identity in identities if is_held_out(identity, 0.02)]
-    assert 0.017 < len(held_out) / len(identities) < 0.023
-    assert set(held_out) <= {identity for identity in identities if is_held_out(identity, 0.03)}
+    hashes = [text_sha256(str(number)) for number in range(20_000)]
+    held_out = [sha256 for sha256 in hashes if is_held_out(sha256, 0.02)]
+    assert 0.017 < len(held_out) / len(hashes) < 0.023
+    assert set(held_out) <= {sha256 for sha256 in hashes if is_held_out(sha256, 0.03)}
     assert not is_held_out(b"\x80" + bytes(31), 0.5)
     assert is_held_out(b"\x7f" + b"\xff" * 31, 0.5)
 
 
-def kept(documents, most_bytes):
-    part = ValidationPart(most_bytes)
-    for identity, size in documents:
-        part.offer(identity, size)
-    return part.identities()
+def selected(documents, max_bytes):
+    selection = ValidationSelection(max_bytes)
+    for sha256, size in documents:
+        selection.add(sha256, size)
+    return selection.sha256s()
 
 
 @given(st.lists(st.integers(1, 60), max_size=30), st.integers(0, 150), st.integers())
-def test_the_validation_part_is_the_start_of_the_hash_order_whatever_comes_first(sizes, most_bytes, seed):
-    documents = [(digest(str(number)), size) for number, size in enumerate(sizes)]
+def test_the_validation_part_is_the_start_of_the_hash_order_whatever_comes_first(sizes, max_bytes, seed):
+    documents = [(text_sha256(str(number)), size) for number, size in enumerate(sizes)]
     expected, total = set(), 0
-    for identity, size in sorted(documents):
-        if size > most_bytes:
+    for sha256, size in sorted(documents):
+        if size > max_bytes:
             continue
         total += size
-        if total > most_bytes:
+        if total > max_bytes:
             break
-        expected.add(identity)
-    assert kept(documents, most_bytes) == expected
+        expected.add(sha256)
+    assert selected(documents, max_bytes) == expected
     random.Random(seed).shuffle(documents)
-    assert kept(documents, most_bytes) == expected
+    assert selected(documents, max_bytes) == expected

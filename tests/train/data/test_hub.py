@@ -5,7 +5,7 @@ import pytest
 from conf.choices import OnError, Source
 from conf.errors import DataError
 from conf.schema import CorpusConfig
-from train.data.files import Broken
+from train.data.files import UnreadableDocuments
 from train.data.hub import read_hub
 
 
@@ -22,7 +22,7 @@ def data_set(tmp_path):
 
 def read(name, on_error=OnError.fail, **settings):
     corpus = CorpusConfig(source=Source.hub, name=str(name), **{"text_column": "content", **settings})
-    return list(read_hub("multi", corpus, Broken(on_error)))
+    return list(read_hub("multi", corpus, UnreadableDocuments(on_error)))
 
 
 def test_subsets_are_read_in_turn(data_set):

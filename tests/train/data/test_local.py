@@ -7,14 +7,14 @@ import sys
 import pytest
 
 from conf.errors import DataError
-from train.data.local import harvest, inventory
+from train.data.local import installed_packages, read_local
 
 PRINT_DIGEST = """
 import hashlib, itertools, sys
-from train.data.local import harvest
+from train.data.local import read_local
 seen = hashlib.sha256()
 for name in ("nl", "multi", "mono"):
-    for document in itertools.islice(harvest(name), 30):
+    for document in itertools.islice(read_local(name), 30):
         seen.update(repr(document).encode())
 assert "torch" not in sys.modules
 print(seen.hexdigest())
@@ -22,7 +22,7 @@ print(seen.hexdigest())
 
 
 def take(name, count):
-    return list(itertools.islice(harvest(name), count))
+    return list(itertools.islice(read_local(name), count))
 
 
 def test_the_harvest_is_deterministic_and_loads_no_torch():
@@ -62,11 +62,11 @@ def test_a_short_read_is_spread_over_packages_and_licences_are_noted():
 
 
 def test_the_inventory_names_what_the_harvest_depends_on():
-    lines = inventory()
+    lines = installed_packages()
     assert lines[0].startswith("python==3.")
     assert any(line.startswith("torch==") for line in lines)
 
 
 def test_an_unknown_corpus_is_one_clear_line():
     with pytest.raises(DataError, match="no corpus 'web'; name one of nl, multi, mono"):
-        harvest("web")
+        read_local("web")

@@ -16,7 +16,7 @@ import train.data.prepare as module
 from conf.errors import ConfigError, DataError
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.train.data.conftest import write_jsonl
-from train.data.prepare import find, prepare
+from train.data.prepare import find_prepared, prepare
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -25,9 +25,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_prepared_data_is_complete_and_counted(settings):
-    said = []
-    assert find(settings) is None
-    prepared = prepare(settings, said.append)
+    logged = []
+    assert find_prepared(settings) is None
+    prepared = prepare(settings, logged.append)
     assert list(prepared.corpora) == ["nl", "code"]
     tokenizer = prepared.tokenizer()
     assert tokenizer.vocab_size == 400
@@ -38,16 +38,16 @@ def test_prepared_data_is_complete_and_counted(settings):
             assert len(tokenizer.decode(tokens.tolist()).encode()) == getattr(files, f"{split}_bytes")
     summary = json.loads((prepared.directory / "summary.json").read_text())
     assert summary["corpora"]["nl"]["validation_bytes"] == prepared.corpora["nl"].validation_bytes
-    assert [line.split(":")[1].strip().split(" ")[0] for line in said] == ["tokenizer", "nl", "code"]
+    assert [line.split(":")[1].strip().split(" ")[0] for line in logged] == ["tokenizer", "nl", "code"]
     assert sorted(path.name for path in prepared.directory.iterdir()) == ["code", "nl", "summary.json", "tokenizer"]
-    assert find(settings) == prepared
+    assert find_prepared(settings) == prepared
 
 
 def test_a_second_call_reuses_and_says_so(settings):
     prepared = prepare(settings, lambda line: None)
-    said = []
-    assert prepare(settings, said.append) == prepared
-    assert len(said) == 1 and said[0].startswith(f"data: reusing {prepared.directory} (tokens: nl ")
+    logged = []
+    assert prepare(settings, logged.append) == prepared
+    assert len(logged) == 1 and logged[0].startswith(f"data: reusing {prepared.directory} (tokens: nl ")
 
 
 def test_two_preparations_give_identical_files(settings):
@@ -108,7 +108,7 @@ def test_a_killed_preparation_leaves_nothing_that_looks_complete(settings, tmp_p
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     killed.stdout.close()
-    assert find(settings) is None
+    assert find_prepared(settings) is None
     prepared = prepare(settings, lambda line: None)
     assert list(Path(settings.data.cache).iterdir()) == [prepared.directory], "its remains are removed"
 
@@ -132,17 +132,17 @@ def test_the_remains_of_another_machine_wait_a_day(settings):
     assert socket.gethostname() not in young.name
 
 
-def test_the_slower_of_two_discards_its_own(settings, monkeypatch):
-    make = module._make
+def test_of_two_concurrent_preparations_the_slower_is_discarded(settings, monkeypatch):
+    write = module._write
 
     def overtaken(settings, partial, log):
-        make(settings, partial, log)
+        write(settings, partial, log)
         shutil.copytree(partial, partial.with_name(partial.name.split(".")[0]))
 
-    monkeypatch.setattr(module, "_make", overtaken)
-    said = []
-    prepared = prepare(settings, said.append)
-    assert "another process has prepared" in said[-1]
+    monkeypatch.setattr(module, "_write", overtaken)
+    logged = []
+    prepared = prepare(settings, logged.append)
+    assert "another process has prepared" in logged[-1]
     assert list(Path(settings.data.cache).iterdir()) == [prepared.directory]
 
 
@@ -150,9 +150,9 @@ def test_a_corpus_smaller_than_a_batch_is_one_clear_line(settings):
     tokens = prepare(settings, lambda line: None).corpora["nl"].train_tokens
     settings.stages["nl"].global_batch_size = tokens // 16 + 1
     words = rf"corpus nl has {tokens:,} tokens .* stage nl needs {settings.stages['nl'].global_batch_size * 16 + 1:,}"
-    for ask in (find, prepare):
+    for function in (find_prepared, prepare):
         with pytest.raises(DataError, match=words):
-            ask(settings)
+            function(settings)
 
 
 def test_a_cache_that_cannot_be_written_is_one_clear_line(settings, tmp_path, monkeypatch):
@@ -173,7 +173,7 @@ def test_damaged_data_is_named(settings):
     prepared = prepare(settings, lambda line: None)
     (prepared.directory / "summary.json").write_text("{")
     with pytest.raises(DataError, match=r"cannot be read .* remove it and prepare again"):
-        find(settings)
+        find_prepared(settings)
 
 
 def test_an_empty_file_is_an_empty_corpus(settings, tmp_path):

@@ -1,0 +1,56 @@
+"""Each benchmark runs at a tiny size and prints its table; nothing is asserted about speed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHAPE = ["--layers=1", "--width=256", "--vocabulary=256"]
+
+
+def run(module: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_step(precision: str) -> None:
+    """bf16 also runs on a CPU without bf16 products: slowly, but this is small."""
+    contenders = ["Hugging Face, eager", "this stack, kernels=eager"]
+    out = run("step", *SHAPE, "--tokens=32", "--steps=1", f"--precision={precision}", "--contenders", *contenders)
+    losses = dict(re.findall(r"^(.+?) {2,}.*GiB +([\d.]+) +[\d.]+ s$", out, re.M))
+    assert list(losses) == contenders
+    assert float(losses[contenders[0]]) == pytest.approx(
+        float(losses[contenders[1]]), rel=1e-4 if precision == "fp32" else 1e-2
+    )
+
+
+def test_step_compiled() -> None:
+    out = run("step", *SHAPE, "--tokens=32", "--steps=1", "--contenders", "this stack, kernels=auto")
+    assert re.search(r"^this stack, kernels=auto .*GiB", out, re.M)
+
+
+def test_a_width_that_hugging_face_cannot_split_is_refused() -> None:
+    command = [sys.executable, "-m", "tests.benchmarks.step", "--width=64"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "--width 64 is not a multiple of 256" in done.stderr
+
+
+def test_vocabulary_loss() -> None:
+    out = run("vocabulary_loss", "--tokens=64", "--width=32", "--vocabulary=128", "--chunks", "32")
+    assert re.findall(r"^(full logits \(torch\)|chunks of \d+ tokens) +[\d.]+ GiB +[\d.]+ s$", out, re.M) == [
+        "full logits (torch)",
+        "chunks of 32 tokens",
+    ]
+
+
+def test_generate() -> None:
+    out = run("generate", *SHAPE, "--batch=2", "--prompt=8", "--new=4", "--rounds=1")
+    assert "same tokens" in out
+    assert re.search(r"^this stack +[\d.]+ tokens/s .*x$", out, re.M)

@@ -1,0 +1,87 @@
+"""tests/ mirrors the tree: the tests of a/b.py are in tests/a/test_b.py."""
+
+import ast
+from pathlib import Path
+
+from tests.test_imports import FILES, ROOT
+
+# Source files without a test file of their own, each with its reason. The list may only shrink.
+EXCEPTIONS = {
+    "conf/choices.py": "enums without code",
+    "conf/errors.py": "exception classes without code",
+    "conf/exit_codes.py": "constants",
+    "conf/schema.py": "dataclasses; tests/conf/test_compose.py composes all of them",
+    "train/evaluate/sandboxed.py": "runs only inside the sandbox; tests/train/evaluate/test_sandbox.py runs it there",
+}
+PENDING = {  # pending: remove each line with the test file that makes it unnecessary
+    "launch/control.py",  # pending
+    "launch/jobs.py",  # pending
+    "launch/local.py",  # pending
+    "launch/processes.py",  # pending
+    "model/flops.py",  # pending
+    "model/hub.py",  # pending
+    "model/huggingface/__init__.py",  # pending
+    "model/huggingface/files.py",  # pending
+    "model/huggingface/shards.py",  # pending
+    "model/kernels/__init__.py",  # pending
+    "model/tokenizer/__init__.py",  # pending
+    "parallel/collectives.py",  # pending
+    "parallel/engine.py",  # pending
+    "parallel/full_state.py",  # pending
+    "parallel/memory.py",  # pending
+    "parallel/mesh.py",  # pending
+    "parallel/simulate.py",  # pending
+    "train/balance.py",  # pending
+    "train/context.py",  # pending
+    "train/evaluate/perplexity.py",  # pending
+    "train/evaluate/problems.py",  # pending
+    "train/evaluate/programs.py",  # pending
+    "train/hardware.py",  # pending
+    "train/plan/planner.py",  # pending
+    "train/plan/table.py",  # pending
+    "train/run_directory.py",  # pending
+    "train/validation.py",  # pending
+}
+
+SECOND_FILES = {  # a second test file of one source file, for tests with a set-up of their own
+    "tests/launch/test_slurm_script.py",  # launch/slurm.py where no Slurm is installed
+    "tests/train/evaluate/test_sandbox_users.py",  # train/evaluate/sandbox.py as other users
+}
+
+
+def mirrors_of(path: Path) -> list[Path]:
+    """Where the tests of a source file may be: test_<name>.py, test_main.py of `__main__`, and of a package's
+    `__init__` test_init.py or test_<package>.py."""
+    relative = path.relative_to(ROOT)
+    names = [path.stem.strip("_"), *([relative.parent.name] if path.stem == "__init__" else [])]
+    return [ROOT / "tests" / relative.parent / f"test_{name}.py" for name in names]
+
+
+def has_code(path: Path) -> bool:
+    """Whether the file holds more than a docstring."""
+    return any(not isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body)
+
+
+def without_tests(files: list[Path]) -> set[str]:
+    """The source files with code and no test file."""
+    return {
+        str(path.relative_to(ROOT))
+        for path in files
+        if has_code(path) and not any(mirror.is_file() for mirror in mirrors_of(path))
+    }
+
+
+def test_every_source_file_has_its_test_file() -> None:
+    missing = without_tests(FILES) - EXCEPTIONS.keys() - PENDING
+    assert not missing, [str(mirrors_of(ROOT / name)[0].relative_to(ROOT)) for name in sorted(missing)]
+
+
+def test_the_exceptions_are_still_needed() -> None:
+    assert not (EXCEPTIONS.keys() | PENDING) - without_tests(FILES), "these have tests, or are gone: remove them"
+
+
+def test_every_test_file_mirrors_a_source_file() -> None:
+    expected = {mirror for path in FILES for mirror in mirrors_of(path)}
+    packages = {path.relative_to(ROOT).parts[0] for path in FILES}
+    found = {path for package in packages for path in (ROOT / "tests" / package).rglob("test_*.py")}
+    assert {str(path.relative_to(ROOT)) for path in found - expected} <= SECOND_FILES

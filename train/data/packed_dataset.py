@@ -1,0 +1,71 @@
+"""Packed samples of `context_length` tokens, and the shuffled order in which training reads them.
+
+Packing as in JAXFORMER: documents, each followed by an eos, are concatenated and cut every `context_length` tokens.
+Attention crosses document borders and no training token is padding.
+"""
+
+from pathlib import Path
+
+import numpy
+from numpy.typing import NDArray
+
+from conf.choices import IGNORE_INDEX
+
+Sample = tuple[NDArray[numpy.int64], NDArray[numpy.int64]]
+
+
+class PackedDataset:
+    """A memory-mapped token file, read as samples of `context_length` tokens.
+
+    Sample i has the inputs [i T, (i + 1) T) with T = `context_length`; its labels are the inputs shifted by one. Every
+    token but the file's first, which is an eos, is a label exactly once. An incomplete last sample is dropped, or with
+    `keep_last` padded with token 0 and the label `IGNORE_INDEX`.
+    """
+
+    def __init__(self, path: Path, dtype: str, context_length: int, keep_last: bool = False) -> None:
+        self._tokens = numpy.memmap(path, dtype=dtype, mode="r")
+        self._length = context_length
+        self._keep_last = keep_last
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        labels = len(self._tokens) - 1
+        return -(-labels // self._length) if self._keep_last else labels // self._length
+
+    def __getitem__(self, index: int) -> Sample:
+        """(inputs, labels) of one sample, `[context_length]` each. Errors: `IndexError` past the end."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        start = index * self._length
+        tokens = self._tokens[start : start + self._length + 1].astype(numpy.int64)
+        missing = self._length + 1 - len(tokens)
+        inputs = numpy.pad(tokens[:-1], (0, missing))
+        labels = numpy.pad(tokens[1:], (0, missing), constant_values=IGNORE_INDEX)
+        return inputs, labels
+
+
+class ShuffledOrder:
+    """The sample that training reads at each position: one random permutation of the data set per epoch.
+
+    A function of (seed, position) alone, so that a run resumed on any number of ranks reads the same samples.
+    Memory: the current epoch's permutation, 8 bytes a sample.
+    """
+
+    def __init__(self, dataset_size: int, seed: int) -> None:
+        if dataset_size < 1:
+            raise ValueError("a shuffled order needs at least one sample")
+        self._dataset_size = dataset_size
+        self._seed = seed
+        self._epoch = -1
+        self._permutation: NDArray[numpy.int64] = numpy.empty(0, numpy.int64)
+
+    def __getitem__(self, position: int) -> int:
+        """Index into the data set of the sample at `position`, counted from 0 over all epochs and ranks."""
+        if position < 0:
+            raise IndexError(f"position {position} is negative")
+        epoch, offset = divmod(position, self._dataset_size)
+        if epoch != self._epoch:
+            generator = numpy.random.Generator(numpy.random.Philox(numpy.random.SeedSequence([self._seed, epoch])))
+            self._permutation = generator.permutation(self._dataset_size)
+            self._epoch = epoch
+        return int(self._permutation[offset])
