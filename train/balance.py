@@ -8,12 +8,12 @@ from torch import nn
 
 from conf.choices import Balance
 from model.codegen import layers
+from model.dtypes import DTYPES
 from model.flops import layer_flops, layer_parameters
 from model.init import initialise
 from parallel.cross_entropy import LossOptions
 from parallel.mesh import TensorParallelGroup
 from train.context import RunContext
-from train.hardware import dtype_of
 
 
 def layer_costs(context: RunContext) -> list[float]:
@@ -39,7 +39,7 @@ def measured_seconds(context: RunContext) -> dict[str, float]:
     built = [builder() for builder in layers(model, alone, operations, settings.layout.recompute, loss)]
     for index, layer in enumerate(built):
         initialise(layer, index, model, alone, settings.run.seed)
-        layer.to(device, dtype_of(context.precision)).train()
+        layer.to(device, DTYPES[context.precision]).train()
     shape = (settings.layout.micro_batch_size, model.context_length)
     ids = torch.zeros(shape, dtype=torch.long, device=device)
     hidden_states = built[0](ids).detach().requires_grad_()

@@ -9,7 +9,7 @@ from torch import nn
 
 from conf.choices import Handover, Precision
 from conf.errors import ConfigError
-from conf.run_folder import is_finished, stage_folder
+from conf.run_folder import is_finished, read_json, stage_folder
 from conf.schema import Settings
 from model.codegen import layers
 from model.init import initialise
@@ -23,7 +23,6 @@ from train.balance import layer_costs
 from train.checkpoint import checkpoint_weights, load_checkpoint, load_layer, newest_checkpoint
 from train.context import RunContext
 from train.optimizer import adamw
-from train.run_directory import read_json
 
 SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "layer_norm_epsilon")  # what weights depend on
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from conf.choices import Recompute
 from conf.errors import ConfigError, NodeError
+from conf.run_folder import read_json, write_json
 from conf.schema import ModelConfig
 from model.codegen import Block
 from model.huggingface.files import read_tensors
@@ -20,7 +21,6 @@ from parallel.mesh import TensorParallelGroup
 from tests.train import test_checkpoint
 from tests.worlds import Worlds, mesh_of
 from train.checkpoint import checkpoints, is_complete, load_layer, newest_checkpoint, save_checkpoint, save_weights
-from train.run_directory import read_json, write_json
 
 
 def checkpoint(folder: Path, step: int) -> Path:

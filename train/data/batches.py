@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parallel.cross_entropy import IGNORE
 from train.data.blocks import Blocks, Order
 
 
@@ -35,7 +36,7 @@ def validation_batches(blocks: Blocks, batch_size: int, dp_rank: int, dp_size: i
     Rows that lie beyond the set repeat its first block with every label ignored.
     """
     ids, labels = blocks[0]
-    beyond = (ids, labels * 0 - 100)
+    beyond = (ids, labels * 0 + IGNORE)
     for first in range(0, len(blocks), batch_size * dp_size):
         rows = range(first + dp_rank * batch_size, first + (dp_rank + 1) * batch_size)
         yield _stacked([blocks[row] if row < len(blocks) else beyond for row in rows])

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy
 from numpy.typing import NDArray
 
-IGNORED = -100  # label that the loss leaves out, as PyTorch's cross-entropy does
+from parallel.cross_entropy import IGNORE
+
 Sample = tuple[NDArray[numpy.int64], NDArray[numpy.int64]]
 
 
@@ -39,7 +40,7 @@ class Blocks:
         tokens = self._tokens[start : start + self._length + 1].astype(numpy.int64)
         missing = self._length + 1 - len(tokens)
         inputs = numpy.pad(tokens[:-1], (0, missing))
-        labels = numpy.pad(tokens[1:], (0, missing), constant_values=IGNORED)
+        labels = numpy.pad(tokens[1:], (0, missing), constant_values=IGNORE)
         return inputs, labels
 
 

@@ -15,6 +15,7 @@ from conf.choices import Balance, KernelForm, Precision, Recompute
 from conf.errors import ConfigError
 from conf.schema import Settings
 from model.codegen import layers
+from model.dtypes import DTYPES
 from model.flops import layer_flops, layer_parameters
 from model.kernels import Operations
 from model.kernels.attention import reference_attention
@@ -28,7 +29,6 @@ from train.optimizer import decays
 GPUS_A_NODE = 8
 CONTEXT_BYTES = 2 * 2**30  # kept free on each GPU: CUDA's context, NCCL's and cuBLAS's buffers
 FRAGMENTATION = 0.05  # kept free on each GPU, of its memory: blocks that the allocator cannot use
-DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16, Precision.fp32: torch.float32}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from conf.choices import Precision, Recompute
 from conf.commands import Sampling
 from conf.errors import ConfigError
 from model.codegen import layers
+from model.dtypes import DTYPES
 from model.kernels import Operations
 from model.kernels.attention import sdpa_attention
 from model.kv_cache import Past, Places
@@ -27,7 +28,7 @@ from parallel.mesh import ProcessMesh, build_mesh, single_process_mesh
 from parallel.rendezvous import join
 from parallel.tensor_parallel import pack
 from train.checkpoint import load_layer
-from train.hardware import dtype_of, resolve_precision
+from train.hardware import resolve_precision
 from train.sample.choose import before, choose, uniforms
 
 CHECK_EVERY = 8  # tokens between two looks at what has ended: a look waits for the device, a late one costs little
@@ -201,7 +202,7 @@ def open_generator(source: str | Path, precision: Precision = Precision.auto) ->
     if size > 1:
         join()
     mesh = build_mesh(tp_size=size) if size > 1 else single_process_mesh()
-    dtype = dtype_of(resolve_precision(precision, mesh.device))
+    dtype = DTYPES[resolve_precision(precision, mesh.device)]
     return Generator(weights, build_modules(weights, mesh, dtype), tokenizer, mesh)
 
 

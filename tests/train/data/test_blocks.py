@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.data.blocks import IGNORED, Blocks, Order
+from parallel.cross_entropy import IGNORE
+from train.data.blocks import Blocks, Order
 
 
 def write(folder, tokens, dtype="<u2"):
@@ -21,7 +22,7 @@ def test_every_token_but_the_first_is_predicted_exactly_once(tmp_path, tokens, d
         inputs, labels = blocks[block]
         assert inputs.shape == labels.shape == (8,)
         assert inputs.dtype == labels.dtype == numpy.int64
-        real = labels != IGNORED
+        real = labels != IGNORE
         assert (labels[real] == inputs[real] + 1).all(), "a label is the token after its input"
         predicted += labels[real].tolist()
     assert predicted == list(range(1, tokens))
