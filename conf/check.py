@@ -1,12 +1,13 @@
-"""The refusals: what is wrong with a run's settings, said in one line each before anything heavy starts.
+"""Checks of a run's settings: the first problem becomes one line, before torch is loaded or a process is started.
 
-Each message holds what was asked, what was found, and what to do.
+Each message holds the setting's value, what is wrong with it, and what to set instead.
 """
 
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,23 @@ def holds_weights(source: str) -> bool:
     return is_hub_name(source) or any(mark.exists() for mark in marks)
 
 
+def sampling_problems(
+    prefix: str = "", *, temperature: float | None = None, top_p: float | None = None
+) -> Iterator[str]:
+    """What is wrong with sampling settings. prefix: of their keys, for the messages; None: not set, not checked."""
+    if temperature is not None and not (math.isfinite(temperature) and temperature >= 0):
+        yield f"{prefix}temperature={temperature} must be at least 0; 0 takes the most likely token"
+    if top_p is not None and not 0 < top_p <= 1:
+        yield f"{prefix}top_p={top_p} must be above 0 and at most 1; 1 keeps every token"
+
+
 def _is_run(folder: Path) -> bool:
     """Whether `folder` is a run's, or one of its stages'."""
     return (folder / "config.yaml").is_file() or (folder.absolute().parents[1] / "config.yaml").is_file()
 
 
 def divisors(number: int) -> str:
-    """The divisors of `number` as words: what to write where a number must divide it."""
+    """The divisors of `number` as text for a message: `1, 2 or 4`."""
     values = [str(value) for value in range(1, number + 1) if number % value == 0]
     return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
 
@@ -42,12 +53,11 @@ def divisors(number: int) -> str:
 def check(settings: Settings, world_size: int | None = None) -> None:
     """Raise `ConfigError` with the first thing that is wrong.
 
-    `world_size`: number of processes, where it is known; else the checks that need it are left out.
+    world_size: number of processes; None: not known, and the checks that need it are left out.
     """
     parts = (_finite(asdict(settings)), _model(settings), _stages(settings), _cluster(settings))
-    for problems in (*parts, _layout(settings, world_size), _numbers(settings)):
-        for problem in problems:
-            raise ConfigError(problem)
+    for problem in chain(*parts, _layout(settings, world_size), _numbers(settings)):
+        raise ConfigError(problem)
 
 
 def data_parallel_size(settings: Settings, world_size: int) -> int:
@@ -121,10 +131,17 @@ def _stages(settings: Settings) -> Iterator[str]:
 
 
 def _cluster(settings: Settings) -> Iterator[str]:
-    for name in ("nodes", "processes_per_node"):
+    for name in ("nodes", "processes_per_node", "cpu_processes"):
         value = getattr(settings.cluster, name)
         if value is not None and value < 1:
             yield f"cluster.{name}={value} must be at least 1"
+    for name in ("join_seconds", "collective_seconds", "max_clock_skew_seconds", "shared_folder_seconds"):
+        if getattr(settings.cluster, name) <= 0:
+            yield f"cluster.{name}={getattr(settings.cluster, name)} must be more than 0"
+    if settings.cluster.grace_seconds < 0:
+        yield f"cluster.grace_seconds={settings.cluster.grace_seconds} must be 0 or more"
+    if not 0 < settings.cluster.port < 2**16:
+        yield f"cluster.port={settings.cluster.port} must be between 1 and 65535"
     if settings.cluster.kind is ClusterKind.local and settings.cluster.nodes != 1:
         yield f"cluster.nodes={settings.cluster.nodes} needs cluster=slurm or cluster=hostfile; this machine is one"
 
@@ -221,10 +238,9 @@ def _numbers(settings: Settings) -> Iterator[str]:
     if run.until is not None and run.until not in settings.stages:
         yield f"run.until={run.until} is not among the stages of this run ({', '.join(settings.stages)})"
     evaluation = settings.evaluation
-    if not 0 < evaluation.sample_top_p <= 1:
-        yield f"evaluation.sample_top_p={evaluation.sample_top_p} must be above 0 and at most 1"
-    if evaluation.sample_temperature < 0:
-        yield f"evaluation.sample_temperature={evaluation.sample_temperature} must not be negative"
+    yield from sampling_problems(
+        "evaluation.sample_", temperature=evaluation.sample_temperature, top_p=evaluation.sample_top_p
+    )
     if evaluation.sample_tokens < 1:
         yield f"evaluation.sample_tokens={evaluation.sample_tokens} must be at least 1"
     if not 0 <= run.seed < LARGEST_SEED:
@@ -233,6 +249,8 @@ def _numbers(settings: Settings) -> Iterator[str]:
         yield f"run.name={run.name!r} must be the name of a folder in run.root={run.root}"
     if run.resume not in ("auto", "never"):
         yield f"run.resume={run.resume} is not known; use auto or never"
+    if settings.tracking.straggler_threshold <= 0:
+        yield f"tracking.straggler_threshold={settings.tracking.straggler_threshold} must be above 0"
     for label, group, name in (
         ("evaluation", settings.evaluation, "every"),
         ("evaluation", settings.evaluation, "batch_size"),

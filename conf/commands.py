@@ -1,7 +1,6 @@
-"""Settings of the commands that read a finished run: the same `key=value` words, one YAML file a command."""
+"""Settings of the commands other than training: `key=value` arguments, one YAML file a command."""
 
 import difflib
-import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar, cast
@@ -10,17 +9,17 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from conf.check import LARGEST_SEED
+from conf.check import LARGEST_SEED, sampling_problems
 from conf.choices import Precision
 from conf.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "command"
-Command = TypeVar("Command", bound="Sampling | Evaluate | Import | Export")
+Command = TypeVar("Command", bound="Sampling | Evaluate | Import | Export | Status")
 
 
 @dataclass
 class Sampling:
-    """How tokens are drawn: shared by the commands that generate."""
+    """How tokens are sampled: shared by the commands that generate."""
 
     max_new_tokens: int = MISSING
     temperature: float = MISSING
@@ -86,17 +85,24 @@ class Export:
     dtype: Precision = MISSING
 
 
-def read_command(schema: type[Command], words: list[str]) -> Command:
-    """The settings of the command `schema` names: its YAML file's values, then `words`, types checked.
+@dataclass
+class Status:
+    """`python -m launch status`: conf/command/status.yaml."""
 
-    Errors: `ConfigError`, one line, for a word that is no setting, a wrong type or a value that is missing.
+    root: str = MISSING
+
+
+def read_command(schema: type[Command], argv: list[str]) -> Command:
+    """The settings of a command: the values of its YAML file, overridden by `argv` (`key=value` each), types checked.
+
+    Errors: `ConfigError`, one line, for an unknown key, a wrong type or a value that is missing.
     """
     name = schema.__name__.lower()
     config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(FOLDER / f"{name}.yaml"))
     known = [str(key) for key in config]
-    texts = {field.name for field in fields(schema) if field.type is str}  # taken as they are: a prompt is no YAML
+    texts = {field.name for field in fields(schema) if field.type is str}  # not parsed as YAML
     lists = {field.name for field in fields(schema) if field.type == list[str]}
-    for word in words:
+    for word in argv:
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"'{word}' is not a setting; settings are written key=value")
@@ -120,14 +126,12 @@ def read_command(schema: type[Command], words: list[str]) -> Command:
 
 
 def check_sampling(sampling: Sampling) -> None:
-    """Errors: `ConfigError` for the first number that no token can be drawn with."""
+    """Errors: `ConfigError` for the first value that is out of range."""
     for name in ("max_new_tokens", "samples", "batch_size"):
         if getattr(sampling, name, 1) < 1:
             raise ConfigError(f"{name}={getattr(sampling, name)} must be at least 1")
-    if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
-        raise ConfigError(f"temperature={sampling.temperature} must be at least 0; 0 takes the most likely token")
-    if not 0 < sampling.top_p <= 1:
-        raise ConfigError(f"top_p={sampling.top_p} must be above 0 and at most 1; 1 keeps every token")
+    for problem in sampling_problems(temperature=sampling.temperature, top_p=sampling.top_p):
+        raise ConfigError(problem)
     if sampling.top_k < 0:
         raise ConfigError(f"top_k={sampling.top_k} must be at least 0; 0 keeps every token")
     if not 0 <= sampling.seed < LARGEST_SEED:

@@ -1,4 +1,4 @@
-"""The errors whose message is one line for the person at the terminal, and the node name such a line begins with."""
+"""Errors whose message is printed as one line, and the name of this machine for such lines."""
 
 import os
 import platform
@@ -14,6 +14,10 @@ class DataError(Exception):
 
 class NodeError(Exception):
     """A machine is unfit or missing; the message names it. Exit code 3."""
+
+
+class UnreachableError(NodeError):
+    """This process does not reach the main one, which therefore cannot report it. Exit code 3."""
 
 
 def node_name() -> str:

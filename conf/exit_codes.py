@@ -1,5 +1,5 @@
-"""What a command's exit code says, beside 0 for success and anything else for a failure."""
+"""Exit codes of every command, beside 0 for success; any other code is a failure without a known cause."""
 
-BAD_INPUT = 2  # the user can put it right; one line says how
-BAD_NODE = 3  # a machine is at fault; one line names it
-INTERRUPTED = 75  # asked to stop, saved, and the same command goes on from there (EX_TEMPFAIL)
+BAD_INPUT = 2  # wrong settings or data; one line says what to change
+BAD_NODE = 3  # a machine is unfit; one line names it
+INTERRUPTED = 75  # stopped by a signal after saving; the same command resumes (EX_TEMPFAIL of sysexits.h)

@@ -1,7 +1,19 @@
-"""Where a run lives, and whether the run that lives there is the one that is asked for."""
+"""A run's folder: where its files are, how they are read and written, and which run it holds.
 
+config.yaml environment.json metrics.jsonl jobs.json jobs/ logs/ stages.md stages.png tokenizer/ wandb/
+stages/<stage>/ deepspeed.json lineage.json evaluation.json samples.md checkpoints/ weights/ evaluations/
+
+`launch`, `train` and `train.compare` all go through this module; it does not import torch.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import OmegaConf
 
@@ -9,7 +21,21 @@ from conf.compose import load_settings
 from conf.errors import ConfigError
 from conf.schema import Settings, plain
 
-# What may change when a run goes on: how it is spread, watched and kept, not what it computes.
+CONFIG = "config.yaml"  # the run's composed settings
+METRICS = "metrics.jsonl"  # a record a line
+ENVIRONMENT = "environment.json"
+TOKENIZER = "tokenizer"
+STAGES = "stages"
+LOGS = "logs"  # a file per rank: everything rank 0 reports, failures of the others
+# Below a stage's folder:
+CHECKPOINTS = "checkpoints"
+WEIGHTS = "weights"
+LINEAGE = "lineage.json"
+EVALUATION = "evaluation.json"
+
+TAIL_BYTES = 65536  # of a file's end that is read for its newest lines
+
+# Settings that may differ when a run is resumed: how it is distributed, recorded and stored, not what it computes.
 FREE = ("layout", "kernels", "cluster", "tracking", "evaluation", "dry_run", "run", "data.cache", "data.on_error")
 
 
@@ -18,15 +44,30 @@ def run_folder(settings: Settings) -> Path:
     return Path(settings.run.root) / settings.run.name
 
 
+def is_run_folder(folder: Path) -> bool:
+    """Whether `folder` holds a run."""
+    return (folder / CONFIG).is_file()
+
+
 def stage_folder(run: Path, name: str) -> Path:
-    """Where the stage `name` of a run keeps what it makes."""
-    return run / "stages" / name
+    """The folder of the run's stage `name`."""
+    return run / STAGES / name
+
+
+def is_stage_folder(folder: Path) -> bool:
+    """Whether `folder` is the folder of one stage of a run."""
+    return folder.is_dir() and folder.parent.name == STAGES and is_run_folder(folder.parents[1])
 
 
 def is_finished(run: Path, name: str) -> bool:
     """Whether the stage ran to its end: its weights and its evaluation are there."""
     folder = stage_folder(run, name)
-    return (folder / "weights").is_dir() and (folder / "evaluation.json").is_file()
+    return (folder / WEIGHTS).is_dir() and (folder / EVALUATION).is_file()
+
+
+def wandb_id(run: Path | str, stage: str) -> str:
+    """The id of the stage's W&B run: the same for the same (absolute) run folder and stage, so that it is resumed."""
+    return hashlib.sha256(f"{run}/{stage}".encode()).hexdigest()[:12]
 
 
 def check_run_folder(settings: Settings) -> bool:
@@ -35,17 +76,17 @@ def check_run_folder(settings: Settings) -> bool:
     Errors: `ConfigError` where it holds a different run, naming a setting that differs, or where run.resume=never.
     """
     folder = run_folder(settings)
-    if not (folder / "config.yaml").is_file():
+    if not is_run_folder(folder):
         if folder.is_dir() and any(folder.iterdir()):
             raise ConfigError(f"{folder} is not empty and holds no run; choose another folder with run.name=...")
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file; choose another folder with run.name=...")
         return False
-    if not (folder / "metrics.jsonl").is_file():
+    if not (folder / METRICS).is_file():
         return False
     if settings.run.resume == "never":
         raise ConfigError(f"{folder} holds a run already; go on with run.resume=auto or choose another run.name")
-    different = differences(plain(load_settings(folder / "config.yaml")), plain(settings))
+    different = differences(plain(load_settings(folder / CONFIG)), plain(settings))
     if different:
         key, saved, asked = different[0]
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
@@ -56,20 +97,111 @@ def check_run_folder(settings: Settings) -> bool:
 
 
 def save_settings(settings: Settings, folder: Path) -> None:
-    """Keep `settings` in the run's folder."""
-    write_whole(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain(settings))))
+    """Write `settings` to the run's folder."""
+    write_atomic(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(plain(settings))))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, and the folders above it, so that a reader never sees half of it."""
+@contextmanager
+def open_atomic(path: Path) -> Iterator[IO[str]]:
+    """A text file that appears at `path`, replacing what was there, when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file, and the folders above it, so that a reader never sees a part of it."""
+    with open_atomic(path) as file:
+        file.write(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, as `write_atomic` does."""
+    write_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder that becomes `path`, replacing a folder there, when the block ends without an error."""
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(path, ignore_errors=True)
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def complete_lines(path: Path) -> list[str]:
+    """The lines of a JSON-lines file, without a last line that was cut off; none where the file is missing."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return lines[:-1] if lines and not lines[-1].endswith("}") else lines
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file, oldest first; a last line that was cut off is left out.
+
+    Errors: `ValueError` for any other line that is not JSON.
+    """
+    return [json.loads(line) for line in complete_lines(path) if line]
+
+
+def repair_records(path: Path) -> list[dict[str, Any]]:
+    """As `read_records`, and remove a last line that was cut off from the file, so that it can be appended to."""
+    if path.is_file():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+    return read_records(path)
+
+
+def append_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Append `records` to a JSON-lines file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in records))
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The records of a run, oldest first; a last line that was cut off is left out."""
+    return read_records(run / METRICS)
+
+
+def newest_step(run: Path) -> dict[str, Any]:
+    """The newest record of a training step, empty without one. Reads the file's end only; skips damaged lines."""
+    for line in reversed(last_lines(run / METRICS)):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and "loss" in record:
+            return record
+    return {}
+
+
+def last_lines(path: Path) -> list[str]:
+    """The lines in the last `TAIL_BYTES` of a file; none where it is missing."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES), os.SEEK_SET)
+        return file.read().decode(errors="replace").splitlines()
 
 
 def differences(one: Any, other: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """(key, value in one, value in other) for every setting that makes them different runs."""
+    """(key, value in `one`, value in `other`) for every setting, outside `FREE`, in which they differ."""
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return [] if one == other else [(prefix, one, other)]
     found = []

@@ -62,7 +62,7 @@ class StageConfig:
 
 @dataclass
 class RecipeConfig:
-    """The numbers of a stage that depend on the model's size: conf/recipe."""
+    """The values of a stage that depend on the model's size: conf/recipe."""
 
     global_batch_size: int = MISSING
     steps: int = MISSING
@@ -74,7 +74,7 @@ class RecipeConfig:
 
 @dataclass
 class CorpusConfig:
-    """Where documents come from: conf/corpus."""
+    """Source of the documents of a corpus: conf/corpus."""
 
     source: Source = MISSING
     name: str = MISSING  # local: nl, multi or mono; hub: the data set's name; files: a word for the reports
@@ -134,7 +134,7 @@ class OptimizerConfig:
 
 @dataclass
 class LayoutConfig:
-    """How the model and the data are spread over processes: conf/layout."""
+    """How the model and the data are distributed over processes: conf/layout."""
 
     name: str = MISSING
     tensor_parallel_size: int = MISSING
@@ -153,7 +153,7 @@ class LayoutConfig:
 
 @dataclass
 class KernelsConfig:
-    """Forms of the operations: conf/kernels."""
+    """Implementation of each operation: conf/kernels."""
 
     compile: bool = MISSING
     attention: KernelForm = MISSING
@@ -161,7 +161,7 @@ class KernelsConfig:
 
 @dataclass
 class SlurmConfig:
-    """What a Slurm job asks for and how it is set up: conf/cluster."""
+    """Resources and setup of a Slurm job: conf/cluster."""
 
     partition: str | None = None
     account: str | None = None
@@ -190,8 +190,14 @@ class ClusterConfig:
     processes_per_node: int | None = None
     hostfile: str | None = None
     remote_shell: RemoteShell = MISSING
+    cpu_processes: int = MISSING
+    port: int = MISSING
     join_seconds: float = MISSING
+    collective_seconds: float = MISSING
+    grace_seconds: float = MISSING
     min_free_gib: float = MISSING
+    max_clock_skew_seconds: float = MISSING
+    shared_folder_seconds: float = MISSING
     peak_tflops: float | None = None
     device_memory_gib: float | None = None
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
@@ -199,11 +205,12 @@ class ClusterConfig:
 
 @dataclass
 class TrackingConfig:
-    """What is recorded, and where: conf/tracking."""
+    """Records of training: conf/tracking."""
 
     project: str = MISSING
     entity: str | None = None
     log_every: int = MISSING
+    straggler_threshold: float = MISSING
     wandb: bool = MISSING
 
 
@@ -221,7 +228,7 @@ class EvaluationConfig:
 
 @dataclass
 class RunConfig:
-    """The run's folder and its life: conf/config.yaml."""
+    """Folder, seed and checkpoints of the run: conf/config.yaml."""
 
     root: str = MISSING
     name: str = MISSING
@@ -234,7 +241,7 @@ class RunConfig:
 
 @dataclass
 class Settings:
-    """Everything a run is made of."""
+    """All settings of a run."""
 
     experiment: str = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -252,7 +259,7 @@ class Settings:
 
 
 def plain(settings: Any) -> Any:
-    """Return `settings` as nested dicts, lists and scalars, enums by name: what is saved with a run and compared."""
+    """`settings` as nested dicts, lists and scalars, enums by name: the form that is saved with a run and compared."""
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(OmegaConf.structured(settings), resolve=True, enum_to_str=True)

@@ -1,77 +1,112 @@
-"""`python -m launch key=value ...`: compose the settings, check them, prepare the data, start the processes.
+"""`python -m launch`: compose and check the settings, prepare the data, start the processes.
 
-`python -m launch status|cancel|logs|sync` looks after what was started.
+`python -m launch status|cancel|logs|sync` acts on runs that were started.
 """
 
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from conf.check import check
 from conf.choices import ClusterKind
+from conf.command_line import CFG_FLAG, Command, print_settings, run_command
 from conf.compose import compose_settings
 from conf.errors import ConfigError
-from conf.exit_codes import BAD_INPUT, INTERRUPTED
+from conf.exit_codes import INTERRUPTED
 from conf.run_folder import check_run_folder, is_finished, run_folder, save_settings
 from conf.schema import Settings
-from launch import slurm
-from launch.control import COMMANDS
+from launch import control, slurm, status
 from launch.hostfile import main_address, read_hostfile, remote_command
 from launch.jobs import add_job
 from launch.local import environment, train_command, world_size
 from launch.processes import run
 from launch.status import Queue, active_job
-from launch.sweep import points
+from launch.sweep import sweep_points
+
+COMMAND = Command(
+    program="python -m launch",
+    usage="[-m] [--cfg job] [GROUP=CHOICE ...] [KEY=VALUE ...]",
+    summary="Starts a run: checks its settings, prepares its data and starts its processes on this machine, on the "
+    "hosts of a hostfile, or as a chain of Slurm jobs. The same command resumes a run that was interrupted. "
+    "`status`, `cancel`, `logs` and `sync` act on runs that were started: `python -m launch status --help`.",
+    examples=(
+        "python -m launch experiment=quickstart",
+        "python -m launch experiment=codegen_2b cluster=slurm_a100 nodes=8 cluster.slurm.partition=gpu",
+        "python -m launch model=350m stage=mono data=hub dry_run=true",
+        "python -m launch -m optimizer.weight_decay=0.1,0.01",
+        "python -m launch status",
+        "python -m launch logs -f runs/NAME",
+        "python -m launch cancel runs/NAME",
+    ),
+    flags={
+        "-m": "start a run for each value of the settings written KEY=A,B; with Slurm as a job array",
+        "--multirun": "as -m",
+        **CFG_FLAG,
+    },
+    groups=True,
+    resumable=True,
+)
+SUBCOMMANDS: dict[str, tuple[Command, Callable[[list[str]], int]]] = {
+    "status": (status.COMMAND, status.show),
+    "cancel": (control.CANCEL, control.cancel),
+    "logs": (control.LOGS, control.logs),
+    "sync": (control.SYNC, control.sync),
+}
 
 
 @dataclass(frozen=True)
-class Start:
-    """A run that is to be started, checked."""
+class LaunchPlan:
+    """A run that is to be started, checked. overrides: of `python -m train`. resumes: the folder holds this run."""
 
-    words: list[str]  # of `python -m train`
+    overrides: list[str]
     settings: Settings
     processes: int
     resumes: bool
 
     @property
     def folder(self) -> Path:
-        """Where the run lives."""
+        """The run's folder."""
         return run_folder(self.settings)
 
 
-def main(words: list[str]) -> int:
-    """Run the job that `words` describe, or the command they begin with, and return the exit code."""
-    try:
-        if words and words[0] in COMMANDS:
-            return COMMANDS[words[0]](words[1:])
-        several = any(word in ("-m", "--multirun") for word in words)
-        words = [word for word in words if word not in ("-m", "--multirun")]
-        queue = slurm.queue()
-        starts = [check_start(point, queue) for point in (points(words) if several else [words])]
-        dry_run = starts[0].settings.dry_run
-        for each in starts:
-            print(f"{'going on with' if each.resumes else 'starting'} {each.folder}: {each.processes} processes")
-        sys.stdout.flush()
-        if starts[0].settings.cluster.kind is ClusterKind.slurm:
-            return submit(starts, dry_run)
-        for each in starts:
-            code = start_here(each, dry_run)
-            if code:
-                return code
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+def main(argv: list[str]) -> int:
+    """Start the run that `argv` describes, or run the subcommand that it begins with; return the exit code."""
+    if argv and argv[0] in SUBCOMMANDS:
+        command, action = SUBCOMMANDS[argv[0]]
+        return run_command(action, argv[1:], command)
+    return run_command(launch, argv, COMMAND)
+
+
+def launch(argv: list[str]) -> int:
+    """Check every run of `argv`, then start or submit them."""
+    flags, overrides = COMMAND.split_flags(argv)
+    if "--cfg" in flags:
+        return print_settings(overrides)
+    queue = slurm.queue()
+    sweeps = bool(flags & {"-m", "--multirun"})
+    plans = [plan_launch(point, queue) for point in (sweep_points(overrides) if sweeps else [overrides])]
+    dry_run = plans[0].settings.dry_run
+    for plan in plans:
+        print(f"{'going on with' if plan.resumes else 'starting'} {plan.folder}: {plan.processes} processes")
+    sys.stdout.flush()
+    if plans[0].settings.cluster.kind is ClusterKind.slurm:
+        return submit(plans, dry_run)
+    for plan in plans:
+        code = start_here(plan, dry_run)
+        if code:
+            return code
     return 0
 
 
-def check_start(words: list[str], queue: Queue) -> Start:
-    """Compose and check the run that `words` describe. Errors: `ConfigError`, also where the run is under way."""
-    settings = compose_settings(words)
+def plan_launch(overrides: list[str], queue: Queue) -> LaunchPlan:
+    """Compose and check a run. Errors: `ConfigError`, also where the run has a queued or running job."""
+    settings = compose_settings(overrides)
     cluster = settings.cluster
     if cluster.kind is ClusterKind.hostfile:
         processes = sum(read_hostfile(cluster).values())
@@ -83,73 +118,74 @@ def check_start(words: list[str], queue: Queue) -> Start:
     busy = active_job(folder, queue)
     if busy is not None:
         raise ConfigError(f"{folder} is under way as {busy}; see `python -m launch status`, end it with `cancel`")
-    return Start([word for word in words if not word.startswith("dry_run=")], settings, processes, resumes)
+    kept = [override for override in overrides if not override.startswith("dry_run=")]
+    return LaunchPlan(kept, settings, processes, resumes)
 
 
-def start_here(start: Start, dry_run: bool) -> int:
+def start_here(plan: LaunchPlan, dry_run: bool) -> int:
     """Prepare the data and train, on this machine or on the hosts of a hostfile; return the exit code."""
-    cluster, stop = start.settings.cluster, None
-    variables = environment(start.processes)
-    prepare = [sys.executable, "-m", "train.data", "prepare", *start.words]
+    cluster, stop = plan.settings.cluster, None
+    variables = environment(plan.processes)
+    prepare = [sys.executable, "-m", "train.data", "prepare", *plan.overrides]
     if cluster.kind is ClusterKind.hostfile:
         slots = read_hostfile(cluster)
         address = next(iter(slots)) if dry_run else main_address(cluster, slots)
         variables = environment(max(slots.values()))
-        train = remote_command(cluster, slots, address, start.words, variables)
+        train = remote_command(cluster, slots, address, plan.overrides, variables)
 
         def stop(_: psutil.Process) -> None:  # a signal does not cross hosts, a file does
-            (start.folder / "stop").touch()
+            (plan.folder / "stop").touch()
     else:
-        train = train_command(start.words, {"localhost": start.processes})
+        train = train_command(plan.overrides, {"localhost": plan.processes})
     if dry_run:
         print(shlex.join(prepare), shlex.join(train), sep="\n")
         return 0
-    code = run(prepare, {**os.environ, **variables})
+    code = run(prepare, {**os.environ, **variables}, cluster.grace_seconds)
     if code:
         return code
-    open_folder(start)
+    open_folder(plan)
     log, exit_file = f"jobs/{cluster.kind.value}.log", f"jobs/{cluster.kind.value}.exit"
     add_job(
-        start.folder,
+        plan.folder,
         cluster.kind.value,
         str(os.getpid()),
-        list(start.settings.stages),
+        list(plan.settings.stages),
         platform.node(),
         log,
         exit_file,
     )
-    code = run(train, {**os.environ, **variables}, start.folder / log, stop)
-    (start.folder / exit_file).write_text(f"{code}\n")
+    code = run(train, {**os.environ, **variables}, cluster.grace_seconds, plan.folder / log, stop)
+    (plan.folder / exit_file).write_text(f"{code}\n")
     if code == INTERRUPTED:
-        print(f"saved; the same command goes on with {start.folder}", file=sys.stderr)
+        print(f"saved; the same command goes on with {plan.folder}", file=sys.stderr)
     return code
 
 
-def open_folder(start: Start) -> None:
-    """Make the run's folder, with its settings and room for scripts and logs."""
-    save_settings(start.settings, start.folder)
-    (start.folder / "jobs").mkdir(exist_ok=True)
+def open_folder(plan: LaunchPlan) -> None:
+    """Create the run's folder with its settings and `jobs/`."""
+    save_settings(plan.settings, plan.folder)
+    (plan.folder / "jobs").mkdir(exist_ok=True)
 
 
-def submit(starts: list[Start], dry_run: bool) -> int:
-    """Submit one Slurm job a stage, each after the one before; several runs are one job array a stage."""
-    first, array = starts[0].settings, len(starts) > 1
-    if any(list(start.settings.stages) != list(first.stages) for start in starts):
+def submit(plans: list[LaunchPlan], dry_run: bool) -> int:
+    """Submit a Slurm job per unfinished stage, each after the one before; several runs are a job array per stage."""
+    first, array = plans[0].settings, len(plans) > 1
+    if any(list(plan.settings.stages) != list(first.stages) for plan in plans):
         raise ConfigError("-m with cluster.kind=slurm needs the same stages in every run")
-    stages = [name for name in first.stages if not all(is_finished(start.folder, name) for start in starts)]
+    stages = [name for name in first.stages if not all(is_finished(plan.folder, name) for plan in plans)]
     if not stages:
         print("every stage is finished")
         return 0
     if array:
-        what = folder = Path(first.run.root) / ".sweeps" / first.experiment
+        title = folder = Path(first.run.root) / ".sweeps" / first.experiment
     else:
-        what = starts[0].folder
-        folder = what / "jobs"
+        title = plans[0].folder
+        folder = title / "jobs"
     number = "%A_%a" if array else "%j"
     scripts = {}
     for stage in stages:
-        runs = [(each.folder.resolve(), [*each.words, f"run.until={stage}"]) for each in starts]
-        text = slurm.script(first.cluster, runs, stage, str(what), folder / f"{stage}-{number}.log")
+        runs = [(plan.folder.resolve(), [*plan.overrides, f"run.until={stage}"]) for plan in plans]
+        text = slurm.script(first.cluster, runs, stage, str(title), folder / f"{stage}-{number}.log")
         scripts[stage] = (folder / f"{stage}.sh", text)
     if dry_run:
         before = None
@@ -158,18 +194,18 @@ def submit(starts: list[Start], dry_run: bool) -> int:
             print(f"# {path}\n{text}\n# {command}\n")
             before = f"JOB_OF_{stage.upper()}"
         return 0
-    for each in starts:
-        open_folder(each)
+    for plan in plans:
+        open_folder(plan)
     folder.mkdir(parents=True, exist_ok=True)
     for path, text in scripts.values():
         path.write_text(text)
     ids = slurm.submit({stage: path for stage, (path, _) in scripts.items()}, array)
     for stage, id in ids.items():
-        for index, each in enumerate(starts):
+        for index, plan in enumerate(plans):
             own = f"{id}_{index}" if array else id
             log = folder.resolve() / f"{stage}-{own}.log"
-            add_job(each.folder, "slurm", own, [stage], "", str(log), slurm.exit_name(stage))
-        print(f"{stage}: job {id}" + (f", {len(starts)} tasks" if array else ""))
+            add_job(plan.folder, "slurm", own, [stage], "", str(log), slurm.exit_name(stage))
+        print(f"{stage}: job {id}" + (f", {len(plans)} tasks" if array else ""))
     print(f"`python -m launch status root={first.run.root}` shows how they go")
     return 0
 

@@ -1,24 +1,44 @@
-"""`python -m launch status|cancel|logs|sync`: look after runs that were started, from their folders."""
+"""`python -m launch cancel|logs|sync`: act on runs that were started, by their folders."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+from conf.command_line import Command
 from conf.errors import ConfigError
-from launch.jobs import StartedJob, read_jobs
+from conf.run_folder import is_run_folder
+from launch.jobs import Job, read_jobs
 from launch.slurm import queue
-from launch.status import active_job, job_state, runs_below, show
+from launch.status import active_job, job_state, runs_below
 
-FOLLOW_SECONDS = 0.5  # between looks at a log that is followed
+CANCEL = Command(
+    program="python -m launch cancel",
+    usage="RUN [RUN ...]",
+    summary="Stops the jobs of runs. They save a checkpoint first; the launch that started them resumes them.",
+    examples=("python -m launch cancel runs/mine",),
+)
+LOGS = Command(
+    program="python -m launch logs",
+    usage="[-f] RUN",
+    summary="Prints the newest log of a run.",
+    examples=("python -m launch logs -f runs/mine",),
+    flags={"-f": "keep printing until the run's jobs have ended"},
+)
+SYNC = Command(
+    program="python -m launch sync",
+    usage="[RUN ...]",
+    summary="Uploads what W&B recorded offline, of every run in runs/ where none is named.",
+    examples=("python -m launch sync", "python -m launch sync runs/mine"),
+)
+FOLLOW_SECONDS = 0.5  # between two reads of a log that is followed
 
 
-def cancel(words: list[str]) -> int:
-    """`cancel RUN...`: end the runs' jobs; what they have saved stays, and the same launch goes on from there."""
-    runs, jobs_queue = _runs(words, "cancel"), queue()
+def cancel(argv: list[str]) -> int:
+    """`cancel RUN...`: stop the runs' jobs. They save a checkpoint first; launching again resumes from it."""
+    runs, jobs_queue = _runs(argv, "cancel"), queue()
     for run in runs:
         active = [job for job in read_jobs(run) if job_state(job, jobs_queue)]
         for job in active:
@@ -34,10 +54,11 @@ def cancel(words: list[str]) -> int:
     return 0
 
 
-def logs(words: list[str]) -> int:
-    """`logs [-f] RUN`: print the newest log; -f goes on until the run's jobs have ended."""
-    follow = "-f" in words
-    runs = _runs([word for word in words if word != "-f"], "logs")
+def logs(argv: list[str]) -> int:
+    """`logs [-f] RUN`: print the newest log; with -f, keep printing until the run's jobs have ended."""
+    flags, argv = LOGS.split_flags(argv)
+    follow = "-f" in flags
+    runs = _runs(argv, "logs")
     if len(runs) > 1:
         raise ConfigError("logs shows one run at a time")
     run = runs[0]
@@ -60,15 +81,15 @@ def logs(words: list[str]) -> int:
         time.sleep(FOLLOW_SECONDS)
 
 
-def _newest_with_log(run: Path) -> StartedJob | None:
+def _newest_with_log(run: Path) -> Job | None:
     """The job whose log was written last."""
     found = [job for job in read_jobs(run) if (run / job.log).is_file()]
     return max(found, key=lambda job: (run / job.log).stat().st_mtime, default=None)
 
 
-def sync(words: list[str]) -> int:
-    """`sync [RUN...]`: upload what W&B kept offline, oldest first, so that a resumed stage is one curve there."""
-    folders = [run / "wandb" for run in (_runs(words, "sync") if words else runs_below(Path("runs")))]
+def sync(argv: list[str]) -> int:
+    """`sync [RUN...]`: upload offline W&B runs, oldest first, so that a resumed stage is one curve there."""
+    folders = [run / "wandb" for run in (_runs(argv, "sync") if argv else runs_below(Path("runs")))]
     offline = sorted(path for folder in folders for path in folder.glob("offline-run-*") if not _is_synced(path))
     if not offline:
         print("everything is synchronised")
@@ -88,14 +109,11 @@ def _is_synced(path: Path) -> bool:
     return any(path.glob("*.wandb.synced"))
 
 
-def _runs(words: list[str], command: str) -> list[Path]:
-    """The runs that `words` name. Errors: `ConfigError` for one that is none."""
-    if not words:
+def _runs(argv: list[str], command: str) -> list[Path]:
+    """The run folders that `argv` names. Errors: `ConfigError` for one that is not a run."""
+    if not argv:
         raise ConfigError(f"say which run: python -m launch {command} runs/NAME")
-    for word in words:
-        if not (Path(word) / "config.yaml").is_file():
+    for word in argv:
+        if not is_run_folder(Path(word)):
             raise ConfigError(f"{word} is not the folder of a run; `python -m launch status` lists those there are")
-    return [Path(word) for word in words]
-
-
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"status": show, "cancel": cancel, "logs": logs, "sync": sync}
+    return [Path(word) for word in argv]

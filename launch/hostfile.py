@@ -14,8 +14,18 @@ from conf.schema import ClusterConfig
 from launch.local import train_command
 
 SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
-PORT = 29500  # on the first host; torch's own default
-CARRIED = ("NCCL_", "WANDB_", "HF_", "PYTHON", "DS_", "OMP_", "CUDA_", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
+FORWARDED = (  # prefixes of the environment variables that every host gets
+    "NCCL_",
+    "WANDB_",
+    "HF_",
+    "PYTHON",
+    "DS_",
+    "OMP_",
+    "CUDA_",
+    "LD_LIBRARY_PATH",
+    "PATH",
+    "TMPDIR",
+)
 
 
 def read_hostfile(cluster: ClusterConfig) -> dict[str, int]:
@@ -43,7 +53,7 @@ def read_hostfile(cluster: ClusterConfig) -> dict[str, int]:
 
 
 def main_address(cluster: ClusterConfig, slots: dict[str, int]) -> str:
-    """The first host's address, once every host has answered: what ssh calls a host, others may not.
+    """The first host's IP address, asked over ssh: a name in the hostfile may be known to ssh only.
 
     Errors: `ConfigError` naming every host that does not answer, or the remote shell that is missing.
     """
@@ -60,7 +70,7 @@ def main_address(cluster: ClusterConfig, slots: dict[str, int]) -> str:
 
 
 def _answer(host: str) -> tuple[bool, str]:
-    """Whether the host answers, with its addresses, or with what ssh said."""
+    """(whether the host answers, its addresses or ssh's message)."""
     done = subprocess.run([*SSH, host, "hostname -I"], capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return True, done.stdout
@@ -68,18 +78,18 @@ def _answer(host: str) -> tuple[bool, str]:
 
 
 def remote_command(
-    cluster: ClusterConfig, slots: dict[str, int], address: str, words: list[str], variables: dict[str, str]
+    cluster: ClusterConfig, slots: dict[str, int], address: str, overrides: list[str], variables: dict[str, str]
 ) -> list[str]:
     """The command that starts the ranks on every host and ends when the last has ended.
 
-    address: of the first host. Where one host's launcher fails, the others' ranks notice in their next collective.
+    address: of the first host. Where one host's launcher fails, the others' ranks fail in their next collective.
     """
-    kept = {name: value for name, value in os.environ.items() if name.startswith(CARRIED)} | variables
-    carried = [f"{name}={value}" for name, value in {**kept, "NODES": " ".join(slots)}.items()]
+    kept = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)} | variables
+    forwarded = [f"{name}={value}" for name, value in {**kept, "NODES": " ".join(slots)}.items()]
 
     def on(node: str) -> str:
-        command = train_command(words, slots, address, PORT, node)
-        return f"cd {shlex.quote(os.getcwd())} && exec env {shlex.join([*carried, *command])}"
+        command = train_command(overrides, slots, address, cluster.port, node)
+        return f"cd {shlex.quote(os.getcwd())} && exec env {shlex.join([*forwarded, *command])}"
 
     if cluster.remote_shell is RemoteShell.pdsh:
         return ["pdsh", "-S", "-R", "ssh", "-f", "1024", "-w", ",".join(slots), on("%n")]

@@ -1,22 +1,21 @@
-"""What `launch` leaves in a run's folder about the processes it started: `jobs.json`, and scripts and logs in `jobs/`.
+"""The jobs that `launch` started for a run: `jobs.json` in the run's folder, scripts and logs in `jobs/`."""
 
-One entry a job: {"kind", "id", "stages", "host", "started", "log", "exit"}. `log` is where its output goes, `exit` the
-file that holds its exit code once it has ended; both are relative to the run's folder.
-"""
-
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from conf.run_folder import write_whole
+from conf.run_folder import read_json, write_json
 
-NAME = "jobs.json"
+JOBS = "jobs.json"
 
 
 @dataclass(frozen=True)
-class StartedJob:
-    """One job of a run. id: Slurm's, or the launcher's process id. stages: those it was started for."""
+class Job:
+    """A Slurm job or a local launcher process of a run.
+
+    kind: "slurm", "local" or "hostfile". id: Slurm's, or the launcher's process id. stages: those it was started for.
+    log: file with its output; exit: file that holds its exit code once it has ended; both relative to the run's folder.
+    """
 
     kind: str
     id: str
@@ -27,22 +26,22 @@ class StartedJob:
     started: float  # seconds since 1970
 
     def exit_code(self, run: Path) -> int | None:
-        """The code it ended with, None where it has not ended or was killed before it could say."""
+        """Its exit code, None where it has not ended or was killed before it could write one."""
         path = run / self.exit
         text = path.read_text().strip() if path.is_file() else ""
         return int(text) if text.lstrip("-").isdigit() else None
 
 
-def read_jobs(run: Path) -> list[StartedJob]:
-    """The jobs of a run, oldest first; none where the file is missing or half-written."""
+def read_jobs(run: Path) -> list[Job]:
+    """The jobs of a run, oldest first; none where the file is missing or damaged."""
     try:
-        return [StartedJob(**entry) for entry in json.loads((run / NAME).read_text())]
+        return [Job(**entry) for entry in read_json(run / JOBS)]
     except (OSError, ValueError, TypeError):
         return []
 
 
 def add_job(run: Path, kind: str, id: str, stages: list[str], host: str, log: str, exit: str) -> None:
-    """Write down a job that was just started; what an earlier one of the same name left as its exit code goes."""
+    """Append a job that was just started to `jobs.json`; an exit code that an earlier one left is removed."""
     (run / exit).unlink(missing_ok=True)
-    jobs = [*read_jobs(run), StartedJob(kind, id, stages, host, log, exit, time.time())]
-    write_whole(run / NAME, json.dumps([asdict(job) for job in jobs], indent=2) + "\n")
+    jobs = [*read_jobs(run), Job(kind, id, stages, host, log, exit, time.time())]
+    write_json(run / JOBS, [asdict(job) for job in jobs])

@@ -1,4 +1,4 @@
-"""This machine: one process per GPU, or a few on the CPU, through the deepspeed launcher."""
+"""Runs on this machine: one process per GPU, or a few on the CPU, through the deepspeed launcher."""
 
 import base64
 import json
@@ -9,8 +9,6 @@ import subprocess
 import sys
 
 from conf.schema import ClusterConfig, LayoutConfig
-
-CPU_PROCESSES = 2  # on a machine without a GPU, so that a laptop runs what a cluster runs
 
 
 def count_gpus() -> int:
@@ -25,43 +23,43 @@ def count_gpus() -> int:
 
 
 def world_size(cluster: ClusterConfig, layout: LayoutConfig) -> int:
-    """Processes that a job stands for here: what the cluster or the layout says, else one per GPU, else a few."""
+    """Number of processes: as the cluster or the layout says, else one per GPU, else `cluster.cpu_processes`."""
     replicas = layout.data_parallel_size or 0
     needed = layout.tensor_parallel_size * layout.pipeline_parallel_size * replicas
-    per_node = cluster.processes_per_node or needed // cluster.nodes or count_gpus() or CPU_PROCESSES
+    per_node = cluster.processes_per_node or needed // cluster.nodes or count_gpus() or cluster.cpu_processes
     return cluster.nodes * per_node
 
 
 def free_port() -> int:
-    """A port that nothing listens on at this moment."""
+    """A TCP port that is free at this moment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
 
 
 def train_command(
-    words: list[str], slots: dict[str, int], address: str = "127.0.0.1", port: int | None = None, node: str = "0"
+    overrides: list[str], slots: dict[str, int], address: str = "127.0.0.1", port: int | None = None, node: str = "0"
 ) -> list[str]:
-    """The deepspeed launcher's command line on one of the hosts for `python -m train` with `words`.
+    """The deepspeed launcher's command line on one of the hosts for `python -m train` with `overrides`.
 
-    slots: host -> its processes, in the order of their ranks. node: which of the hosts, or what a shell puts there.
-    It is the part of the launcher that runs on each host: the part before it dies of a SIGTERM without telling the
-    ranks, and lets a shell read the words a second time.
+    slots: host -> its processes, in the order of their ranks. node: index of this host, or what a shell replaces by it.
+    This is `deepspeed.launcher.launch`, which runs on each host. The `deepspeed` command above it dies of a SIGTERM
+    without telling the ranks, and has a shell parse the overrides a second time.
     """
     world = {host: list(range(count)) for host, count in slots.items()}
     encoded = base64.urlsafe_b64encode(json.dumps(world).encode()).decode()
     launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={encoded}"]
-    place = [
+    placement = [
         "--log_level=critical",
         f"--node_rank={node}",
         f"--master_addr={address}",
         f"--master_port={port or free_port()}",
     ]
-    return [*launcher, *place, "--no_local_rank", "--module", "train", *words]
+    return [*launcher, *placement, "--no_local_rank", "--module", "train", *overrides]
 
 
 def environment(processes: int) -> dict[str, str]:
-    """Variables for `processes` on this machine: without a GPU DeepSpeed is told so, and the cores are shared out."""
+    """Environment variables for `processes` on this machine: without a GPU, DeepSpeed's CPU mode and OpenMP threads."""
     if count_gpus():
         return {}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

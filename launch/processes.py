@@ -1,4 +1,4 @@
-"""A command with processes below it: its signals, its log, and what becomes of it when one of them dies."""
+"""Running a command and its ranks: signals, the copy of its output, and the end of all ranks when one dies."""
 
 import os
 import signal
@@ -11,24 +11,26 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED
 
-WATCH_SECONDS = 0.2  # between looks at which ranks are alive
-GRACE_SECONDS = 10.0  # from the end of the first rank to the end of the last
+WATCH_SECONDS = 0.2  # between two checks of which ranks are alive
 
 
 def run(
     command: list[str],
     variables: dict[str, str],
+    grace_seconds: float,
     log: Path | None = None,
     stop: Callable[[psutil.Process], None] | None = None,
 ) -> int:
-    """Run `command` and return its exit code; `INTERRUPTED` where SIGINT or SIGTERM came.
+    """Run `command` with the environment `variables` and return its exit code; `INTERRUPTED` after SIGINT or SIGTERM.
 
-    The command has a session of its own: a Ctrl-C reaches only this process, which tells the ranks by `stop`, and no
-    process of theirs (W&B's must outlive the signal). A second one kills everything. log: a copy of the output.
+    The command runs in a session of its own: a Ctrl-C reaches only this process, which asks the ranks to stop by
+    `stop`, and none of their children (W&B's process must outlive the signal). A second signal kills everything.
+
+    grace_seconds: from the end of the first rank to the kill of the others. log: file that gets a copy of the output.
     """
     signals: list[int] = []
     pipe = None if log is None else subprocess.PIPE
@@ -51,16 +53,16 @@ def run(
         for copier in copiers:
             copier.start()
         try:
-            first = first_to_end(process)
+            first = first_to_end(process, grace_seconds)
             code = process.wait()
             for copier in copiers:
-                copier.join(timeout=GRACE_SECONDS)  # a process that outlives the ranks may hold the pipe
+                copier.join(timeout=grace_seconds)  # a process that outlives the ranks may hold the pipe
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
     if signals:
         return INTERRUPTED
-    if code not in (0, BAD_INPUT, BAD_NODE) and first is not None:  # those have said why
+    if code not in (0, BAD_INPUT, BAD_NODE) and first is not None:  # these printed their reason
         print(f"error: rank {first[0]} (process {first[1]}) ended first; the others were stopped", file=sys.stderr)
     return code if code >= 0 else 128 - code
 
@@ -79,11 +81,11 @@ def _copy(source: IO[bytes], sink: IO[bytes], log: Path) -> None:
                 target.flush()
 
 
-def first_to_end(process: subprocess.Popen[bytes]) -> tuple[int, int] | None:
-    """Watch the launcher `process` to its end: rank and process id of the rank that ended first, None without ranks.
+def first_to_end(process: subprocess.Popen[bytes], grace_seconds: float) -> tuple[int, int] | None:
+    """Wait for the launcher `process`: (rank, process id) of the rank that ended first, None without ranks.
 
-    Ranks end together. Where one is gone and another still runs after `GRACE_SECONDS`, it waits for a rank that will
-    never answer, and is killed.
+    A rank that still runs `grace_seconds` after the first has ended is waiting for that one in a collective, and is
+    killed.
     """
     ranks: dict[int, int] = {}
     first, since = None, 0.0
@@ -100,7 +102,7 @@ def first_to_end(process: subprocess.Popen[bytes]) -> tuple[int, int] | None:
         ended = sorted((ranks[pid], pid) for pid in ranks.keys() - {child.pid for child in alive})
         if ended and first is None:
             first, since = ended[0], time.monotonic()
-        if first is not None and time.monotonic() > since + GRACE_SECONDS:
+        if first is not None and time.monotonic() > since + grace_seconds:
             for child in alive:
                 child.kill()
     return first

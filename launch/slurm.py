@@ -1,4 +1,4 @@
-"""Slurm: one batch job a stage, chained. The script is meant to be read, and is kept with the run."""
+"""Slurm: one batch job per stage, each dependent on the one before. The script is kept with the run."""
 
 import re
 import shlex
@@ -12,15 +12,13 @@ from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
 from conf.schema import ClusterConfig, SlurmConfig
 
-Words = list[str]
-
 SCRIPT = """\
 #!/bin/bash
-# Stage {stage} of {what}, written by `python -m launch`.
+# Stage {stage} of {title}, written by `python -m launch`.
 {directives}
 {setup}
 case ${{SLURM_ARRAY_TASK_ID:-0}} in
-{points}
+{runs}
 esac
 
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
@@ -31,7 +29,7 @@ export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}
 
 code=0
-trap : TERM  # it comes to this script too, which has still to say how the run ended
+trap : TERM  # this script gets it too, and still has to write the exit code
 rm -f "$exit_file"
 srun --nodes=1 --ntasks=1 {python} -m train.data prepare "$@" || code=$?
 if (( code == 0 )); then  # when a rank ends, the others have a minute
@@ -52,26 +50,26 @@ exit "$code"
 """
 
 
-def script(cluster: ClusterConfig, points: list[tuple[Path, Words]], stage: str, what: str, log: Path) -> str:
+def script(cluster: ClusterConfig, runs: list[tuple[Path, list[str]]], stage: str, title: str, log: Path) -> str:
     """The batch script of one stage.
 
-    points: (run's folder, words of `python -m train`) of each run: one, or as many as the job array has tasks.
-    what: the run or the sweep, for people. log: file for the output, with Slurm's %-signs.
+    runs: (run's folder, overrides of `python -m train`): one, or one for each task of the job array.
+    title: the run or the sweep, for its name and heading. log: file for the output, with Slurm's %-patterns.
     """
     slurm = cluster.slurm
     python = shlex.quote(slurm.python or sys.executable)
     if slurm.container:
         python = f"{slurm.container} {python}"
     cases = [
-        f"{index}) exit_file={shlex.quote(str(run / exit_name(stage)))}\n   set -- {shlex.join(words)} ;;"
-        for index, (run, words) in enumerate(points)
+        f"{index}) exit_file={shlex.quote(str(run / exit_name(stage)))}\n   set -- {shlex.join(overrides)} ;;"
+        for index, (run, overrides) in enumerate(runs)
     ]
     return SCRIPT.format(
         stage=stage,
-        what=what,
-        directives="\n".join(f"#SBATCH {line}" for line in _directives(cluster, len(points), stage, what, log)),
+        title=title,
+        directives="\n".join(f"#SBATCH {line}" for line in _directives(cluster, len(runs), stage, title, log)),
         setup="\n".join(_setup(slurm)),
-        points="\n".join(cases),
+        runs="\n".join(cases),
         python=python,
         srun="".join(f"{word} " for word in slurm.srun),
         interrupted=INTERRUPTED,
@@ -80,13 +78,13 @@ def script(cluster: ClusterConfig, points: list[tuple[Path, Words]], stage: str,
 
 
 def exit_name(stage: str) -> str:
-    """Where, in the run's folder, a stage's job leaves its exit code."""
+    """Path, relative to the run's folder, of the file with a stage's exit code."""
     return f"jobs/{stage}.exit"
 
 
-def _directives(cluster: ClusterConfig, count: int, stage: str, what: str, log: Path) -> Iterator[str]:
+def _directives(cluster: ClusterConfig, count: int, stage: str, title: str, log: Path) -> Iterator[str]:
     slurm = cluster.slurm
-    yield f"--job-name={Path(what).name}/{stage}"
+    yield f"--job-name={Path(title).name}/{stage}"
     yield f"--nodes={cluster.nodes}"
     yield f"--ntasks-per-node={cluster.processes_per_node or slurm.gpus_per_node or 1}"
     if slurm.gpus_per_node:
@@ -116,7 +114,7 @@ def _setup(slurm: SlurmConfig) -> Iterator[str]:
     yield from slurm.setup
 
 
-def sbatch_command(path: Path, after: str | None, array: bool) -> Words:
+def sbatch_command(path: Path, after: str | None, array: bool) -> list[str]:
     """The command that submits the script at `path`, to begin when job `after` has succeeded (task by task)."""
     dependency = [f"--dependency={'aftercorr' if array else 'afterok'}:{after}"] if after else []
     return ["sbatch", "--parsable", *dependency, str(path)]
@@ -144,13 +142,13 @@ def submit(paths: dict[str, Path], array: bool) -> dict[str, str]:
 
 
 def _reason(stderr: str) -> str:
-    """One line for what sbatch said, with the partitions there are where it knows not the one that was asked for."""
+    """sbatch's message in one line; for an unknown partition also the partitions that exist."""
     lines = [re.sub(r"^sbatch: (error: )?", "", line) for line in stderr.splitlines() if line.strip()]
-    said = "; ".join(dict.fromkeys(lines)) or "it gave no reason"
-    if "invalid partition" in said.lower():
+    message = "; ".join(dict.fromkeys(lines)) or "it gave no reason"
+    if "invalid partition" in message.lower():
         listed = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, check=False).stdout.split()
-        said += f"; cluster.slurm.partition may be {', '.join(sorted(set(listed)))}"
-    return said
+        message += f"; cluster.slurm.partition may be {', '.join(sorted(set(listed)))}"
+    return message
 
 
 def queue() -> dict[str, tuple[str, str]]:

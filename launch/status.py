@@ -1,28 +1,40 @@
-"""`python -m launch status`: every run below a folder, as its own records and the queue tell it."""
+"""`python -m launch status`: the state of every run in a folder, from its records and Slurm's queue."""
 
-import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
+from conf.command_line import Command
+from conf.commands import Status as StatusCommand
+from conf.commands import read_command
 from conf.compose import load_settings
+from conf.duration import format_duration
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
-from conf.run_folder import is_finished
-from launch.jobs import StartedJob, read_jobs
+from conf.run_folder import CONFIG, is_finished, is_run_folder, last_lines, newest_step
+from launch.jobs import Job, read_jobs
 from launch.slurm import queue
 
-TAIL_BYTES = 65536  # of a file's end that is read for its newest lines
+COMMAND = Command(
+    program="python -m launch status",
+    usage="[root=FOLDER]",
+    summary="Prints a table of runs: state, stage, step, loss, tokens per second, time left, job.",
+    examples=("python -m launch status", "python -m launch status root=runs/mine"),
+    settings="status",
+)
 
 Queue = dict[str, tuple[str, str]]  # Slurm's job id -> (state, reason)
 
 
 @dataclass(frozen=True)
 class Status:
-    """One run. step, steps: of the stage. seconds_left: to the end of the last stage, at the present speed."""
+    """The state of one run.
+
+    stage: the one in progress; step, steps: of that stage. seconds_left: to the end of the last stage, at the current
+    speed. note: why it waits, or how it ended.
+    """
 
     run: str
     state: str
@@ -38,23 +50,23 @@ class Status:
 
 def runs_below(root: Path) -> list[Path]:
     """Folders of runs in `root`, or `root` where it is one. Errors: `ConfigError` where there is none."""
-    if (root / "config.yaml").is_file():
+    if is_run_folder(root):
         return [root]
-    found = sorted(path.parent for path in root.glob("*/config.yaml"))
+    found = sorted(path.parent for path in root.glob(f"*/{CONFIG}"))
     if not found:
         raise ConfigError(f"there is no run in {root}; say where with root=...")
     return found
 
 
 def status(run: Path, jobs_queue: Queue) -> Status:
-    """How `run` stands. A file that is half-written is told, not raised."""
+    """The state of `run`. A damaged file gives the state "unreadable" or is passed over; nothing is raised."""
     try:
-        settings = load_settings(run / "config.yaml")
+        settings = load_settings(run / CONFIG)
     except ConfigError as error:
         return Status(run.name, "unreadable", note=str(error))
     stages, jobs = list(settings.stages), read_jobs(run)
     finished = [name for name in stages if is_finished(run, name)]
-    row = _newest_step(run / "metrics.jsonl")
+    row = newest_step(run)
     stage = next((name for name in stages if name not in finished), stages[-1])
     current = row if row.get("stage") == stage else {}
     step, steps = current.get("step", 0), settings.stages[stage].steps
@@ -63,22 +75,21 @@ def status(run: Path, jobs_queue: Queue) -> Status:
         tokens = {
             name: s.steps * s.global_batch_size * settings.model.context_length for name, s in settings.stages.items()
         }
-        todo = sum(tokens[name] for name in stages if name not in finished)
-        left = (todo - tokens[stage] * step / steps if stage not in finished else 0) / speed
+        remaining_tokens = sum(tokens[name] for name in stages if name not in finished)
+        left = (remaining_tokens - tokens[stage] * step / steps if stage not in finished else 0) / speed
     if len(finished) == len(stages):
         return Status(run.name, "finished", stage, steps, steps, row.get("loss"), speed, None, _id(jobs[-1:]))
-    alive = [(job, state) for job in jobs if (state := job_state(job, jobs_queue))]
+    alive = [(job, *queued) for job in jobs if (queued := job_state(job, jobs_queue))]
     if alive:
-        states = {state for _, (state, _) in alive}
-        job, (state, reason) = next(((job, s) for job, s in alive if s[0] == "running"), alive[0])
-        note = reason if "running" not in states and reason not in ("None", "") else ""
+        job, state, reason = next((each for each in alive if each[1] == "running"), alive[0])
+        note = reason if state != "running" and reason not in ("None", "") else ""
         return Status(run.name, state, stage, step, steps, current.get("loss"), speed, left, _id([job]), note)
     state, note = _ended(run, [job for job in jobs if stage in job.stages], bool(row))
     return Status(run.name, state, stage, step, steps, current.get("loss"), speed, None, _id(jobs[-1:]), note)
 
 
 def active_job(run: Path, jobs_queue: Queue) -> str | None:
-    """The job that trains `run` now or will, None without one."""
+    """The queued or running job of `run`, for a message; None without one."""
     for job in read_jobs(run):
         state = job_state(job, jobs_queue)
         if state:
@@ -86,22 +97,22 @@ def active_job(run: Path, jobs_queue: Queue) -> str | None:
     return None
 
 
-def job_state(job: StartedJob, jobs_queue: Queue) -> tuple[str, str] | None:
-    """(state, reason) of a job that is queued or runs, None for one that has ended."""
+def job_state(job: Job, jobs_queue: Queue) -> tuple[str, str] | None:
+    """(state, reason) of a job that is queued or running, None for one that has ended."""
     if job.kind == "slurm":
         return jobs_queue.get(job.id)
     if job.host != platform.node() or not psutil.pid_exists(int(job.id)):
         return None
-    began = psutil.Process(int(job.id)).create_time()  # process ids come again
+    began = psutil.Process(int(job.id)).create_time()  # process ids are reused
     return ("running", "") if began <= job.started else None
 
 
-def _id(jobs: list[StartedJob]) -> str:
+def _id(jobs: list[Job]) -> str:
     return jobs[0].id if jobs else ""
 
 
-def _ended(run: Path, jobs: list[StartedJob], began: bool) -> tuple[str, str]:
-    """(state, note) of a run that has no job any more and is not finished."""
+def _ended(run: Path, jobs: list[Job], began: bool) -> tuple[str, str]:
+    """(state, note) of a run that has no active job and is not finished."""
     code = jobs[-1].exit_code(run) if jobs else None
     if code == INTERRUPTED:
         return "stopped", "launch again to go on"
@@ -113,43 +124,21 @@ def _ended(run: Path, jobs: list[StartedJob], began: bool) -> tuple[str, str]:
 
 
 def _last_error(log: Path) -> str:
-    lines = [line for line in tail(log) if "error:" in line]
+    lines = [line for line in last_lines(log) if "error:" in line]
     return lines[-1].strip()[-200:] if lines else f"see {log}"
 
 
-def tail(path: Path) -> list[str]:
-    """The last lines of a file; none where it is missing."""
-    if not path.is_file():
-        return []
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        return file.read().decode(errors="replace").splitlines()
-
-
-def _newest_step(path: Path) -> dict[str, Any]:
-    """The newest complete record of a training step, empty without one."""
-    for line in reversed(tail(path)):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and "loss" in row:
-            return row
-    return {}
-
-
-def show(words: list[str]) -> int:
-    """`status [root=runs]`: print the table, and below it what there is to say of single runs."""
+def show(argv: list[str]) -> int:
+    """`status [root=runs]`: print a table of the runs and, below it, the notes on single runs."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    root = "runs"
-    for word in words:
+    for word in argv:
         key, _, value = word.partition("=")
         if key != "root" or not value:
             raise ConfigError(f"unknown word '{word}'; status takes root=FOLDER")
-        root = value
+    root = read_command(StatusCommand, argv).root
     jobs_queue = queue()
     rows = [status(run, jobs_queue) for run in runs_below(Path(root))]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -164,7 +153,7 @@ def show(words: list[str]) -> int:
             f"{row.step}/{row.steps}" if row.steps else "",
             "" if row.loss is None else f"{row.loss:.3f}",
             "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
-            "" if row.seconds_left is None else _duration(row.seconds_left),
+            "" if row.seconds_left is None else format_duration(row.seconds_left),
             row.job,
         )
     Console().print(table)
@@ -172,10 +161,3 @@ def show(words: list[str]) -> int:
         if row.note:
             print(f"{row.run}: {row.note}")
     return 0
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
-    if hours >= 48:
-        return f"{hours // 24}d{hours % 24:02d}h"
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{int(seconds % 60):02d}s"

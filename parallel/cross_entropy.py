@@ -13,10 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from conf.choices import IGNORE_INDEX
 from parallel.collectives import enter_column
 from parallel.mesh import TensorParallelGroup
-
-IGNORE = -100  # a label that counts for nothing
 
 
 class LossOptions(NamedTuple):
@@ -35,7 +34,7 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels: 
     """Sum over tokens of `-log softmax(hidden @ weight.T + bias)[label] + z_loss * logsumexp^2`, a scalar in fp32.
 
     hidden: `[batch, seq, hidden]`, this process's tokens; weight: `[vocab / size, hidden]`; bias: `[vocab / size]`;
-    labels: `[batch, seq]`, of the whole sequence, `IGNORE` where a token does not count.
+    labels: `[batch, seq]`, of the whole sequence, `IGNORE_INDEX` where a token does not count.
     """
     hidden = enter_column(hidden, options.tp).flatten(0, 1)
     return _FusedLoss.apply(  # type: ignore[no-any-return,no-untyped-call]
@@ -49,7 +48,7 @@ def _chunk(
     """Summed loss of a chunk, and its gradient by the logits `[tokens, vocab / size]` in hidden's precision."""
     tp = options.tp
     logits = torch.addmm(bias, hidden, weight.t()).float()
-    valid = labels != IGNORE
+    valid = labels != IGNORE_INDEX
     local = labels - tp.rank * weight.shape[0]
     mine = (local >= 0) & (local < weight.shape[0]) & valid
     index = local.masked_fill(~mine, 0).unsqueeze(-1)

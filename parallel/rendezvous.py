@@ -17,7 +17,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-from conf.errors import NodeError, node_name
+from conf.errors import NodeError, UnreachableError, node_name
 
 POLL_SECONDS = 0.05
 STEP = timedelta(seconds=120)  # for what is only waiting for a process that is known to be there
@@ -26,18 +26,18 @@ STEP = timedelta(seconds=120)  # for what is only waiting for a process that is 
 def join(
     join_seconds: float = 300.0,
     collective_seconds: float = 1800.0,
-    facts: Any = None,
-    judge: Callable[[Sequence[Any]], Any] = list,
+    report: Any = None,
+    validate: Callable[[Sequence[Any]], Any] = list,
 ) -> Any:
     """Join the processes that the launcher started; a process started alone is a world of one.
 
     join_seconds: how long processes wait for each other. collective_seconds: how long a collective waits for a process
-    that does not come. facts: what this process tells of itself, as JSON; `judge` sees every process's on the main
+    that does not come. report: what this process tells of itself, as JSON; `validate` sees every process's on the main
     one, by rank, and what it makes of them comes back on all, before any device is used. Joining twice does nothing.
     Errors: `NodeError` naming who is missing.
     """
     if dist.is_initialized():
-        return judge([facts])
+        return validate([report])
     if "RANK" not in os.environ:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -45,7 +45,7 @@ def join(
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = _open_store(rank, size, join_seconds)
-    verdict = _consult(store, rank, size, join_seconds, facts, judge)
+    verdict = _consult(store, rank, size, join_seconds, report, validate)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # A shared-memory all-reduce for inference on CPUs, never called here: compiling it costs a minute on a new machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -66,7 +66,7 @@ def _open_store(rank: int, size: int, seconds: float) -> Store:
     try:
         return TCPStore(address, port, size, rank == 0, timedelta(seconds=seconds), wait_for_workers=False)
     except (dist.DistNetworkError, RuntimeError) as error:
-        raise NodeError(
+        raise UnreachableError(
             f"rank {rank} on {node_name()} does not reach the main process at {address}:{port} within {seconds:g} s; "
             f"is that node up, and the port open? ({str(error).splitlines()[0][:120]})"
         ) from None

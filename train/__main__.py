@@ -1,58 +1,52 @@
-"""`python -m train key=value ...`: one process of a run. `--cfg job` prints the composed settings instead."""
+"""`python -m train`: one rank of a run."""
 
-import errno
 import os
 import sys
 import warnings
 
-from conf.compose import compose_config, compose_settings
-from conf.errors import ConfigError, DataError, NodeError, node_name
-from conf.exit_codes import BAD_INPUT, BAD_NODE
+from conf.command_line import CFG_FLAG, Command, print_settings, run_command
+from conf.compose import compose_settings
+from train.logs import log_failure
 from train.stop import StopSignal
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # full, over quota, read-only, broken
+COMMAND = Command(
+    program="python -m train",
+    usage="[--cfg job] [GROUP=CHOICE ...] [KEY=VALUE ...]",
+    summary="Trains the stages of a run, as one of its processes. `python -m launch` prepares the data and starts "
+    "as many processes as the settings need, with these arguments; without a launcher this is a run of one process.",
+    examples=(
+        "python -m train --cfg job model=16b stage=mono",
+        "python -m train experiment=quickstart layout.micro_batch_size=8",
+    ),
+    flags=CFG_FLAG,
+    groups=True,
+)
 
 
-def main(words: list[str]) -> int:
-    """Train what `words` describe and return the exit code: 0, or 2 for what the user can put right."""
-    main_process = os.environ.get("RANK", "0") == "0"
+def main(argv: list[str]) -> int:
+    """Train the run that `argv` describes and return the exit code (conf/exit_codes.py)."""
+    return run_command(run_rank, argv, COMMAND)
+
+
+def run_rank(argv: list[str]) -> int:
+    """Run this process's rank to the end of the run, or print the settings."""
     stop = StopSignal()
     bind_cores()
-    try:
-        if words[:2] == ["--cfg", "job"] or words[-2:] == ["--cfg", "job"]:
-            return print_settings([word for word in words if word not in ("--cfg", "job")])
-        settings = compose_settings(words, int(os.environ.get("WORLD_SIZE", "1")))
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
-        from train.loop import train  # torch and DeepSpeed are loaded only for settings that can run
+    flags, overrides = COMMAND.split_flags(argv)
+    if "--cfg" in flags:
+        return print_settings(overrides)
+    settings = compose_settings(overrides, int(os.environ.get("WORLD_SIZE", "1")))
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
+    from train.loop import train  # torch and DeepSpeed are loaded only for settings that can run
 
+    with log_failure():
         return train(settings, stop)
-    except (ConfigError, DataError, NodeError) as error:
-        if main_process or "does not reach" in str(error):
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        return BAD_NODE if isinstance(error, NodeError) else BAD_INPUT
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in DISK:
-            print(f"error: {node_name()}: {error}", file=sys.stderr, flush=True)
-            return BAD_NODE
-        print(
-            f"error: rank {os.environ.get('RANK', '0')}: {type(error).__name__}: {error}", file=sys.stderr, flush=True
-        )
-        raise
-
-
-def print_settings(words: list[str]) -> int:
-    """Print the composed, checked settings as YAML."""
-    from omegaconf import OmegaConf
-
-    compose_settings(words)
-    print(OmegaConf.to_yaml(compose_config(words)), end="")
-    return 0
 
 
 def bind_cores() -> None:
-    """Without GPUs, keep each of a machine's processes to cores of its own, so that they do not chase each other.
+    """On a machine without GPUs, pin each process to cores of its own, so that they do not compete for the same ones.
 
-    Slurm binds the processes it starts; more processes than cores share them in turn.
+    Slurm pins the processes it starts itself. Where there are more processes than cores, they share them in turn.
     """
     if (
         os.environ.get("DS_ACCELERATOR") != "cpu"

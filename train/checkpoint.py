@@ -19,12 +19,12 @@ from typing import Any
 from safetensors import SafetensorError
 
 from conf.errors import ConfigError, NodeError, node_name
+from conf.run_folder import read_json, write_json
 from conf.schema import ModelConfig
 from model.weights import Weights, layer_file, open_layers, write_layer
 from parallel.engine import Engine
 from parallel.full_state import MOMENTS, WEIGHTS
 from parallel.mesh import ProcessMesh
-from train.run_directory import read_json, write_json
 
 CHUNK_BYTES = 1 << 24  # of a file, read at a time
 

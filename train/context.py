@@ -1,5 +1,6 @@
-"""What every stage of a run shares: the world of processes, the run's folder, the data, the chosen kernels."""
+"""What every stage of a run shares: process mesh, run folder, data, precision, kernels."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,18 +9,20 @@ from typing import Any
 from conf.check import check
 from conf.choices import Precision
 from conf.errors import ConfigError, DataError
+from conf.run_folder import write_json
 from conf.schema import Settings
 from model.kernels import Kernels, select_kernels
 from parallel.mesh import ProcessMesh, build_mesh
 from train.data.prepare import PreparedData, find_prepared
-from train.hardware import peak_tflops, resolve_precision, slow_products
-from train.preflight import compare_clocks, meet
-from train.run_directory import open_run, write_json
+from train.hardware import emulates_bf16, peak_tflops, resolve_precision
+from train.logs import LOGGER, open_log
+from train.preflight import compare_clocks, run_preflight
+from train.run_directory import open_run
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run that is under way in this process."""
+    """The open run, in this process. peak_tflops: of one device, for MFU."""
 
     settings: Settings
     folder: Path
@@ -30,12 +33,13 @@ class RunContext:
     peak_tflops: float
 
     def log(self, line: str) -> None:
-        """Show `line` once, whatever the number of processes."""
+        """Log `line` on the main process, to the terminal and to the run's log file; `warning: ...` as a warning."""
         if self.mesh.is_main:
-            print(line, flush=True)
+            level = logging.WARNING if line.startswith("warning: ") else logging.INFO
+            LOGGER.log(level, "%s", line.removeprefix("warning: "))
 
     def write(self, path: Path, value: Any) -> None:
-        """Keep `value` as JSON, written once."""
+        """Write `value` as JSON, on the main process only."""
         if self.mesh.is_main:
             write_json(path, value)
 
@@ -49,7 +53,7 @@ def open_context(settings: Settings) -> RunContext:
     data = find_prepared(settings)
     if data is None:
         raise DataError("the data is not prepared; run `python -m train.data prepare` with the same settings first")
-    meet(settings)
+    run_preflight(settings)
     layout = settings.layout
     mesh = build_mesh(
         layout.tensor_parallel_size,
@@ -61,6 +65,7 @@ def open_context(settings: Settings) -> RunContext:
     settings = replace(settings, layout=replace(layout, precision=precision))
     check(settings, mesh.size)
     folder = Path(on_main(mesh, lambda: str(open_run(settings, data.directory / "tokenizer"))))
+    open_log(folder, mesh.rank)
     kernels = select_kernels(settings.kernels)
     peak, source = peak_tflops(mesh.device, precision)
     peak = settings.cluster.peak_tflops or peak
@@ -69,9 +74,9 @@ def open_context(settings: Settings) -> RunContext:
         f"{mesh.size} processes on {mesh.device.type}: tensor {mesh.tp.size} x pipeline {mesh.pp_size} "
         f"x data {mesh.dp_size}, ZeRO-{layout.zero_stage}, {precision.value}"
     )
-    if slow_products(mesh.device, precision):
+    if emulates_bf16(mesh.device, precision):
         context.log("warning: this CPU has no bf16 products; torch's stand-in is about 100 times slower than fp32")
-    compare_clocks(mesh)
+    compare_clocks(mesh, settings.cluster.max_clock_skew_seconds)
     if mesh.size > 1:
         context.log(f"all-reduce over every process: {mesh.all_reduce_bandwidth():.2f} GB/s")
     context.log(f"kernels: {', '.join(f'{operation} {form}' for operation, form in kernels.describe().items())}")
@@ -82,7 +87,7 @@ def open_context(settings: Settings) -> RunContext:
 
 
 def on_main(mesh: ProcessMesh, action: Callable[[], Any]) -> Any:
-    """What `action` returns on the main process, on every process; its error too, so that none waits for the rest."""
+    """Run `action` on the main process and return its result on every process; an error is raised on every process."""
     result: Any = None
     if mesh.is_main:
         try:

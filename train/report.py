@@ -1,11 +1,11 @@
-"""The story of a run: bits per byte, stage by corpus, as a table and as a picture."""
+"""The report of a run: bits per byte of each stage on each corpus, as a table and as a plot."""
 
-import json
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from conf.run_folder import EVALUATION, STAGES, read_json
 from train.context import RunContext
 
 Scores = dict[str, dict[str, float]]  # stage -> corpus -> bits per byte
@@ -14,22 +14,20 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # 
 
 
 def report(context: RunContext) -> None:
-    """Print the table and leave `stages.md` and `stages.png` in the run's folder."""
+    """Print the table, and write `stages.md` and `stages.png` to the run's folder."""
     if context.mesh.is_main:
         scores = read_scores(context.folder)
         print_table(scores)
         write_markdown(scores, context.folder / "stages.md")
-        draw(scores, context.folder / "stages.png")
-        print(
-            f"samples, checkpoints and metrics: {context.folder}\npicture: {context.folder / 'stages.png'}", flush=True
-        )
+        plot_stages(scores, context.folder / "stages.png")
+        context.log(f"samples, checkpoints and metrics: {context.folder}\npicture: {context.folder / 'stages.png'}")
 
 
 def read_scores(folder: Path) -> Scores:
     """Each finished stage's bits per byte on every corpus, in the order the stages ran."""
     scores = {}
-    for path in (folder / "stages").glob("*/evaluation.json"):
-        result = json.loads(path.read_text())
+    for path in (folder / STAGES).glob(f"*/{EVALUATION}"):
+        result = read_json(path)
         scores[path.parent.name] = (result["order"], result["bits_per_byte"])
     return {stage: values for stage, (_, values) in sorted(scores.items(), key=lambda item: item[1][0])}
 
@@ -62,8 +60,8 @@ def write_markdown(scores: Scores, path: Path) -> None:
     path.write_text("Validation, bits per byte (lower is better)\n\n" + "\n".join(rows) + "\n")
 
 
-def draw(scores: Scores, path: Path) -> None:
-    """Draw the picture: a group of bars a corpus, a bar a stage."""
+def plot_stages(scores: Scores, path: Path) -> None:
+    """Write a bar chart as PNG: a group of bars per corpus, a bar per stage."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -74,8 +72,8 @@ def draw(scores: Scores, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(1.5 + 2.2 * len(corpora), 4.2), layout="constrained")
     for index, stage in enumerate(stages):
         values = [scores[stage][corpus] for corpus in corpora]
-        places = [place + (index - (len(stages) - 1) / 2) * width for place in range(len(corpora))]
-        bars = axes.bar(places, values, width * 0.92, label=f"after {stage}", color=COLOURS[index % len(COLOURS)])
+        positions = [place + (index - (len(stages) - 1) / 2) * width for place in range(len(corpora))]
+        bars = axes.bar(positions, values, width * 0.92, label=f"after {stage}", color=COLOURS[index % len(COLOURS)])
         axes.bar_label(bars, fmt="%.2f", fontsize=9, padding=2)
     axes.set_xticks(range(len(corpora)), [f"{corpus} validation" for corpus in corpora])
     axes.set_ylabel("bits per byte (lower is better)")

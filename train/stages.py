@@ -9,9 +9,10 @@ from torch import nn
 
 from conf.choices import Handover, Precision
 from conf.errors import ConfigError
-from conf.run_folder import is_finished, stage_folder
+from conf.run_folder import is_finished, read_json, stage_folder
 from conf.schema import Settings
 from model.build import run_layers
+from model.dtypes import DTYPES
 from model.init import init_layer
 from model.layer_costs import layer_costs
 from model.pretrained import open_weights
@@ -22,9 +23,7 @@ from parallel.full_state import WEIGHTS
 from parallel.zero import deepspeed_config
 from train.checkpoint import checkpoint_weights, load_checkpoint, newest_checkpoint
 from train.context import RunContext
-from train.hardware import dtype_of
 from train.optimizer import adamw
-from train.run_directory import read_json
 
 SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "layer_norm_epsilon")  # what weights depend on
 
@@ -96,7 +95,7 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
     engine = build_engine(
         run_layers(settings, mesh.tp, context.kernels),
         set_weights,
-        layer_costs(settings, mesh, context.kernels, dtype_of(context.precision), context.log),
+        layer_costs(settings, mesh, context.kernels, DTYPES[context.precision], context.log),
         partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),
         config,
         mesh,

@@ -1,4 +1,4 @@
-"""How a run is asked to stop. Loaded before torch, so that no signal finds a process without a handler."""
+"""Signals that stop a run. Imported before torch, so that a signal never finds a process without a handler."""
 
 import signal
 from pathlib import Path
@@ -8,7 +8,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopSignal:
-    """Remembers that SIGTERM, SIGINT or SIGUSR1 came, or that a file was made; the loop reads it once a step."""
+    """Set by SIGTERM, SIGINT or SIGUSR1, or by a file that appears; the loop reads it once per step."""
 
     def __init__(self) -> None:
         self.signalled = False
@@ -17,7 +17,7 @@ class StopSignal:
             signal.signal(number, self._receive)
 
     def watch(self, file: Path) -> None:
-        """Stop as well when `file` is made from now on: a launcher on another machine cannot send a signal."""
+        """Also stop when `file` appears from now on: a launcher on another machine cannot send a signal."""
         file.unlink(missing_ok=True)
         self.file = file
 

@@ -1,11 +1,9 @@
-"""What a stage records: one dictionary a step, to metrics.jsonl, to W&B and, in short, to the terminal.
+"""The records of a stage: one dictionary per record, to metrics.jsonl, to W&B and, shortened, to the log.
 
-There is no second logging system: reports and comparisons read the same records.
+Reports and comparisons read the same records from metrics.jsonl.
 """
 
 import contextlib
-import hashlib
-import json
 import math
 import os
 import platform
@@ -16,18 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from conf.duration import format_duration
+from conf.run_folder import ENVIRONMENT, METRICS, append_records, read_json, repair_records, wandb_id
 from conf.schema import Settings, plain
 from model.flops import flops_per_token
 from parallel.engine import StepResult
 from train.context import RunContext
 from train.hardware import measured_tflops, peak_memory_bytes
-from train.run_directory import append_rows, read_rows
-
-STRAGGLER = 0.25  # a rank that computes this much slower than the median, three records in a row, is named
 
 
 class Meter:
-    """Measures speed between records: tokens and seconds since the last one, evaluation and saving left out."""
+    """Measures tokens and seconds from one record to the next, without evaluation and saving."""
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
@@ -36,19 +33,19 @@ class Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new stretch."""
+        """Begin a new interval."""
         self.started, self.steps, self.sequences = time.perf_counter(), 0, 0
 
     def count(self, sequences: int) -> None:
-        """Another optimizer step of so many sequences is done."""
+        """Count an optimizer step of `sequences` sequences."""
         self.steps += 1
         self.sequences += sequences
 
     def read(self) -> dict[str, float]:
-        """Speed of the stretch, and begin a new one. TFLOP/s and MFU are of one device. Every process calls it.
+        """Speed of the interval; begins a new one. TFLOP/s and MFU are of one device. Every process calls it.
 
-        Ranks wait for each other in every step, so a step's time does not tell which one is slow: each times a product
-        of its own instead. `compute_spread` is how much longer than the median the slowest took.
+        Ranks wait for each other in every step, so the step time does not show which one is slow: each rank times a
+        matrix product of its own. `compute_spread` is how much slower than the median rank the slowest one is.
         """
         seconds, model, mesh = time.perf_counter() - self.started, self.context.settings.model, self.context.mesh
         tokens_per_second = self.sequences * model.context_length / seconds
@@ -75,19 +72,20 @@ class Meter:
         }
 
     def _watch(self, slowest: int, spread: float, host: str) -> None:
-        """Name a rank that stays slow."""
-        again = spread > STRAGGLER and slowest == self.straggler
+        """Warn of a rank that was the slowest, by more than the threshold, in three readings in a row."""
+        threshold = self.context.settings.tracking.straggler_threshold
+        again = spread > threshold and slowest == self.straggler
         self.times_slowest = self.times_slowest + 1 if again else 1
-        self.straggler = slowest if spread > STRAGGLER else -1
+        self.straggler = slowest if spread > threshold else -1
         if self.straggler >= 0 and self.times_slowest == 3:
             self.context.log(f"warning: rank {slowest} on {host} computes {spread:.0%} slower than the median rank")
 
 
 class Tracker:
-    """Records of one stage. On the processes that do not speak it does nothing: `folder` is None.
+    """Writes the records of one stage, on the main process; on the others `folder` is None and nothing is written.
 
-    A step is recorded once: what an interrupted try recorded beyond its last checkpoint comes again with the same
-    values, and is shown but not recorded.
+    rows: the stage's records so far. Steps that an interrupted run recorded after its last checkpoint are trained again
+    with the same values: they are logged again, but not recorded a second time.
     """
 
     def __init__(self, folder: Path | None, context: RunContext, run: Any, rows: list[dict[str, Any]]) -> None:
@@ -97,7 +95,7 @@ class Tracker:
         self.began = time.monotonic() - max((row.get("seconds", 0.0) for row in rows), default=0.0)
 
     def record_step(self, stage: str, step: int, lr: float, result: StepResult, meter: Meter) -> None:
-        """An optimizer step: loss, rate, gradient norm, tokens, speed, memory."""
+        """Record an optimizer step: loss, learning rate, gradient norm, tokens, speed, memory."""
         settings, speed = self.context.settings, meter.read()
         steps, tokens = settings.stages[stage].steps, self._tokens(stage, step)
         values = {
@@ -117,18 +115,19 @@ class Tracker:
             f"{stage} {step:>{len(str(steps))}}/{steps}  loss {result.loss:.4f}  lr {lr:.2e}  "
             f"grad norm {result.gradient_norm:.3f}  {speed['tokens_per_second']:,.0f} tokens/s  "
             f"{speed['tflops_per_device']:.3g} TFLOP/s  MFU {speed['mfu']:.1%}  "
-            f"{speed['memory_bytes'] / 2**30:.2f} GiB  {_duration(left)} left{'  skipped' if result.skipped else ''}",
+            f"{speed['memory_bytes'] / 2**30:.2f} GiB  {format_duration(left)} left"
+            + ("  skipped" if result.skipped else ""),
         )
 
     def record_scores(self, stage: str, step: int, scores: dict[str, float]) -> None:
-        """Bits per byte on each corpus's validation set."""
+        """Record bits per byte on each corpus's validation set."""
         shown = "  ".join(f"{corpus} {score:.4f}" for corpus, score in scores.items())
-        values = {f"bits_per_byte/{corpus}": score for corpus, score in scores.items()}
+        values: dict[str, Any] = {f"bits_per_byte/{corpus}": score for corpus, score in scores.items()}
         values |= {"tokens": self._tokens(stage, step), **self.ranks}
         self._record(stage, step, values, f"{stage} validation, bits per byte: {shown}")
 
     def record_samples(self, stage: str, samples: dict[str, str], path: Path) -> None:
-        """What the model made of the prompts: printed, and kept at `path`."""
+        """Log the samples (name of the prompt -> completion) and write them to `path`."""
         prompts = self.context.settings.evaluation.sample_prompts
         if self.folder is None:
             return
@@ -140,13 +139,13 @@ class Tracker:
         self._wandb(lambda run: run.summary.update(texts))
 
     def record_lineage(self, lineage: dict[str, Any], path: Path) -> None:
-        """The stage as a W&B artifact made from its parent's, the file at `path` in it."""
+        """Log the stage as a W&B artifact that derives from its parent's and contains the file at `path`."""
         *ancestors, own = (artifact_name(entry) for entry in lineage["lineage"])
 
         def log(run: Any) -> None:
             import wandb
 
-            if ancestors and not run.offline:  # W&B draws this edge only where its server knows the parent
+            if ancestors and not run.offline:  # only where W&B's server knows the parent
                 with contextlib.suppress(wandb.errors.CommError, ValueError):
                     run.use_artifact(f"{ancestors[-1]}:latest")
             artifact = wandb.Artifact(own, type="model", metadata=lineage)
@@ -160,7 +159,7 @@ class Tracker:
         self._wandb(lambda run: run.finish())
 
     def _wandb(self, action: Callable[[Any], Any]) -> None:
-        """Tell W&B; where it fails the run goes on without it, and says so."""
+        """Call `action` with the W&B run; where it fails, training continues without W&B and a line says so."""
         if self.run is not None:
             import wandb
 
@@ -170,7 +169,9 @@ class Tracker:
                 self.run = None
                 with contextlib.suppress(Exception):  # else it is tried, and fails, as this process ends
                     wandb.teardown()
-                self.context.log(f"W&B failed and is left out from here ({error!r}); metrics.jsonl has every record")
+                self.context.log(
+                    f"warning: W&B failed and is left out from here ({error!r}); metrics.jsonl has every record"
+                )
 
     def _tokens(self, stage: str, steps: int) -> int:
         settings = self.context.settings
@@ -187,44 +188,36 @@ class Tracker:
         values["seconds"] = time.monotonic() - self.began
         values["devices"] = self.context.mesh.size
         finite = {key: _finite(value) for key, value in values.items()}
-        append_rows(self.folder / "metrics.jsonl", [{"stage": stage, "step": step, **finite}])
+        append_records(self.folder / METRICS, [{"stage": stage, "step": step, **finite}])
         self._wandb(lambda run: run.log(_flat(values), step=step))
 
 
 def open_tracker(context: RunContext, stage: str, lineage: dict[str, Any]) -> Tracker:
-    """The stage's tracker, which goes on where an interrupted try left off.
+    """The stage's tracker, which continues the records of an interrupted run.
 
-    lineage: what W&B keeps with the settings, from `train.stages.lineage`.
+    lineage: from `train.stages.lineage`, stored in the W&B run with the settings.
     """
     if not context.mesh.is_main:
         return Tracker(None, context, None, [])
-    rows = read_rows(context.folder / "metrics.jsonl")
+    rows = repair_records(context.folder / METRICS)
     run = wandb_run(context.folder, stage, context.settings, lineage) if context.settings.tracking.wandb else None
     return Tracker(context.folder, context, run, [row for row in rows if row["stage"] == stage])
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run, oldest first; a last line that was cut off is left out."""
-    path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
 
 
 def wandb_run(folder: Path, stage: str, settings: Settings, lineage: dict[str, Any]) -> Any:
     """One W&B run a stage: group = experiment, job type = stage. The same folder and stage continue the same run."""
     import wandb
 
-    environment = json.loads((folder / "environment.json").read_text())
     return wandb.init(
         project=settings.tracking.project,
         entity=settings.tracking.entity,
         dir=str(folder),
-        id=hashlib.sha256(f"{folder.resolve()}/{stage}".encode()).hexdigest()[:12],
+        id=wandb_id(folder.resolve(), stage),
         name=f"{settings.run.name}/{stage}",
         group=settings.experiment,
         job_type=stage,
         tags=[settings.model.name, settings.layout.name, settings.stages[stage].corpus],
-        config={**plain(settings), "lineage": lineage, "environment": environment},
+        config={**plain(settings), "lineage": lineage, "environment": read_json(folder / ENVIRONMENT)},
         resume="allow",
         mode="online" if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_BASE_URL") else "offline",
         # Slurm's SIGTERM kills W&B's process too: what is not in the file by then is lost to the tracker.
@@ -238,23 +231,18 @@ def artifact_name(entry: str) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """None for what JSON has no number for."""
+    """`value`, None for nan and infinities, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """A value a rank under its own key: W&B draws numbers, not lists."""
-    flat = {}
+    """`values` with each list as one key per rank: W&B plots numbers, not lists."""
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= {f"{key}/{rank}": each for rank, each in enumerate(value)} if isinstance(value, list) else {key: value}
     return flat
 
 
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}h{rest // 60:02d}m" if hours else f"{rest // 60}m{rest % 60:02d}s"
-
-
 def _visible(text: str) -> str:
-    """Control characters that would move the terminal's cursor, made harmless."""
+    """`text` with control characters replaced, which could move the terminal's cursor."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)

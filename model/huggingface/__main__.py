@@ -1,42 +1,64 @@
-"""`python -m model.huggingface import SOURCE TARGET` and `... export SOURCE TARGET`, then key=value words.
-
-Import takes a released checkpoint, a folder or a name on the hub, for `init_from=` and the commands that read runs.
-Export writes what transformers' AutoModelForCausalLM and AutoTokenizer load.
-"""
+"""`python -m model.huggingface import|export SOURCE TARGET`: weights from and to Hugging Face's form."""
 
 import sys
 from pathlib import Path
 
+from conf.command_line import Command, run_command
 from conf.commands import Export, Import, read_command
 from conf.errors import ConfigError
-from conf.exit_codes import BAD_INPUT
 
+IMPORT = Command(
+    program="python -m model.huggingface import",
+    usage="SOURCE TARGET [KEY=VALUE ...]",
+    summary="Imports a checkpoint in Hugging Face's form, by folder or by name on the hub, for init_from= and "
+    "for the commands that read runs.",
+    examples=(
+        "python -m model.huggingface import Salesforce/codegen-350M-multi checkpoints/350m-multi",
+        "python -m model.huggingface import checkpoints/downloaded checkpoints/larger vocab_size=107008",
+    ),
+    settings="import",
+)
+EXPORT = Command(
+    program="python -m model.huggingface export",
+    usage="SOURCE TARGET [KEY=VALUE ...]",
+    summary="Exports a run, one of its stages or an imported folder, for transformers' AutoModelForCausalLM and "
+    "AutoTokenizer.",
+    examples=("python -m model.huggingface export runs/mine exported/mine dtype=fp16",),
+    settings="export",
+)
+COMMAND = Command(
+    program="python -m model.huggingface",
+    usage="import|export SOURCE TARGET [KEY=VALUE ...]",
+    summary="Imports weights from Hugging Face's form, or exports them to it. `import --help` and `export --help` list "
+    "the settings of each.",
+    examples=(*IMPORT.examples[:1], *EXPORT.examples),
+)
 USAGE = "write `python -m model.huggingface import SOURCE TARGET` or `export SOURCE TARGET`, then key=value words"
 
 
-def main(words: list[str]) -> int:
-    """Convert as `words` say and return the exit code: 0, or 2 for what the user can put right."""
-    try:
-        if len(words) < 3 or words[0] not in ("import", "export"):
-            raise ConfigError(USAGE)
-        read = Import if words[0] == "import" else Export
-        asked = read_command(read, [f"source={words[1]}", f"target={words[2]}", *words[3:]])
-        from model.huggingface.convert import (  # slow to import: only for words that can run
-            export_weights,
-            import_weights,
-        )
-        from model.pretrained import open_weights
+def main(argv: list[str]) -> int:
+    """Convert as `argv` says and return the exit code (conf/exit_codes.py)."""
+    command = {"import": IMPORT, "export": EXPORT}.get(argv[0] if argv else "", COMMAND)
+    return run_command(convert, argv, command)
 
-        target = Path(asked.target)
-        if isinstance(asked, Import):
-            made = import_weights(open_weights(asked.source, asked.mp_num), target, asked.vocab_size)
-        else:
-            made = export_weights(open_weights(asked.source), target, asked.mp_num, asked.dtype)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return BAD_INPUT
-    tokenizer = "with its tokenizer" if made.tokenizer_folder else "without a tokenizer: none came with the weights"
-    print(f"{made.describe()}, {tokenizer}")
+
+def convert(argv: list[str]) -> int:
+    """Import or export, and print what was written."""
+    _, words = COMMAND.split_flags(argv)
+    if len(words) < 3 or words[0] not in ("import", "export"):
+        raise ConfigError(USAGE)
+    arguments = [f"source={words[1]}", f"target={words[2]}", *words[3:]]
+    settings = read_command(Import, arguments) if words[0] == "import" else read_command(Export, arguments)
+    from model.huggingface.convert import export_weights, import_weights  # slow: only for arguments that can run
+    from model.pretrained import open_weights
+
+    target = Path(settings.target)
+    if isinstance(settings, Import):
+        weights = import_weights(open_weights(settings.source, settings.mp_num), target, settings.vocab_size)
+    else:
+        weights = export_weights(open_weights(settings.source), target, settings.mp_num, settings.dtype)
+    tokenizer = "with its tokenizer" if weights.tokenizer_folder else "without a tokenizer: none came with the weights"
+    print(f"{weights.describe()}, {tokenizer}")
     return 0
 
 

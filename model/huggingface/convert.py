@@ -1,7 +1,6 @@
 """Conversion to and from Hugging Face's form, layer by layer: bit-identical there and back, in one layer's memory."""
 
 import json
-import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from torch import Tensor
 
 from conf.choices import Precision
 from conf.errors import ConfigError
+from conf.run_folder import atomic_folder
+from model.dtypes import DTYPES
 from model.huggingface import to_huggingface
 from model.huggingface.checkpoint import open_huggingface
 from model.huggingface.settings import check_mp_num, config_of
@@ -24,7 +25,6 @@ from model.tokenizer import Tokenizer, load_tokenizer
 from model.weights import Weights, open_native, write_layer, write_model
 
 SHARD_BYTES = 5 * 10**9  # of one exported file, unless a single layer is larger
-DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 
 
 def import_weights(weights: Weights, target: Path, vocab_size: int | None = None) -> Weights:
@@ -85,19 +85,12 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigError(f"{target} exists already and is not an empty folder; choose another")
-    partial = target.with_name(f"{target.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(target)
+        with atomic_folder(target) as partial:
+            yield partial
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ConfigError(f"{target} cannot be written: {reason}") from None
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _progress(what: str, layers: int) -> Iterable[int]:

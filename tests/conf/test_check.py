@@ -73,6 +73,18 @@ REFUSED: list[tuple[str, str, str]] = [
     ),
     ("cluster.nodes=0", "cluster.nodes=0 must be at least 1", "cluster.nodes=1"),
     ("cluster.processes_per_node=-1", "cluster.processes_per_node=-1 must be", "cluster.processes_per_node=1"),
+    ("cluster.cpu_processes=0", "cluster.cpu_processes=0 must be at least 1", "cluster.cpu_processes=1"),
+    *(
+        (f"cluster.{name}=0", f"cluster.{name}=0.0 must be more than 0", f"cluster.{name}=0.5")
+        for name in ("join_seconds", "collective_seconds", "max_clock_skew_seconds", "shared_folder_seconds")
+    ),
+    ("cluster.grace_seconds=-1", "cluster.grace_seconds=-1.0 must be 0 or more", "cluster.grace_seconds=0"),
+    ("cluster.port=65536", "cluster.port=65536 must be between 1 and 65535", "cluster.port=65535"),
+    (
+        "tracking.straggler_threshold=0",
+        "tracking.straggler_threshold=0.0 must be above 0",
+        "tracking.straggler_threshold=0.5",
+    ),
     (
         f"model.context_length=255 {SP} {TP2}",
         "layout.tensor_parallel_size=2 does not divide model.context_length=255, which layout.sequence_parallel cuts",
@@ -124,7 +136,7 @@ REFUSED: list[tuple[str, str, str]] = [
     ("evaluation.sample_top_p=0", "evaluation.sample_top_p=0.0 must be above 0", "evaluation.sample_top_p=1"),
     (
         "evaluation.sample_temperature=-1",
-        "evaluation.sample_temperature=-1.0 must not be negative",
+        "evaluation.sample_temperature=-1.0 must be at least 0",
         "evaluation.sample_temperature=0",
     ),
     ("evaluation.sample_tokens=0", "evaluation.sample_tokens=0 must be at least 1", "evaluation.sample_tokens=1"),

@@ -153,7 +153,7 @@ def test_unconfirmed_figures_say_so() -> None:
         (["model=null"], "model=null does not exist; there are 16b, 2b, 350m, 6b, tiny"),
         (["model=base"], "model=base does not exist"),
         (["stage=nl,null"], "stage=null does not exist"),
-        (["experiment=null"], "experiment=null does not exist; there are quickstart"),
+        (["experiment=null"], "experiment=null does not exist; there are codegen_16b,"),
         (["commandd=sample"], "unknown setting 'commandd'; see conf/"),
         (["=3"], "=3"),
         (["run.name=???"], "run.name has no value"),

@@ -96,7 +96,7 @@ def test_cores_are_shared_among_the_processes(monkeypatch: pytest.MonkeyPatch) -
 def start(folder: Path, rank: str) -> subprocess.Popen[str]:
     """`run()` with a launcher of one rank that runs the code `rank`; back when the rank has made the file `up`."""
     launcher = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {rank!r}]).returncode)"
-    call = f"run([sys.executable, '-c', {launcher!r}], dict(os.environ, RANK='0'))"
+    call = f"run([sys.executable, '-c', {launcher!r}], dict(os.environ, RANK='0'), 10.0)"
     code = f"import os, sys; from launch.__main__ import run; sys.exit({call})"
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-c", code]

@@ -12,9 +12,9 @@ import psutil
 import pytest
 from wandb.proto import wandb_internal_pb2
 
+from conf.run_folder import read_metrics
 from tests.slurm import SlurmCluster, search_path, why_not
 from tests.train.test_loop import ROOT, command, weights, write_corpora
-from train.tracking import read_metrics
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 

@@ -4,11 +4,11 @@ import pytest
 
 from conf.compose import compose_settings
 from conf.errors import ConfigError
-from launch.sweep import points
+from launch.sweep import sweep_points
 
 
 def test_every_combination_is_a_run_with_a_name_of_its_own() -> None:
-    found = points(["model=tiny,350m", "optimizer.weight_decay=0.1,0.01", "stage=nl,multi", "run.seed=3"])
+    found = sweep_points(["model=tiny,350m", "optimizer.weight_decay=0.1,0.01", "stage=nl,multi", "run.seed=3"])
     settings = [compose_settings(words) for words in found]
     assert [(each.model.name, each.optimizer.weight_decay) for each in settings] == [
         ("tiny", 0.1),
@@ -22,12 +22,12 @@ def test_every_combination_is_a_run_with_a_name_of_its_own() -> None:
 
 
 def test_a_range_is_a_sweep_too() -> None:
-    found = points(["run.seed=range(1,4)"])
+    found = sweep_points(["run.seed=range(1,4)"])
     assert [compose_settings(words).run.seed for words in found] == [1, 2, 3]
 
 
 def test_names_that_are_given_are_kept() -> None:
-    assert [compose_settings(words).run.name for words in points(["run.name=a,b"])] == ["a", "b"]
+    assert [compose_settings(words).run.name for words in sweep_points(["run.name=a,b"])] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -39,5 +39,5 @@ def test_names_that_are_given_are_kept() -> None:
 )
 def test_what_cannot_be_swept_is_one_line(words: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        points(words)
+        sweep_points(words)
     assert said in str(caught.value) and "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import CodeGenForCausalLM
 
-from conf.choices import Recompute
+from conf.choices import IGNORE_INDEX, Recompute
 from conf.compose import compose_settings
 from conf.schema import ModelConfig
 from model.build import build_layers
@@ -16,7 +16,6 @@ from model.huggingface import from_huggingface, to_huggingface
 from model.init import init_layer
 from model.kernels import REFERENCE, Kernels
 from model.kernels.attention import sdpa_attention
-from parallel.cross_entropy import IGNORE
 from parallel.engine import Stack
 from parallel.mesh import TensorParallelGroup
 from tests.twin import MP_NUM, config_of, twin_of
@@ -144,7 +143,7 @@ def test_a_micro_batch_with_fewer_tokens_weighs_less(tiny: ModelConfig) -> None:
     """Every token of a step weighs the same, however the labels that count fall on its micro-batches."""
     ids = torch.randint(0, tiny.vocab_size, (4, 17), generator=torch.Generator().manual_seed(3))
     labels = ids[:, 1:].clone()
-    labels[2:, 3:] = IGNORE
+    labels[2:, 3:] = IGNORE_INDEX
     gradients = []
     for size in (4, 2, 1):
         stack = build(tiny).train()

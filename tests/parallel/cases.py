@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from conf.choices import Recompute
+from conf.choices import IGNORE_INDEX, Recompute
 from conf.schema import ModelConfig
 from model.codegen import Block
 from model.init import init_layer
 from model.kernels import REFERENCE
-from parallel.cross_entropy import IGNORE, LossOptions, chunked_cross_entropy
+from parallel.cross_entropy import LossOptions, chunked_cross_entropy
 from parallel.mesh import TensorParallelGroup
 from parallel.tensor_parallel import ColumnLinear, LayerNorm, RowLinear, Shard, VocabEmbedding, shard_of
 from tests.worlds import mesh_of
@@ -152,11 +152,11 @@ def vocabulary_loss(size: int, sequence_parallel: bool, z_loss: float) -> None:
     generator = torch.Generator().manual_seed(7)
     hidden, weight = torch.randn(2, 8, 16, generator=generator), torch.randn(24, 16, generator=generator)
     bias, labels = torch.randn(24, generator=generator), torch.randint(0, 24, (2, 8), generator=generator)
-    labels[0, 3] = IGNORE
+    labels[0, 3] = IGNORE_INDEX
     whole = [value.clone().requires_grad_() for value in (hidden, weight, bias)]
     logits = whole[0] @ whole[1].T + whole[2]
     expected = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-    expected = expected + z_loss * (logits.logsumexp(-1).square() * (labels != IGNORE)).sum()
+    expected = expected + z_loss * (logits.logsumexp(-1).square() * (labels != IGNORE_INDEX)).sum()
     expected.backward()
 
     def rows(value: Tensor) -> Tensor:

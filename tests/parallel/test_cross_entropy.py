@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from parallel.cross_entropy import IGNORE, LossOptions, chunked_cross_entropy
+from conf.choices import IGNORE_INDEX
+from parallel.cross_entropy import LossOptions, chunked_cross_entropy
 from parallel.mesh import TensorParallelGroup
 from tests.parallel import cases
 from tests.worlds import Worlds
@@ -17,7 +18,7 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[list[torch.Tensor], torc
     shapes = [(2, TOKENS // 2, WIDTH), (VOCABULARY, WIDTH), (VOCABULARY,)]
     values = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
     labels = torch.randint(0, VOCABULARY, (2, TOKENS // 2), generator=generator)
-    labels[1, 2:5] = IGNORE
+    labels[1, 2:5] = IGNORE_INDEX
     return values, labels
 
 
@@ -25,7 +26,7 @@ def reference(values: list[torch.Tensor], labels: torch.Tensor, z_loss: float) -
     hidden, weight, bias = values
     logits = (hidden @ weight.T + bias).float()
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-    return loss + z_loss * (logits.logsumexp(-1).square() * (labels != IGNORE)).sum()
+    return loss + z_loss * (logits.logsumexp(-1).square() * (labels != IGNORE_INDEX)).sum()
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.01])
@@ -82,7 +83,9 @@ def test_compiling_changes_nothing(chunk: int) -> None:
 
 def test_labels_that_do_not_count_leave_no_trace() -> None:
     values, labels = inputs()
-    loss = chunked_cross_entropy(*values, torch.full_like(labels, IGNORE), LossOptions(0.01, 7, TensorParallelGroup()))
+    loss = chunked_cross_entropy(
+        *values, torch.full_like(labels, IGNORE_INDEX), LossOptions(0.01, 7, TensorParallelGroup())
+    )
     loss.backward()
     assert loss == 0 and all(not value.grad.any() for value in values)
 

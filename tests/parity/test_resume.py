@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
 
+from conf.run_folder import read_json
 from parallel.full_state import WEIGHTS
 from tests.parity import test_resume
 from tests.parity.cases import RATE, STEPS, engine_of, mesh_for, micro_batches, settings_of, train
 from tests.parity.test_layouts import HALF_LAYOUTS, LAYOUTS
 from tests.worlds import Worlds
 from train.checkpoint import checkpoint_weights, load_checkpoint, save_checkpoint
-from train.run_directory import read_json
 
 SAVED = 3  # optimizer steps before the checkpoint
 FP16 = ["layout.precision=fp16"]

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from conf.compose import compose_settings, load_settings
-from conf.run_folder import run_folder, save_settings
+from conf.run_folder import run_folder, save_settings, write_json
 from model.flops import flops_per_token
 from model.weights import Weights
-from train.run_directory import write_json
 from train.stages import lineage
 
 LONG = "ablation-of-rotary-dimension-and-initial-scale-with-warm-up-over-2000-steps-seed"

@@ -9,6 +9,7 @@ import torch
 
 from conf.choices import Recompute
 from conf.errors import ConfigError, NodeError
+from conf.run_folder import read_json, write_json
 from conf.schema import ModelConfig
 from model.codegen import Block
 from model.kernels import REFERENCE
@@ -17,7 +18,6 @@ from parallel.mesh import TensorParallelGroup
 from tests.train import test_checkpoint
 from tests.worlds import Worlds, mesh_of
 from train.checkpoint import checkpoints, is_complete, newest_checkpoint, save_checkpoint, save_weights
-from train.run_directory import read_json, write_json
 
 
 def checkpoint(folder: Path, step: int) -> Path:

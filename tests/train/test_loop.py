@@ -14,9 +14,9 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from conf.run_folder import read_metrics
 from train.checkpoint import checkpoints
 from train.report import read_scores
-from train.tracking import read_metrics
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6

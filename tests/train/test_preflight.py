@@ -1,15 +1,14 @@
 """What is wrong with a node is named with it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest import MonkeyPatch
-
-from train import preflight
+from conf.compose import compose_settings
 from train.preflight import _problems
 
 
-def facts(node: str, **other: Any) -> dict[str, Any]:
+def report(node: str, **other: Any) -> dict[str, Any]:
     versions = {"Python": "3.12", "torch": "2.13", "DeepSpeed": "0.19", "code": "abc"}
     places = {"run.root": 100.0, "data.cache": 100.0, "/tmp": 50.0}
     return {
@@ -25,33 +24,33 @@ def facts(node: str, **other: Any) -> dict[str, Any]:
 
 def problems(*nodes: dict[str, Any], marks: Path = Path("/nowhere")) -> list[str]:
     everyone = [each for node in nodes for each in (node, {**node, "mark": None})]
-    return list(_problems(everyone, 1.0, marks))
+    cluster = replace(compose_settings([]).cluster, shared_folder_seconds=0.1)
+    return list(_problems(everyone, cluster, marks))
 
 
 def test_equal_nodes_with_room_are_fit() -> None:
-    assert problems(facts("n1"), facts("n2"), facts("n3")) == []
+    assert problems(report("n1"), report("n2"), report("n3")) == []
 
 
 def test_each_unfit_node_is_named_with_what_is_wrong() -> None:
-    assert problems(facts("n1"), facts("n2", devices=1), facts("n3")) == ["n2: 1 devices for 2 processes"]
-    assert problems(facts("n1"), facts("n2"), facts("n3", versions={"torch": "2.11"})) == [
+    assert problems(report("n1"), report("n2", devices=1), report("n3")) == ["n2: 1 devices for 2 processes"]
+    assert problems(report("n1"), report("n2"), report("n3", versions={"torch": "2.11"})) == [
         "n3: torch 2.11, elsewhere 2.13"
     ]
-    assert problems(facts("n1", free_gib={"/tmp": 0.25}), facts("n2")) == [
+    assert problems(report("n1", free_gib={"/tmp": 0.25}), report("n2")) == [
         "n1: 0.2 GiB free for /tmp; cluster.min_free_gib=1"
     ]
-    assert problems(facts("n1"), facts("n2", problem="[Errno 28] No space left on device")) == [
+    assert problems(report("n1"), report("n2", problem="[Errno 28] No space left on device")) == [
         "n2: [Errno 28] No space left on device"
     ]
-    assert len(problems(facts("n1", devices=0, versions={"code": "x"}), facts("n2"), facts("n3"))) == 2
+    assert len(problems(report("n1", devices=0, versions={"code": "x"}), report("n2"), report("n3"))) == 2
 
 
 def test_a_cpu_cluster_needs_no_devices() -> None:
-    assert problems(facts("n1", devices=0), facts("n2", devices=0)) == []
+    assert problems(report("n1", devices=0), report("n2", devices=0)) == []
 
 
-def test_a_folder_that_is_not_shared_is_named(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "SHARED_SECONDS", 0.1)
+def test_a_folder_that_is_not_shared_is_named(tmp_path: Path) -> None:
     (tmp_path / "n1-1").touch()
-    said = problems(facts("n1", mark="n1-1"), facts("n2", mark="n2-1"), marks=tmp_path)
+    said = problems(report("n1", mark="n1-1"), report("n2", mark="n2-1"), marks=tmp_path)
     assert len(said) == 1 and said[0].startswith("n2: n1 cannot see its files in")

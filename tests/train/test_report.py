@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from train.report import draw, print_table, read_scores, write_markdown
-from train.run_directory import write_json
+from conf.run_folder import write_json
+from train.report import plot_stages, print_table, read_scores, write_markdown
 
 SCORES = {"nl": {"nl": 2.4, "multi": 3.1}, "multi": {"nl": 2.7, "multi": 1.8}}
 
@@ -29,7 +29,7 @@ def test_table_and_markdown_hold_every_figure(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_the_picture_shows_a_bar_for_each_figure(tmp_path: Path) -> None:
-    draw(SCORES, tmp_path / "stages.png")
+    plot_stages(SCORES, tmp_path / "stages.png")
     pixels = imread(tmp_path / "stages.png")[..., :3].reshape(-1, 3)
     for red, green, blue in ((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00)):
         near = abs(pixels - [red / 255, green / 255, blue / 255]).max(axis=1) < 0.02

@@ -14,7 +14,7 @@ from model.huggingface.convert import export_weights
 from model.pretrained import open_weights
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.model.huggingface.random_models import random_model, save
-from tests.model.test_weights import write_run
+from tests.model.test_pretrained import write_run
 from tests.train.test_loop import command, launch, write_corpora
 from train.stages import lineage, parent_of
 

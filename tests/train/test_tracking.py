@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from conf.choices import Precision
+from conf.run_folder import read_metrics
 from conf.schema import Settings
 from model.flops import flops_per_token
 from model.kernels import REFERENCE
 from parallel.engine import StepResult
 from parallel.mesh import ProcessMesh, TensorParallelGroup
 from train.context import RunContext
-from train.tracking import Meter, Tracker, open_tracker, read_metrics
+from train.tracking import Meter, Tracker, open_tracker
 
 CUT_OFF = '{"stage": "nl", "step": 3, "lo'
 

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from conf.command_line import run_command
 from conf.errors import ConfigError
-from conf.exit_codes import BAD_INPUT
 from train.compare.curves import chain_stages, common_loss, common_metrics
 from train.compare.online import WANDB_PREFIX, read_wandb_run
 from train.compare.page import render_page
@@ -19,38 +19,45 @@ from train.compare.read import NoRecords, StageRecords, find_runs, read_folder
 from train.compare.table import build_rows, filter_and_sort, print_tables
 from train.compare.write import write_table
 
+EXAMPLES = (
+    "python -m train.compare runs/a runs/b",
+    "python -m train.compare 'runs/*' --html compare.html --png compare.png --sort loss",
+    "python -m train.compare 'runs/*' --filter 'model.n_layer>=20' --loss 2.5 --csv compare.csv",
+)
 
-def main(words: list[str], connect: Callable[[], Any] | None = None) -> int:
-    """Compare what `words` name and return the exit code: 0, or 2 for what the user can put right.
+
+def main(argv: list[str], connect: Callable[[], Any] | None = None) -> int:
+    """Compare the runs that `argv` names and return the exit code (conf/exit_codes.py).
 
     connect: makes the W&B client, for runs that only its server has.
     """
-    options = _parser().parse_args([*_signed(words)])
+    return run_command(lambda argv: compare(argv, connect or _wandb), argv)
+
+
+def compare(argv: list[str], connect: Callable[[], Any]) -> int:
+    """Print the tables and write the files. Errors: `ConfigError` for a run that cannot be read, a file not written."""
+    options = _parser().parse_args([*_signed(argv)])
     console = Console()
-    try:
-        curves = chain_stages(read(options.runs, connect or _wandb), separate_stages=not options.chain)
-        metrics = common_metrics(curves)
-        target = options.loss if options.loss is not None else common_loss(curves, options.smooth)
-        rows = filter_and_sort(build_rows(curves, options.smooth, target), options.filter, options.sort)
-        curves = [row.curve for row in rows]
-        print_tables(rows, console, target, options.smooth)
-        writers: dict[str, Callable[[Path], Any]] = {
-            "csv": lambda path: write_table(path, "csv", rows, target, options.smooth),
-            "json": lambda path: write_table(path, "json", rows, target, options.smooth),
-            "markdown": lambda path: write_table(path, "markdown", rows, target, options.smooth),
-            "html": lambda path: path.write_text(render_page(rows, metrics, target, options.smooth)),
-            "png": lambda path: path.write_bytes(render(curves, metrics[0], options.smooth, "png")),
-        }
-        for name, write in writers.items():
-            if path := getattr(options, name):
-                try:
-                    write(path)
-                except OSError as error:
-                    raise ConfigError(f"--{name} {path} cannot be written: {error.strerror}") from None
-                console.print(f"{name}: {path}", markup=False, highlight=False, soft_wrap=True)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return BAD_INPUT
+    curves = chain_stages(read(options.runs, connect), separate_stages=not options.chain)
+    metrics = common_metrics(curves)
+    target = options.loss if options.loss is not None else common_loss(curves, options.smooth)
+    rows = filter_and_sort(build_rows(curves, options.smooth, target), options.filter, options.sort)
+    curves = [row.curve for row in rows]
+    print_tables(rows, console, target, options.smooth)
+    writers: dict[str, Callable[[Path], Any]] = {
+        "csv": lambda path: write_table(path, "csv", rows, target, options.smooth),
+        "json": lambda path: write_table(path, "json", rows, target, options.smooth),
+        "markdown": lambda path: write_table(path, "markdown", rows, target, options.smooth),
+        "html": lambda path: path.write_text(render_page(rows, metrics, target, options.smooth)),
+        "png": lambda path: path.write_bytes(render(curves, metrics[0], options.smooth, "png")),
+    }
+    for name, write in writers.items():
+        if path := getattr(options, name):
+            try:
+                write(path)
+            except OSError as error:
+                raise ConfigError(f"--{name} {path} cannot be written: {error.strerror}") from None
+            console.print(f"{name}: {path}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
@@ -113,7 +120,13 @@ def _at_least_one(word: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m train.compare", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "python -m train.compare",
+        description="Compares runs by their own records: tables in the terminal, and as files.",
+        epilog="Examples:\n" + "\n".join(f"  {example}" for example in EXAMPLES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument(
         "runs",
         nargs="+",

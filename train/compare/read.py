@@ -1,7 +1,6 @@
 """Finds the runs named on the command line and reads their stages from the run folders."""
 
 import glob
-import hashlib
 import json
 import re
 import time
@@ -15,6 +14,7 @@ import yaml  # type: ignore[import-untyped]
 
 from conf.compose import load_settings
 from conf.errors import ConfigError
+from conf.run_folder import complete_lines, wandb_id
 from conf.schema import Settings
 
 RECENT_SECONDS = 600  # an unfinished run counts as still going if its last record is younger
@@ -110,13 +110,11 @@ def read_records(path: Path) -> list[Record]:
     Errors: `ConfigError` with the line that is damaged.
     """
     try:
-        lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
+        lines = complete_lines(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     rows = []
     for number, line in enumerate(lines, start=1):
-        if number == len(lines) and not line.endswith("}\n"):
-            break
         try:
             row = json.loads(line)
             read = {key: value for key, value in row.items() if key in NUMBERS or key.startswith("bits_per_byte/")}
@@ -165,7 +163,7 @@ def _is_stage(path: Path) -> bool:
     return path.is_dir() and path.parent.name == "stages" and (path.parents[1] / "config.yaml").is_file()
 
 
-def _stage_of_wandb(path: Path, wandb_id: str) -> Path:
+def _stage_of_wandb(path: Path, id_of_run: str) -> Path:
     """The stage of an offline W&B folder inside a run: W&B's id is a hash of the run folder and the stage.
 
     lineage.json gives the run folder at training time, for runs that were moved.
@@ -177,7 +175,7 @@ def _stage_of_wandb(path: Path, wandb_id: str) -> Path:
     for name in names:
         place = read_json(run / "stages" / name / "lineage.json").get("run", run)
         for folder in (run, place):
-            if hashlib.sha256(f"{folder}/{name}".encode()).hexdigest()[:12] == wandb_id:
+            if wandb_id(folder, name) == id_of_run:
                 return run / "stages" / name
     raise ConfigError(f"{path} fits no stage of {run}, which has moved; give {run}/stages/{names[-1]} or another stage")
 

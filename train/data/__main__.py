@@ -1,26 +1,46 @@
-"""`python -m train.data prepare key=value ...`: prepare the data of a run, so that training starts at once."""
+"""`python -m train.data prepare`: prepare the data of a run."""
 
 import signal
 import sys
 
+from conf.command_line import CFG_FLAG, Command, print_settings, run_command
 from conf.compose import compose_settings
-from conf.errors import ConfigError, DataError
-from conf.exit_codes import BAD_INPUT, INTERRUPTED
-from train.data.prepare import prepare
+from conf.errors import ConfigError
+from conf.exit_codes import INTERRUPTED
 from train.stop import SIGNALS
 
+COMMAND = Command(
+    program="python -m train.data",
+    usage="prepare [--cfg job] [GROUP=CHOICE ...] [KEY=VALUE ...]",
+    summary="Downloads or reads the corpora of a run, filters and tokenizes them, and stores the tokens in data.cache, "
+    "where every run with the same data settings finds them. `python -m launch` does this by itself before it trains.",
+    examples=(
+        "python -m train.data prepare experiment=quickstart",
+        "python -m train.data prepare model=350m data=hub data.corpora.nl.max_bytes=1_000_000_000",
+    ),
+    flags=CFG_FLAG,
+    groups=True,
+    resumable=True,
+)
 
-def main(words: list[str]) -> int:
-    """Prepare the data that `words` describe and return the exit code: 0, or 2 for what the user can put right."""
-    for number in SIGNALS:  # what was begun is left behind unseen; the same command begins it again
+
+def main(argv: list[str]) -> int:
+    """Prepare the data of the run that `argv` describes and return the exit code (conf/exit_codes.py)."""
+    return run_command(prepare_data, argv, COMMAND)
+
+
+def prepare_data(argv: list[str]) -> int:
+    """Prepare the data. A signal ends the process at once: unfinished data is never visible."""
+    for number in SIGNALS:
         signal.signal(number, lambda *_: sys.exit(INTERRUPTED))
-    try:
-        if words[:1] != ["prepare"]:
-            raise ConfigError("say what to do: python -m train.data prepare key=value ...")
-        prepare(compose_settings(words[1:]))
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return BAD_INPUT
+    flags, words = COMMAND.split_flags(argv)
+    if words[:1] != ["prepare"]:
+        raise ConfigError("say what to do: python -m train.data prepare key=value ...")
+    if "--cfg" in flags:
+        return print_settings(words[1:])
+    from train.data.prepare import prepare  # slow to import: only for arguments that can run
+
+    prepare(compose_settings(words[1:]))
     return 0
 
 

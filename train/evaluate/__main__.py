@@ -1,7 +1,4 @@
-"""`python -m train.evaluate task=humaneval|mtpb|perplexity run=...`: see conf/command/evaluate.yaml.
-
-`deepspeed --num_gpus 2 --no_local_rank --module train.evaluate ...` spreads the model over two devices.
-"""
+"""`python -m train.evaluate`: HumanEval, MTPB or perplexity of a trained model."""
 
 import hashlib
 import os
@@ -11,9 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conf.check import sampling_problems
+from conf.command_line import Command, run_command
 from conf.commands import Evaluate, read_command
 from conf.errors import ConfigError
-from conf.exit_codes import BAD_INPUT, INTERRUPTED
+from conf.run_folder import read_json, write_json
 
 if TYPE_CHECKING:
     from model.weights import Weights
@@ -21,24 +20,34 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 # What samples and their results depend on: an interrupted evaluation goes on only with the same.
 FIXED = ("problems", "max_new_tokens", "top_p", "top_k", "seed", "precision", "seconds")
+COMMAND = Command(
+    program="python -m train.evaluate",
+    usage="run=... task=humaneval|mtpb|perplexity [KEY=VALUE ...]",
+    summary="Evaluates a run, one of its stages, an imported or exported folder, or a model on the hub. Samples and "
+    "results are written to evaluations/ beside the weights; an interrupted evaluation resumes there.",
+    examples=(
+        "python -m train.evaluate run=runs/mine task=humaneval",
+        "python -m train.evaluate run=runs/mine task=mtpb problems=mtpb.jsonl",
+        "python -m train.evaluate run=exported/mine task=perplexity 'paths=[notes.txt]'",
+        "deepspeed --num_gpus 2 --no_local_rank --module train.evaluate run=... task=...",
+    ),
+    settings="evaluate",
+    resumable=True,
+)
 TAIL_BYTES = 2**16  # of a file of weights: where training moved the rest it moved these
 
 
-def main(words: list[str]) -> int:
-    """Evaluate as `words` say and return the exit code: 0, or 2 for what the user can put right."""
-    is_main = os.environ.get("RANK", "0") == "0"
-    try:
-        command = read_command(Evaluate, words)
-        check(command)
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
-        evaluate(command, is_main)
-    except ConfigError as error:
-        if is_main:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
+def main(argv: list[str]) -> int:
+    """Evaluate as `argv` says and return the exit code (conf/exit_codes.py)."""
+    return run_command(run_task, argv, COMMAND)
+
+
+def run_task(argv: list[str]) -> int:
+    """Check the settings and run the task."""
+    command = read_command(Evaluate, COMMAND.split_flags(argv)[1])
+    check(command)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
+    evaluate(command, os.environ.get("RANK", "0") == "0")
     return 0
 
 
@@ -55,8 +64,8 @@ def check(command: Evaluate) -> None:
         value = getattr(command, name)
         if value is not None and not value > 0:
             raise ConfigError(f"{name}={value} must be more than 0")
-    if not 0 < command.top_p <= 1:
-        raise ConfigError(f"top_p={command.top_p} must be above 0 and at most 1; 1 keeps every token")
+    for problem in sampling_problems(top_p=command.top_p):
+        raise ConfigError(problem)
     if any(not temperature >= 0 for temperature in command.temperatures or []):
         raise ConfigError(f"temperatures={command.temperatures} must be at least 0; 0 takes the most likely token")
     if command.task == "humaneval":
@@ -73,7 +82,6 @@ def evaluate(command: Evaluate, is_main: bool) -> None:
 
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     from train.evaluate import humaneval, mtpb, perplexity
-    from train.run_directory import write_json
     from train.sample.generator import open_generator
 
     generator = open_generator(command.run, command.precision)
@@ -124,7 +132,6 @@ def print_result(task: str, result: Result) -> None:
 def track(weights: "Weights", task: str, result: Result) -> None:
     """Add the result to the W&B run of the stage that left `weights`; those of another origin have none."""
     from conf.compose import load_settings
-    from train.run_directory import read_json
     from train.tracking import wandb_run
 
     run, folder = weights.run, weights.folder
@@ -150,8 +157,6 @@ def _numbers(result: Result, above: str = "") -> list[tuple[str, float]]:
 
 def _open_folder(folder: Path, command: Evaluate, weights: Path) -> None:
     """Make the folder. Errors: `ConfigError` where it holds samples that were drawn in another way."""
-    from train.run_directory import read_json, write_json
-
     asked = {key: value for key, value in asdict(command).items() if key in FIXED}
     asked |= {"precision": command.precision.name, "weights": _digest(weights)}
     path = folder / f"{command.task}_settings.json"

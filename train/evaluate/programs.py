@@ -10,10 +10,10 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from conf.errors import ConfigError
+from conf.run_folder import append_records, repair_records
 from parallel.mesh import ProcessMesh
 from train.evaluate.problems import Row
 from train.evaluate.sandbox import Limits, Outcome, SandboxError, isolation, run_programs
-from train.run_directory import append_rows, read_rows
 
 CHUNK = 64  # programs between two writes of their results
 
@@ -37,13 +37,13 @@ def draw(
 
     Every process calls it; the main one keeps the file.
     """
-    rows = {key_of(row): row for row in _from_main(mesh, lambda: read_rows(path))}
+    rows = {key_of(row): row for row in _from_main(mesh, lambda: repair_records(path))}
     todo = [row for row in wanted if key_of(row) not in rows]
     with progress(mesh, title, len(wanted), len(wanted) - len(todo)) as advance:
         for start in range(0, len(todo), batch_size):
             written = write(list(todo[start : start + batch_size]))
             if mesh.is_main:
-                append_rows(path, written)
+                append_records(path, written)
             rows |= {key_of(row): row for row in written}
             advance(len(written))
     return [rows[key_of(row)] for row in wanted]
@@ -66,7 +66,7 @@ def judge(
     """
     if isolation() is not None:
         print(f"programs are not shut off from files and network here: {isolation()}", file=sys.stderr)
-    results = {key_of(row): row for row in read_rows(path)}
+    results = {key_of(row): row for row in repair_records(path)}
     todo = [row for row in samples if key_of(row) not in results]
     with progress(mesh, title, len(samples), len(samples) - len(todo)) as advance:
         for start in range(0, len(todo), CHUNK):
@@ -78,7 +78,7 @@ def judge(
                 names = {name: row[name] for name in ("task_id", "case", "sample") if name in row}
                 fresh.append({**names, "passed": passed, "result": result})
                 advance(1)
-            append_rows(path, fresh)
+            append_records(path, fresh)
             results |= {key_of(row): row for row in fresh}
     passed = defaultdict(list)
     for row in samples:

@@ -1,7 +1,4 @@
-"""`python -m train.plan key=value ... [--json]`: what a layout would hold and send, worked out without a GPU.
-
-A layout that does not fit `cluster.device_memory_gib` is refused with the nearest one that does (exit code 2).
-"""
+"""`python -m train.plan`: memory and traffic of a layout, computed without a GPU."""
 
 import json
 import os
@@ -11,37 +8,52 @@ from typing import Any
 
 from conf.check import check, data_parallel_size, gradient_accumulation_steps
 from conf.choices import Balance
+from conf.command_line import CFG_FLAG, Command, print_settings, run_command
 from conf.compose import compose_settings
 from conf.errors import ConfigError
-from conf.exit_codes import BAD_INPUT
 from conf.schema import Settings
 from train.plan.table import show
 
 GIB = 2**30
+COMMAND = Command(
+    program="python -m train.plan",
+    usage="[--json] [--cfg job] [GROUP=CHOICE ...] [KEY=VALUE ...]",
+    summary="Prints the layers, memory and traffic of every pipeline stage of a layout, without a GPU. Where "
+    "cluster.device_memory_gib is set and the layout does not fit, it names the nearest that does (exit code 2).",
+    examples=(
+        "python -m train.plan model=16b layout=a100_64 cluster.device_memory_gib=80",
+        "python -m train.plan model=6b layout=a100_8 layout.zero_stage=3 --json",
+    ),
+    flags={"--json": "print every figure as JSON; memory in bytes", **CFG_FLAG},
+    groups=True,
+)
 
 
-def main(words: list[str]) -> int:
-    """Plan what `words` describe and return the exit code: 0, or 2 for settings that are wrong or do not fit."""
-    overrides = [word for word in words if word != "--json"]
-    try:
-        settings = compose_settings(overrides)
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # a plan needs no GPU, and DeepSpeed would look for one
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-        from train.plan.planner import on_gpu, plan, world_size  # loads torch: only for settings that can run
+def main(argv: list[str]) -> int:
+    """Plan the run that `argv` describes and return the exit code: 2 for settings that are wrong or do not fit."""
+    return run_command(print_plan, argv, COMMAND)
 
-        size = world_size(settings)
-        settings = on_gpu(compose_settings(overrides, size))
-        check(settings, size)
-        stages = plan(settings, size)
-        figures = summary(settings, size, stages)
-        if "--json" in words:
-            print(json.dumps(figures, indent=2))
-        else:
-            show(figures)
-        refuse_what_does_not_fit(settings, size, stages)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return BAD_INPUT
+
+def print_plan(argv: list[str]) -> int:
+    """Print the plan. Errors: `ConfigError` for settings that are wrong or do not fit the devices' memory."""
+    flags, overrides = COMMAND.split_flags(argv)
+    if "--cfg" in flags:
+        return print_settings(overrides)
+    settings = compose_settings(overrides)
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # a plan needs no GPU, and DeepSpeed would look for one
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    from train.plan.planner import on_gpu, plan, world_size  # loads torch: only for settings that can run
+
+    size = world_size(settings)
+    settings = on_gpu(compose_settings(overrides, size))
+    check(settings, size)
+    stages = plan(settings, size)
+    figures = summary(settings, size, stages)
+    if "--json" in flags:
+        print(json.dumps(figures, indent=2))
+    else:
+        show(figures)
+    refuse_what_does_not_fit(settings, size, stages)
     return 0
 
 

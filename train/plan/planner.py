@@ -15,6 +15,7 @@ from conf.choices import Balance, Precision, Recompute
 from conf.errors import ConfigError
 from conf.schema import Settings
 from model.build import run_layers
+from model.dtypes import DTYPES
 from model.flops import layer_flops, layer_parameters
 from model.kernels import select_kernels
 from parallel.memory import MicroBatchRun, States, run_micro_batch, states
@@ -26,7 +27,6 @@ from train.optimizer import decays
 GPUS_A_NODE = 8
 CONTEXT_BYTES = 2 * 2**30  # kept free on each GPU: CUDA's context, NCCL's and cuBLAS's buffers
 FRAGMENTATION = 0.05  # kept free on each GPU, of its memory: blocks that the allocator cannot use
-DTYPES = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16, Precision.fp32: torch.float32}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""`python -m train.sample run=... prompt=... key=value ...`: what a model makes of a prompt (conf/command/sample.yaml).
-
-`deepspeed --num_gpus 2 --no_local_rank --module train.sample ...` spreads the model over two devices.
-"""
+"""`python -m train.sample`: completions of prompts by a trained model."""
 
 import json
 import os
@@ -10,30 +7,44 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
+from conf.command_line import Command, run_command
 from conf.commands import Sample, read_command
 from conf.errors import ConfigError
-from conf.exit_codes import BAD_INPUT
+from conf.run_folder import open_atomic
+
+COMMAND = Command(
+    program="python -m train.sample",
+    usage="run=... prompt=... [KEY=VALUE ...]",
+    summary="Samples completions of prompts from a run, one of its stages, an imported or exported folder, or a model "
+    "on the hub. The deepspeed launcher spreads the model over several devices; the samples are the same.",
+    examples=(
+        "python -m train.sample run=runs/quickstart-tiny prompt='def add(a, b):' samples=3",
+        "python -m train.sample run=Salesforce/codegen-350M-mono prompt=@prompts.jsonl output=samples.jsonl",
+        "deepspeed --num_gpus 2 --no_local_rank --module train.sample run=... prompt=...",
+    ),
+    settings="sample",
+)
 
 
-def main(words: list[str]) -> int:
-    """Sample as `words` say and return the exit code: 0, or 2 for what the user can put right."""
+def main(argv: list[str]) -> int:
+    """Sample as `argv` says and return the exit code (conf/exit_codes.py)."""
+    return run_command(sample_prompts, argv, COMMAND)
+
+
+def sample_prompts(argv: list[str]) -> int:
+    """Read the prompts, sample, print and write the completions."""
     is_main = os.environ.get("RANK", "0") == "0"
-    try:
-        command = read_command(Sample, words)
-        prompts = read_prompts(command.prompt)
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
-        with _writer(command.output if is_main else None) as output:
-            sample(command, prompts, output, is_main)
-    except ConfigError as error:
-        if is_main:
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        return BAD_INPUT
+    command = read_command(Sample, COMMAND.split_flags(argv)[1])
+    prompts = read_prompts(command.prompt)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
+    with _writer(command.output if is_main else None) as output:
+        sample(command, prompts, output, is_main)
     return 0
 
 
@@ -49,7 +60,11 @@ def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main:
     generator = open_generator(command.run, command.precision)
     console = Console(highlight=False, soft_wrap=True)
     every = [(prompt, index) for prompt in prompts for index in range(command.samples)]
-    bar = {"console": Console(stderr=True), "disable": not (is_main and sys.stderr.isatty()), "transient": True}
+    bar: dict[str, Any] = {
+        "console": Console(stderr=True),
+        "disable": not (is_main and sys.stderr.isatty()),
+        "transient": True,
+    }
     for start in track(range(0, len(every), command.batch_size), "sampling", **bar):
         batch = every[start : start + command.batch_size]
         seeds = [command.seed + start + place for place in range(len(batch))]
@@ -109,15 +124,10 @@ def _writer(output: str | None) -> Iterator[IO[str] | None]:
         yield None
         return
     path = Path(output)
-    partial = path.with_name(path.name + ".partial")
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"output={output} cannot be written; name a file in a folder that exists")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with open_atomic(path) as file:
+        yield file
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from conf.errors import ConfigError
 from conf.schema import KernelsConfig
 from model.build import build_layers
 from model.codegen import Embedding, Head
+from model.dtypes import DTYPES
 from model.kernels import select_kernels
 from model.kv_cache import DecodePositions, KVCache
 from model.pretrained import open_weights
@@ -33,7 +34,7 @@ from parallel.collectives import gather_vocabulary
 from parallel.mesh import ProcessMesh, build_mesh, single_process_mesh
 from parallel.rendezvous import join
 from parallel.tensor_parallel import pack
-from train.hardware import dtype_of, resolve_precision
+from train.hardware import resolve_precision
 from train.sample.choose import before, choose, uniforms
 
 CHECK_EVERY = 8  # tokens between two checks of what has ended: a check waits for the device, a late one costs little
@@ -223,7 +224,7 @@ def open_generator(
     if size > 1:
         join()
     mesh = build_mesh(tp_size=size) if size > 1 else single_process_mesh()
-    dtype = dtype_of(resolve_precision(precision, mesh.device))
+    dtype = DTYPES[resolve_precision(precision, mesh.device)]
     return Generator(weights, build_modules(weights, mesh, dtype, kernels), tokenizer, mesh)
 
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from conf.errors import ConfigError
+from conf.run_folder import read_json
 from conf.schema import plain
 from tests.train.compare_runs import write_run
 from train.compare.curves import chain_stages, compute_metrics
 from train.compare.online import read_wandb_run
 from train.compare.read import StageRecords, read_folder
-from train.run_directory import read_json
 
 
 class Server:

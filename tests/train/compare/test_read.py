@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from conf.errors import ConfigError
+from conf.run_folder import write_json
 from tests.train.compare_runs import write_run
 from train.compare.read import NoRecords, find_runs, read_folder
-from train.run_directory import write_json
 
 
 @pytest.fixture
