@@ -1,4 +1,4 @@
-"""Many processes as one machine: the layout of ranks, collectives, tensor-parallel layers, pipeline, ZeRO, the engine.
+"""Distributed training: process mesh, collectives, tensor and pipeline parallelism, ZeRO, and the DeepSpeed engine.
 
 What may enter: whatever needs `torch.distributed` or DeepSpeed. Nothing here knows CodeGen.
 """

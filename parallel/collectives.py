@@ -1,4 +1,4 @@
-"""The collectives between tensor-parallel processes, each named by what it does forward and backward.
+"""Collectives of the tensor-parallel group, each autograd function named by what it does forward and backward.
 
 Each takes `hidden_states` as `[batch, seq, hidden]`. The idea and the pairs are Megatron-LM's (arXiv 1909.08053 for
 f and g, arXiv 2205.05198 for the sequence-parallel pair).
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from parallel.mesh import TensorParallelGroup
 
-SEQUENCE = 1  # dimension of [batch, seq, hidden] that sequence parallelism shares
+SEQUENCE = 1  # dimension of [batch, seq, hidden] that sequence parallelism splits
 
 
 def all_reduce(x: Tensor, tp: TensorParallelGroup) -> Tensor:
-    """Sum over the group, out of place, any shape."""
+    """Sum over the group: any shape -> the same, a new tensor, no gradient."""
     x = x.contiguous().clone()
     dist.all_reduce(x, group=tp.group)
     return x
@@ -39,7 +39,7 @@ def reduce_scatter_sequence(x: Tensor, tp: TensorParallelGroup) -> Tensor:
 
 
 def gather_vocabulary(logits: Tensor, tp: TensorParallelGroup) -> Tensor:
-    """`[batch, vocab / size]` of each process -> `[batch, vocab]`, bit for bit the same on every one, no gradient."""
+    """`[batch, vocab / size]` of each process -> `[batch, vocab]`, identical on every process, no gradient."""
     if tp.size == 1:
         return logits
     parts = [torch.empty_like(logits, memory_format=torch.contiguous_format) for _ in range(tp.size)]
@@ -109,10 +109,10 @@ class _ReduceScatterForwardAllGatherBackward(torch.autograd.Function):
 
 
 def enter_column(x: Tensor, tp: TensorParallelGroup) -> Tensor:
-    """Where the hidden states enter matrices that are cut by columns.
+    """Input of a column-parallel layer (Megatron's f, and its g-bar under sequence parallelism).
 
-    Forward: the whole sequence on every process (all-gather under sequence parallelism, else nothing).
-    Backward: the sum of the processes' gradients (reduce-scatter under sequence parallelism, else all-reduce).
+    Forward: all-gather of the sequence under sequence parallelism, else identity.
+    Backward: reduce-scatter under sequence parallelism, else all-reduce.
     """
     if tp.size == 1:
         return x
@@ -123,7 +123,11 @@ def enter_column(x: Tensor, tp: TensorParallelGroup) -> Tensor:
 
 
 def leave_row(x: Tensor, tp: TensorParallelGroup) -> Tensor:
-    """Where partial sums leave matrices that are cut by rows: the mirror of `enter_column`."""
+    """Output of a row-parallel layer, the conjugate of `enter_column`.
+
+    Forward: reduce-scatter of the partial sums under sequence parallelism, else all-reduce. Backward: all-gather of the
+    sequence under sequence parallelism, else identity.
+    """
     if tp.size == 1:
         return x
     function: Any = (
@@ -133,9 +137,9 @@ def leave_row(x: Tensor, tp: TensorParallelGroup) -> Tensor:
 
 
 def replicated(parameter: Tensor, tp: TensorParallelGroup) -> Tensor:
-    """A parameter that every process holds whole and uses on its own tokens only.
+    """A parameter that every process holds whole and applies to its own tokens.
 
-    Under sequence parallelism its gradient is the sum over the group, taken before any hook sees it.
+    Under sequence parallelism its gradient is all-reduced over the group, before any gradient hook runs.
     """
     if not tp.sequence_parallel:
         return parameter

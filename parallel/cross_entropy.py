@@ -1,8 +1,8 @@
-"""The language-model loss without the logits: head product and cross-entropy, chunked over tokens, cut over the rows.
+"""Language-model loss without whole logits: head matmul and cross-entropy, chunked over tokens, vocabulary-parallel.
 
-Peak extra memory is `chunk_tokens x vocabulary / size` fp32 values. A chunk's gradients are made while its logits
-exist, so nothing is multiplied a second time in the backward pass; they are kept unscaled (entries of order one), so
-that fp16 does not lose them, and take the loss's scale in the backward pass.
+Peak extra memory is `chunk_tokens x vocabulary / size` fp32 values. A chunk's gradients are computed in the forward
+pass, while its logits exist, so that the backward pass repeats no matmul. They are stored unscaled, so that they do
+not underflow in fp16, and are multiplied by the incoming gradient in the backward pass.
 """
 
 import functools
@@ -19,9 +19,9 @@ from parallel.mesh import TensorParallelGroup
 
 
 class LossOptions(NamedTuple):
-    """z_loss: weight of logsumexp^2; chunk_tokens: tokens whose logits exist at one time; tensor: who shares the rows.
+    """z_loss: weight of logsumexp^2; chunk_tokens: tokens whose logits exist at one time; tp: splits the vocabulary.
 
-    compile: torch.compile the arithmetic of a chunk (only where no other process takes part).
+    compile: torch.compile the computation of a chunk (only at tensor-parallel size 1).
     """
 
     z_loss: float

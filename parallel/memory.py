@@ -1,8 +1,8 @@
-"""Memory of one GPU: the weights and the optimizer's state as DeepSpeed keeps them, and one micro-batch, measured.
+"""Memory of one GPU: weights and optimizer state as DeepSpeed allocates them, and one micro-batch, measured.
 
 `states` follows DeepSpeed 0.19's source (runtime/engine.py `_do_optimizer_sanity_check` chooses among
-bf16_optimizer.py, zero/stage_1_and_2.py and zero/stage3.py). `run_micro_batch` runs the stage's real layers forward and
-backward on meta tensors and watches every tensor come and go.
+bf16_optimizer.py, zero/stage_1_and_2.py and zero/stage3.py). `run_micro_batch` runs a pipeline stage's real
+layers forward and backward on meta tensors and records every allocation and release.
 """
 
 import weakref
@@ -27,43 +27,47 @@ HALF, FULL, ADAM = 2, 4, 12  # bytes a parameter: bf16 or fp16; fp32; fp32 maste
 class States:
     """Bytes of one process that do not depend on the batch.
 
-    keeper: the DeepSpeed class that keeps them; passes: buffers while micro-batches run; step: more at the optimizer
-    step, when no micro-batch runs; start: weights in fp32 before DeepSpeed takes them; host: what is offloaded.
-    reduced, gathered: bytes given to the data-parallel reduction and all-gather in a step of `micro_batches`.
+    optimizer_class: the class that holds master weights and moments (DeepSpeed's, or torch's without ZeRO);
+    forward_backward_buffers: communication buffers while micro-batches run; optimizer_step_buffers: temporary tensors
+    of the optimizer step, when no micro-batch runs; initialization: fp32 weights before DeepSpeed partitions them;
+    host: offloaded to host memory. reduced, gathered: bytes passed to the data-parallel gradient reduction and
+    parameter all-gather in one optimizer step.
     """
 
-    keeper: str
+    optimizer_class: str
     weights: int
     gradients: int
     optimizer: int
-    passes: int
-    step: int
-    start: int
+    forward_backward_buffers: int
+    optimizer_step_buffers: int
+    initialization: int
     host: int = 0
     reduced: int = 0
     gathered: int = 0
 
     @property
-    def kept(self) -> int:
-        """What stays from step to step."""
+    def persistent(self) -> int:
+        """Bytes held from step to step."""
         return self.weights + self.gradients + self.optimizer
 
 
 @dataclass(frozen=True)
 class MicroBatchRun:
-    """One micro-batch on one stage. saved: bytes it keeps from its forward to its backward pass; peak: the most bytes
-    at one time, `saved` included; loss: what the head and the loss add; boundary: bytes of hidden states to the next.
+    """Memory of one micro-batch on one pipeline stage, in bytes.
+
+    saved_activations: held from its forward to its backward pass; peak: the most at one time, `saved_activations`
+    included; loss: what the head and the loss add; boundary: hidden states sent to the next pipeline stage.
     """
 
-    saved: int
+    saved_activations: int
     peak: int
     loss: int
     boundary: int
     collectives: list[Collective]
 
 
-def keeper_of(settings: Settings, precision: Precision) -> str:
-    """The DeepSpeed class that keeps weights and optimizer state."""
+def optimizer_class_of(settings: Settings, precision: Precision) -> str:
+    """Name of the class that holds master weights and optimizer state."""
     layout = settings.layout
     if layout.zero_stage == 0:  # fp32: conf/check.py takes no other there
         return "torch.optim.AdamW"
@@ -80,7 +84,7 @@ def states(
     config: dict[str, Any],
     replicas: int,
 ) -> States:
-    """What one process keeps of `parameters`, in the run's precision, and of `buffers` bytes beside them.
+    """Memory of `parameters`, in the run's precision, and of `buffers` bytes of module buffers, on one process.
 
     decayed: which of them are in the optimizer's group with weight decay: each group is padded by itself; config: from
     `parallel.zero.deepspeed_config`, whose bucket sizes count; replicas: data-parallel processes.
@@ -92,40 +96,53 @@ def states(
     own = flat // replicas
     precision = {"bf16": Precision.bf16, "fp16": Precision.fp16}
     chosen = next((p for word, p in precision.items() if config[word]["enabled"]), Precision.fp32)
-    keeper, zero, layout = keeper_of(settings, chosen), config["zero_optimization"], settings.layout
+    optimizer_class, zero, layout = optimizer_class_of(settings, chosen), config["zero_optimization"], settings.layout
     alone, count = replicas == 1, config["gradient_accumulation_steps"]
     start = FULL * size + buffers
     reduced, gathered = (0, 0) if alone else (FULL * size, itemsize * flat)
-    if keeper == "torch.optim.AdamW":
+    if optimizer_class == "torch.optim.AdamW":
         step = max(16 * largest, 0 if alone else FULL * min(size, ALLREDUCE_BUCKET))
-        return States(keeper, FULL * size + buffers, FULL * size, 8 * size, 0, step, start, 0, reduced, 0)
-    if keeper == "BF16_Optimizer":  # whole gradients twice: a micro-batch's in bf16 until its end, and their sum
+        return States(optimizer_class, FULL * size + buffers, FULL * size, 8 * size, 0, step, start, 0, reduced, 0)
+    if (
+        optimizer_class == "BF16_Optimizer"
+    ):  # whole gradients twice: a micro-batch's in bf16 until its end, and their sum
         step = FULL * flat if max(groups) <= ALLREDUCE_BUCKET else 0  # small groups are reduced as a copy
         gradients = FULL * flat + HALF * size
         weights, reduced = HALF * flat + buffers, 0 if alone else FULL * flat
-        return States(keeper, weights, gradients, ADAM * own, 0, step, start, 0, reduced, gathered)
+        return States(optimizer_class, weights, gradients, ADAM * own, 0, step, start, 0, reduced, gathered)
     bucket, double = zero["reduce_bucket_size"], 2 if zero["overlap_comm"] else 1
     offload = layout.offload is not Offload.none
-    if keeper == "DeepSpeedZeroOptimizer":
+    if optimizer_class == "DeepSpeedZeroOptimizer":
         on_host = (ADAM + itemsize) * own if offload else 0
         weights, optimizer = itemsize * flat + buffers, 0 if offload else ADAM * own
         spare = itemsize * largest if offload else 0
         if layout.zero_stage == 1:  # whole gradients in fp32, reduced once a step
             passes = double * FULL * bucket + spare
             return States(
-                keeper, weights, FULL * size, optimizer, passes, 2 * FULL * own, start, on_host, reduced, gathered
+                optimizer_class,
+                weights,
+                FULL * size,
+                optimizer,
+                passes,
+                2 * FULL * own,
+                start,
+                on_host,
+                reduced,
+                gathered,
             )
         passes = (double * itemsize + (FULL if itemsize == HALF else 0)) * max(bucket, largest) + spare
         gradients, on_host = (0, on_host + FULL * own) if offload else (FULL * own, 0)
         step = 0 if offload else FULL * own
-        return States(keeper, weights, gradients, optimizer, passes, step, start, on_host, reduced * count, gathered)
+        return States(
+            optimizer_class, weights, gradients, optimizer, passes, step, start, on_host, reduced * count, gathered
+        )
     own = sum(-(-n // replicas) for n in sizes)
     kept = sum(n for n in sizes if n <= zero["stage3_param_persistence_threshold"])
     live = min(size, zero["stage3_max_live_parameters"] + zero["stage3_prefetch_bucket_size"])
     elsewhere = layout.offload is Offload.parameters
     on_host = (ADAM + FULL) * own * offload + itemsize * own * elsewhere
     return States(
-        keeper,
+        optimizer_class,
         itemsize * (kept + (0 if elsewhere else own)) + buffers,
         0 if offload else FULL * own,
         0 if offload else ADAM * own,
@@ -139,7 +156,7 @@ def states(
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the tensors that operations in the block have made and that are still held: now, and at most."""
+    """Bytes of live tensors allocated by operations inside the context: current (`now`) and maximum (`peak`)."""
 
     def __init__(self, known: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -147,7 +164,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.seen = {tensor.untyped_storage()._cdata for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation and take note of memory it made."""
+        """Run the operation and count newly allocated storage."""
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
@@ -165,32 +182,32 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def run_micro_batch(
-    stage: Sequence[nn.Module], first: bool, last: bool, hidden: tuple[int, ...], seq: int
+    layers: Sequence[nn.Module], first: bool, last: bool, hidden: tuple[int, ...], seq: int
 ) -> MicroBatchRun:
-    """Run one micro-batch through a stage's layers and back, on meta tensors, and measure: a `MicroBatchRun`.
+    """Run one micro-batch forward and backward through a pipeline stage's layers, on meta tensors, and measure it.
 
-    first, last: whether the stage takes token ids, and gives the loss; hidden: shape of a stage's hidden states
-    `[micro_batch, seq (or this process's share of it), hidden]`; seq: tokens of the whole sequence.
+    first, last: whether the pipeline stage takes token ids, and returns the loss; hidden: shape of the hidden states,
+    `[micro_batch, seq (seq / tp under sequence parallelism), hidden]`; seq: tokens of the whole sequence.
     """
-    parameters = [parameter for layer in stage for parameter in layer.parameters()]
+    parameters = [parameter for layer in layers for parameter in layer.parameters()]
     dtype = parameters[0].dtype
     hooks = [p.register_post_accumulate_grad_hook(_drop_gradient) for p in parameters]  # type: ignore[no-untyped-call]
-    known = [*parameters, *(buffer for layer in stage for buffer in layer.buffers())]
+    known = [*parameters, *(buffer for layer in layers for buffer in layer.buffers())]
     with collectives() as record, torch.device("meta"), LiveBytes(known) as live:
         labels = torch.empty(hidden[0], seq, dtype=torch.long)
         x = torch.empty_like(labels) if first else torch.empty(hidden, dtype=dtype, requires_grad=True)
-        for layer in stage[:-1]:
+        for layer in layers[:-1]:
             x = layer(x)
         before, live.peak, peak = live.now, live.now, live.peak
-        out = stage[-1](x, labels) if last else stage[-1](x)
+        out = layers[-1](x, labels) if last else layers[-1](x)
         loss = live.peak - before if last else 0
         del x
-        saved = live.now
+        saved_activations = live.now
         out.backward(None if last else torch.empty(hidden, dtype=dtype))
         peak = max(peak, live.peak)
     for hook in hooks:
         hook.remove()
-    return MicroBatchRun(saved, peak, loss, torch.Size(hidden).numel() * dtype.itemsize, record)
+    return MicroBatchRun(saved_activations, peak, loss, torch.Size(hidden).numel() * dtype.itemsize, record)
 
 
 def _drop_gradient(parameter: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Which process holds what: ranks as one grid of pipeline x data x tensor, on DeepSpeed's topology."""
+"""The process mesh: ranks as a grid of pipeline x data x tensor parallelism, on DeepSpeed's topology."""
 
 import contextlib
 import io
@@ -15,11 +15,11 @@ from deepspeed.runtime.pipe.topology import PipelineParallelGrid, PipeModelDataP
 
 @dataclass(frozen=True)
 class TensorParallelGroup:
-    """The processes that share each matrix: what every parallel layer is given.
+    """The tensor-parallel group, which every parallel layer takes.
 
-    size: how many; rank: which of them this is; group: None at size 1, where every layer is plain torch.
-    sequence_parallel: between the matrices each process holds `seq / size` tokens.
-    overlap: in the backward pass, the collective of the input's gradient runs beside the weight gradient's product.
+    size: processes in it; rank: this process's in it; group: torch's process group, None at size 1.
+    sequence_parallel: outside the column and row layers each process holds `seq / size` tokens (arXiv 2205.05198).
+    tensor_parallel_overlap: in the backward pass the input gradient's collective overlaps the weight gradient's matmul.
     """
 
     size: int = 1
@@ -31,7 +31,7 @@ class TensorParallelGroup:
 
 @dataclass(frozen=True)
 class ProcessMesh:
-    """This process's place. `grid` is what DeepSpeed asks for groups (its `mpu`)."""
+    """This process's coordinates and groups. `grid` is the object DeepSpeed asks for groups (its `mpu`)."""
 
     rank: int
     size: int
@@ -45,7 +45,7 @@ class ProcessMesh:
 
     @property
     def is_main(self) -> bool:
-        """True on the one process that speaks and writes for all."""
+        """True on global rank 0, which logs and writes for all."""
         return self.rank == 0
 
     def barrier(self) -> None:
@@ -53,10 +53,10 @@ class ProcessMesh:
         dist.barrier()
 
     def broadcast_object(self, value: Any) -> Any:
-        """`value` of the main process, on every process."""
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        """`value` of rank 0, on every process."""
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     def all_gather_object(self, value: Any) -> list[Any]:
         """`value` of every process, by rank, on every process."""
@@ -67,12 +67,12 @@ class ProcessMesh:
 
     def any_rank(self, flag: bool) -> bool:
         """True where `flag` is true on at least one process."""
-        seen = torch.tensor([int(flag)], device=self.device)
-        dist.all_reduce(seen, op=dist.ReduceOp.MAX)
-        return bool(seen.item())
+        flags = torch.tensor([int(flag)], device=self.device)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        return bool(flags.item())
 
     def all_reduce_bandwidth(self, megabytes: int = 64) -> float:
-        """Bus bandwidth in GB/s of an all-reduce over every process, as NCCL's tests count it; infinite for one."""
+        """Bus bandwidth in GB/s of an all-reduce over all processes, as nccl-tests counts it; infinite for one."""
         values = torch.ones(megabytes * 2**20 // 4, device=self.device)
         best = float("inf")
         for _ in range(3):
@@ -85,7 +85,7 @@ class ProcessMesh:
         return moved / best / 1e9 if self.size > 1 else float("inf")
 
     def broadcast_from_last_pipeline_stage(self, value: torch.Tensor | None) -> torch.Tensor:
-        """A tensor of the last pipeline stage, on every stage; `value` is None on the others."""
+        """`value` of the last pipeline stage, on every pipeline stage; the others pass None."""
         if self.pp_size == 1:
             assert value is not None
             return value
@@ -103,9 +103,9 @@ class ProcessMesh:
 def build_mesh(
     tp_size: int = 1, pp_size: int = 1, sequence_parallel: bool = False, tensor_parallel_overlap: bool = False
 ) -> ProcessMesh:
-    """Arrange the processes that joined. Neighbouring ranks share matrices, then data, then the pipeline.
+    """Arrange all processes in a mesh. Neighbouring ranks form tensor-parallel groups, then data, then pipeline.
 
-    Errors: ValueError where the sizes do not divide the number of processes.
+    Every process calls it. Errors: ValueError where the sizes do not divide the number of processes.
     """
     size = dist.get_world_size()
     if size % (tp_size * pp_size):
@@ -134,7 +134,7 @@ def build_mesh(
 
 
 def single_process_mesh() -> ProcessMesh:
-    """A world of this process only, which joins no others: what reads a finished model on one device needs no group."""
+    """A mesh of this process alone, without a process group: for inference on one device."""
     return ProcessMesh(0, 1, _own_device(0), 0, 1, 0, 1, TensorParallelGroup(), grid=None)
 
 

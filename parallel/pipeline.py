@@ -1,4 +1,4 @@
-"""Pipeline parallelism: which layers each stage holds, as a DeepSpeed `PipelineModule` with explicit bounds."""
+"""Pipeline parallelism: a DeepSpeed `PipelineModule` with explicit bounds of its pipeline stages."""
 
 import contextlib
 import io
@@ -13,11 +13,11 @@ from parallel.mesh import ProcessMesh
 
 
 def pipeline_bounds(costs: Sequence[float], stages: int) -> list[int]:
-    """Cut layers into `stages` contiguous runs, none empty, so that the costliest run is as cheap as can be.
+    """Split layers into `stages` contiguous, non-empty pipeline stages that minimise the largest cost of one.
 
-    Returns `stages + 1` bounds: stage s holds layers bounds[s] to bounds[s + 1] - 1. Uneven runs are normal: CodeGen
-    has 33 and 34 blocks. Of equal cuts the one that loads late stages least is taken: the last holds the head's logits.
-    Errors: ValueError where there are fewer layers than stages.
+    Returns `stages + 1` bounds: pipeline stage s holds layers bounds[s] to bounds[s + 1] - 1. Uneven stages are normal:
+    CodeGen has 33 and 34 blocks. Ties go to the split with less in the late stages: the last also holds the logits.
+    Errors: ValueError where there are fewer layers than pipeline stages.
     """
     if stages > len(costs):
         raise ValueError(f"{len(costs)} layers cannot fill {stages} pipeline stages")

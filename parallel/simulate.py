@@ -1,6 +1,6 @@
-"""A world on paper: this process as any rank of any world, on torch's fake process group. Collectives do nothing there.
+"""A simulated mesh: this process as any rank of any world size, on torch's fake process group (collectives do nothing).
 
-With meta tensors a laptop walks through what one of 512 GPUs does, and `collectives` writes down what it would send.
+With meta tensors a laptop runs the program of one of 512 GPUs, and `collectives` records what it would send.
 """
 
 import functools
@@ -21,7 +21,7 @@ from parallel.mesh import ProcessMesh, TensorParallelGroup
 
 @dataclass(frozen=True)
 class Collective:
-    """One call. kind: all-reduce, all-gather or reduce-scatter; bytes: of the whole tensor, before any is cut away."""
+    """One collective call. kind: all-reduce, all-gather or reduce-scatter; bytes: of the whole tensor."""
 
     kind: str
     bytes: int
@@ -36,14 +36,14 @@ def simulated_mesh(
     sequence_parallel: bool = False,
     tensor_parallel_overlap: bool = False,
 ) -> Iterator[ProcessMesh]:
-    """The place that `rank` of `size` has in `parallel.layout.build_world`, on the meta device, without a grid.
+    """The mesh that `parallel.mesh.build_mesh` gives `rank` of `size` processes, on the meta device, without `grid`.
 
-    Errors: ValueError where the sizes do not divide `size`, RuntimeError where this process has joined a real world.
+    Errors: ValueError where the sizes do not divide `size`, RuntimeError where a real process group is initialised.
     """
     if size % (tp_size * pp_size):
         raise ValueError(f"{size} processes cannot be cut into tensor {tp_size} x pipeline {pp_size}")
     if dist.is_initialized():
-        raise RuntimeError("this process belongs to a real world; a world on paper needs a process of its own")
+        raise RuntimeError("a process group is initialised here; a simulated mesh needs a process without one")
     dp_size = size // (tp_size * pp_size)
     topology = PipeModelDataParallelTopology(num_pp=pp_size, num_mp=tp_size, num_dp=dp_size)
     place = topology.get_coord(rank)
@@ -72,9 +72,9 @@ def simulated_mesh(
         dist.destroy_process_group()
 
 
-def pipeline_stage_rank(stage: int, size: int, pp_size: int) -> int:
-    """The rank of a pipeline stage that is tensor rank 0 of data rank 0."""
-    return stage * (size // pp_size)
+def pipeline_stage_rank(pipeline_stage: int, size: int, pp_size: int) -> int:
+    """Global rank of tensor rank 0 of data rank 0 in a pipeline stage."""
+    return pipeline_stage * (size // pp_size)
 
 
 # torch.distributed's functions -> what they are, and which argument is the whole tensor
@@ -90,9 +90,9 @@ _REMEMBERED = [("all_gather_function", "all_gather_into_tensor"), ("reduce_scatt
 
 @contextmanager
 def collectives() -> Iterator[list[Collective]]:
-    """The collectives that this process starts in the block, in order, on a real process group or a fake one.
+    """Record the collectives that this process starts inside the context, in order, on a real or fake process group.
 
-    A group of one process sends nothing and is left out.
+    Groups of one process are left out: they send nothing.
     """
     record: list[Collective] = []
     places: list[tuple[Any, str, str]] = [(dist, name, name) for name in _RECORDED]

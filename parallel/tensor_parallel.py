@@ -1,7 +1,7 @@
 """Tensor parallelism: Megatron-LM's column and row layers and its vocabulary-parallel embedding (arXiv 1909.08053).
 
 At size 1 they do what `nn.Linear` and `nn.Embedding` do. A matrix made of several parts side by side (q, k, v, fc_in)
-is cut part by part, so that a slice means the same whatever the size.
+is split part by part, so that each rank holds matching rows of all of them.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ PACKED_ROWS = 8  # rows of a product that `pack` lays out for; the layout serves
 
 @dataclass(frozen=True)
 class Shard:
-    """How a parameter is cut: along dimension `dim`, each of `parts` (lengths along it) by itself, evenly."""
+    """How a parameter is split over tensor-parallel ranks: along `dim`, each of `parts` (lengths along it) evenly."""
 
     dim: int
     parts: tuple[int, ...]
@@ -37,7 +37,7 @@ class Shard:
 
 
 def sharded(parameter: nn.Parameter, shard: Shard, tp: TensorParallelGroup) -> nn.Parameter:
-    """Mark `parameter` as one slice of `shard`, for checkpoints and for the gradient norm."""
+    """Mark `parameter` as this rank's slice of a parameter split as `shard`, for checkpoints and the gradient norm."""
     if tp.size > 1:
         parameter.shard = shard  # type: ignore[attr-defined]
         parameter.model_parallel = True  # type: ignore[attr-defined]  # DeepSpeed counts it on every rank
@@ -45,7 +45,7 @@ def sharded(parameter: nn.Parameter, shard: Shard, tp: TensorParallelGroup) -> n
 
 
 def shard_of(parameter: Tensor) -> Shard | None:
-    """How `parameter` is cut; None where every process holds it whole."""
+    """How `parameter` is split; None where every rank holds it whole."""
     return getattr(parameter, "shard", None)
 
 
@@ -73,7 +73,7 @@ def pack(layer: nn.Module) -> None:
 
 
 class ColumnLinear(nn.Module):
-    """`y = x @ weight.T`, outputs cut over the group; no bias of its own.
+    """Column-parallel linear layer, `y = x @ weight.T`: outputs are split over the group; no bias.
 
     x: `[batch, seq, in_features]` (seq / size tokens under sequence parallelism); y: `[batch, seq, sum(parts) / size]`.
     """
@@ -88,12 +88,14 @@ class ColumnLinear(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Shapes as in the class."""
         if self.tp.tensor_parallel_overlap:
-            return _OverlappedColumn.apply(hidden_states, self.weight, self.tp)  # type: ignore[no-any-return,no-untyped-call]
+            overlapped: Any = _OverlappedColumnLinear.apply
+            return overlapped(hidden_states, self.weight, self.tp)  # type: ignore[no-any-return]
         return linear(enter_column(hidden_states, self.tp), self.weight)
 
 
-class _OverlappedColumn(torch.autograd.Function):
-    """`enter_column` and the product in one, so that the backward pass computes while it communicates."""
+class _OverlappedColumnLinear(torch.autograd.Function):
+    """`enter_column` and the matmul in one function: backward overlaps the input gradient's collective with the weight
+    gradient's matmul."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, tp: TensorParallelGroup) -> Tensor:
@@ -111,7 +113,7 @@ class _OverlappedColumn(torch.autograd.Function):
 
 
 class RowLinear(nn.Module):
-    """`y = x @ weight.T + bias`, inputs cut over the group; the bias is added once, after the sum over the group.
+    """Row-parallel linear, `y = x @ weight.T + bias`: inputs are split; the bias is added once, after the sum.
 
     x: `[batch, seq, sum(parts) / size]`; y: `[batch, seq, out_features]` (seq / size under sequence parallelism).
     """
@@ -133,7 +135,7 @@ class RowLinear(nn.Module):
 
 
 class VocabEmbedding(nn.Module):
-    """Rows of the table cut over the group. ids: `[batch, seq]`; out: `[batch, seq, hidden]`."""
+    """Vocabulary-parallel embedding, split by rows over the group. ids: `[batch, seq]`; out: `[batch, seq, hidden]`."""
 
     def __init__(self, vocab_size: int, hidden: int, tp: TensorParallelGroup) -> None:
         super().__init__()
@@ -152,7 +154,7 @@ class VocabEmbedding(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """`nn.LayerNorm` that every process holds whole; under sequence parallelism each sees its own tokens."""
+    """`nn.LayerNorm`, replicated over the group; under sequence parallelism each rank normalises its own tokens."""
 
     def __init__(self, hidden: int, epsilon: float, tp: TensorParallelGroup) -> None:
         super().__init__(hidden, eps=epsilon)

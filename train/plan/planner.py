@@ -1,4 +1,4 @@
-"""A layout worked out on paper: every pipeline stage is built and runs one micro-batch, on meta tensors."""
+"""Plan of a layout: each pipeline stage is built and runs one micro-batch on meta tensors, on a simulated mesh."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ FRAGMENTATION = 0.05  # kept free on each GPU, of its memory: blocks that the al
 
 @dataclass(frozen=True)
 class PipelineStagePlan:
-    """One pipeline stage's process (tensor rank 0 of data rank 0). Bytes on its GPU.
+    """Memory and traffic of one pipeline stage's process (tensor rank 0 of data rank 0), in bytes on its GPU.
 
     collectives: kind -> (calls, bytes) in one optimizer step; 0 calls: as many as DeepSpeed's buckets make.
     """
@@ -46,116 +46,124 @@ class PipelineStagePlan:
 
     @property
     def activations(self) -> int:
-        """Kept for the backward passes of the micro-batches in flight."""
-        return self.in_flight * self.micro_batch.saved
+        """Saved for the backward passes of the micro-batches in flight."""
+        return self.in_flight * self.micro_batch.saved_activations
 
     @property
     def working(self) -> int:
-        """Beyond that: what the micro-batch under way makes and drops again, and DeepSpeed's buffers beside it."""
-        return self.micro_batch.peak - self.micro_batch.saved + self.states.passes
+        """Temporary tensors of the running micro-batch, and DeepSpeed's communication buffers."""
+        return self.micro_batch.peak - self.micro_batch.saved_activations + self.states.forward_backward_buffers
 
     @property
     def total(self) -> int:
-        """The most at one time: at the start, during the passes, or in the optimizer step."""
-        return max(self.states.start, self.states.kept + max(self.activations + self.working, self.states.step))
+        """Peak: of initialization, of forward and backward, or of the optimizer step."""
+        states = self.states
+        running = max(self.activations + self.working, states.optimizer_step_buffers)
+        return max(states.initialization, states.persistent + running)
 
 
 def world_size(settings: Settings) -> int:
-    """Processes that the settings stand for, as `launch` counts them; 8 a node where nothing says."""
+    """Number of processes of the run, as `launch` counts them; 8 a node where the settings do not say."""
     cluster, layout = settings.cluster, settings.layout
     needed = layout.tensor_parallel_size * layout.pipeline_parallel_size * (layout.data_parallel_size or 0)
     return cluster.nodes * (cluster.processes_per_node or needed // cluster.nodes or GPUS_A_NODE)
 
 
 def on_gpu(settings: Settings) -> Settings:
-    """`settings` with the precision that `auto` stands for on the GPUs that are planned for: bf16."""
+    """`settings` with `layout.precision=auto` resolved to bf16, its value on the GPUs that are planned for."""
     layout = settings.layout
     precision = Precision.bf16 if layout.precision is Precision.auto else layout.precision
     return replace(settings, layout=replace(layout, precision=precision))
 
 
-def bounds(settings: Settings) -> list[int]:
-    """Where the layers are cut into pipeline stages. `layout.balance=time` is cut by flops: there is no GPU to time."""
+def bounds_of(settings: Settings) -> list[int]:
+    """Bounds of the pipeline stages (`pipeline_bounds`). `layout.balance=time` uses FLOPs: there is no GPU to time."""
     layout = settings.layout
     costs = (layer_parameters if layout.balance is Balance.parameters else layer_flops)(settings.model)
     return pipeline_bounds([float(cost) for cost in costs], layout.pipeline_parallel_size)
 
 
-def build_stage(settings: Settings, stage: int, mesh: Any) -> list[nn.Module]:
-    """The layers of a stage as this process holds them, in the run's precision, on the meta device."""
+def build_pipeline_stage(settings: Settings, pipeline_stage: int, mesh: Any) -> list[nn.Module]:
+    """This process's part of a pipeline stage's layers, in the run's precision, on the meta device."""
     kernels = replace(select_kernels(settings.kernels), compile=False)  # compiling takes minutes and moves no tensor
     builders = run_layers(settings, mesh.tp, kernels)
-    first, end = bounds(settings)[stage : stage + 2]
+    first, end = bounds_of(settings)[pipeline_stage : pipeline_stage + 2]
     with torch.device("meta"):
         return [builder().to(DTYPES[settings.layout.precision]) for builder in builders[first:end]]
 
 
-def plan_stage(settings: Settings, stage: int, size: int, measure: bool = True) -> PipelineStagePlan:
-    """The stage's process among `size`. measure=False leaves the micro-batch out: weights and optimizer state only."""
+def plan_pipeline_stage(settings: Settings, pipeline_stage: int, size: int, measure: bool = True) -> PipelineStagePlan:
+    """Plan one pipeline stage of `size` processes.
+
+    measure=False leaves the micro-batch out: weights and optimizer state only.
+    """
     layout, model = settings.layout, settings.model
-    stages, last = layout.pipeline_parallel_size, stage == layout.pipeline_parallel_size - 1
+    pp_size = layout.pipeline_parallel_size
+    first_stage, last_stage = pipeline_stage == 0, pipeline_stage == pp_size - 1
     batch = next(iter(settings.stages.values())).global_batch_size
     config = deepspeed_config(settings, batch, size, layout.precision)
     count = gradient_accumulation_steps(settings, batch, size)
-    shape = (layout.tensor_parallel_size, stages, layout.sequence_parallel, layout.tensor_parallel_overlap)
-    first, end = bounds(settings)[stage : stage + 2]
-    with simulated_mesh(pipeline_stage_rank(stage, size, stages), size, *shape) as mesh:
-        modules = build_stage(settings, stage, mesh)
+    shape = (layout.tensor_parallel_size, pp_size, layout.sequence_parallel, layout.tensor_parallel_overlap)
+    first, end = bounds_of(settings)[pipeline_stage : pipeline_stage + 2]
+    with simulated_mesh(pipeline_stage_rank(pipeline_stage, size, pp_size), size, *shape) as mesh:
+        modules = build_pipeline_stage(settings, pipeline_stage, mesh)
         tokens = model.context_length // (mesh.tp.size if mesh.tp.sequence_parallel else 1)
         hidden = (layout.micro_batch_size, tokens, model.n_embd)
         run = MicroBatchRun(0, 0, 0, 0, [])
         if measure:
-            run = run_micro_batch(modules, stage == 0, last, hidden, model.context_length)
+            run = run_micro_batch(modules, first_stage, last_stage, hidden, model.context_length)
     named = [(f"{first + i}.{name}", p) for i, layer in enumerate(modules) for name, p in layer.named_parameters()]
     buffers = sum(b.numel() * b.element_size() for layer in modules for b in layer.buffers())
     decayed = [decays(name, p, settings.optimizer.decay, model.n_layer) for name, p in named]
-    kept = states([p for _, p in named], decayed, buffers, settings, config, data_parallel_size(settings, size))
-    if stages > 1:  # the pipeline engine keeps one buffer to receive hidden states and one for their gradients
-        kept = replace(kept, passes=kept.passes + run.boundary * ((stage > 0) + (not last)))
+    held = states([p for _, p in named], decayed, buffers, settings, config, data_parallel_size(settings, size))
+    if pp_size > 1:  # the pipeline engine keeps one buffer to receive hidden states and one for their gradients
+        buffers = held.forward_backward_buffers + run.boundary * ((not first_stage) + (not last_stage))
+        held = replace(held, forward_backward_buffers=buffers)
     total, calls = Counter[str](), Counter[str]()
     for collective in run.collectives:
         total[f"tensor {collective.kind}"] += collective.bytes * count
         calls[f"tensor {collective.kind}"] += count
-    sends = (not last) + (stage > 0)
+    sends = (not first_stage) + (not last_stage)
     if sends:
         calls["pipeline send"], total["pipeline send"] = sends * count, sends * count * run.boundary
     reduce = "data reduce-scatter" if layout.zero_stage == 3 else "data all-reduce"
-    for kind, size_bytes in ((reduce, kept.reduced), ("data all-gather", kept.gathered)):
+    for kind, size_bytes in ((reduce, held.reduced), ("data all-gather", held.gathered)):
         if size_bytes:
             total[kind] = size_bytes
     return PipelineStagePlan(
         first,
         end,
         sum(p.numel() for _, p in named),
-        kept,
+        held,
         run,
-        min(stages - stage, count),
+        min(pp_size - pipeline_stage, count),
         {kind: (calls[kind], total[kind]) for kind in total},
     )
 
 
 def plan(settings: Settings, size: int, measure: bool = True) -> list[PipelineStagePlan]:
     """Every pipeline stage of a layout on `size` processes."""
-    return [plan_stage(settings, stage, size, measure) for stage in range(settings.layout.pipeline_parallel_size)]
+    pp_size = settings.layout.pipeline_parallel_size
+    return [plan_pipeline_stage(settings, pipeline_stage, size, measure) for pipeline_stage in range(pp_size)]
 
 
 def usable_bytes(device_memory_gib: float) -> int:
-    """What a job may fill of a GPU's memory."""
+    """Bytes of a GPU's memory that a run may allocate."""
     return int(device_memory_gib * 2**30 * (1 - FRAGMENTATION)) - CONTEXT_BYTES
 
 
 def nearest_layout(settings: Settings, size: int, usable: int, tries: int = 40) -> dict[str, Any] | None:
-    """The settings to change so that the job fits `usable` bytes on as many GPUs: fewest keys, then smallest steps.
+    """Settings under `layout` to change so that the run fits `usable` bytes on as many GPUs: fewest, then closest.
 
-    None where none of the `tries` nearest that could fit does.
+    Returns key -> value, or None where none of the `tries` nearest candidates fits.
     """
     for _, keys in sorted(_changes(settings, size), key=lambda change: change[0]):
         layout = replace(settings.layout, **keys)
         other = replace(settings, layout=layout)
-        if max(stage.total for stage in plan(other, size, measure=False)) > usable:
+        if max(each.total for each in plan(other, size, measure=False)) > usable:
             continue
         tries -= 1
-        if max(stage.total for stage in plan(other, size)) <= usable:
+        if max(each.total for each in plan(other, size)) <= usable:
             return keys
         if not tries:
             return None

@@ -1,4 +1,4 @@
-"""A plan of `train.plan` as tables for a person, within 100 columns."""
+"""Prints a plan of `train.plan` as tables, at most 100 columns wide."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ GIB = 2**30
 
 
 def show(plan: dict[str, Any]) -> None:
-    """Print the plan for a person, within 100 columns."""
+    """Print the plan as tables, at most 100 columns wide."""
     console = Console(width=100, highlight=False)
     log = console.print
     sequence = " with sequence parallelism" if plan["sequence_parallel"] else ""
@@ -19,7 +19,7 @@ def show(plan: dict[str, Any]) -> None:
     )
     log(
         f"tensor {plan['tensor_parallel_size']}{sequence} x pipeline {plan['pipeline_parallel_size']} x data "
-        f"{plan['data_parallel_size']}, ZeRO-{plan['zero_stage']} ({plan['keeper']}), {plan['precision']}, "
+        f"{plan['data_parallel_size']}, ZeRO-{plan['zero_stage']} ({plan['optimizer_class']}), {plan['precision']}, "
         f"recompute {plan['recompute']}, offload {plan['offload']}"
     )
     log(
@@ -49,14 +49,14 @@ def show(plan: dict[str, Any]) -> None:
     log(table)
     last, fullest = plan["stages"][-1], max(plan["stages"], key=lambda stage: stage["total"])
     flights = ", ".join(str(stage["in_flight"]) for stage in plan["stages"])
-    log(f"Activations: of the micro-batches in flight at one time ({flights} by stage).")
+    log(f"Activations: saved by the micro-batches in flight ({flights} by pipeline stage).")
     log(
-        f"Working: gradients and intermediates of the micro-batch under way, and DeepSpeed's buffers. The chunked loss "
-        f"of the last stage takes {last['loss'] / GIB:.2f}, counted in activations and working."
+        f"Working: temporary tensors of the running micro-batch, and DeepSpeed's buffers. The chunked loss "
+        f"of the last pipeline stage takes {last['loss'] / GIB:.2f}, counted in activations and working."
     )
     log(
-        f"Total: the larger of the passes, the optimizer step ({fullest['optimizer_step'] / GIB:.2f} in place of "
-        f"activations and working) and the start ({fullest['start'] / GIB:.2f}, weights in fp32)."
+        f"Total: the peak of forward and backward, optimizer step ({fullest['optimizer_step'] / GIB:.2f} instead "
+        f"of activations and working) and initialization ({fullest['initialization'] / GIB:.2f}, fp32 weights)."
     )
     if fullest["host"]:
         log(f"Host memory for what is offloaded: {fullest['host'] / GIB:.2f} GiB a process.")
@@ -64,17 +64,19 @@ def show(plan: dict[str, Any]) -> None:
     if memory is None:
         log("Not checked against a GPU's memory; add cluster.device_memory_gib=80 for 80 GB GPUs.\n")
     else:
-        log(f"A GPU has {memory:g}; {plan['usable'] / GIB:.1f} of them can be filled (the rest: CUDA, NCCL, holes).\n")
+        log(f"A GPU has {memory:g} GiB, {plan['usable'] / GIB:.1f} usable (the rest: CUDA, NCCL, fragmentation).\n")
     show_collectives(plan, log)
 
 
 def show_collectives(plan: dict[str, Any], log: Any) -> None:
-    """Print what a process sends in a step, of each kind on the stage that sends most of it."""
+    """Print the bytes sent in one step by kind of collective, on the pipeline stage that sends most of that kind."""
     kinds = sorted({kind for stage in plan["stages"] for kind in stage["collectives"]}, reverse=True)
     if not kinds:
         log("One process: nothing is sent.")
         return
-    table = Table(title="Sent in one optimizer step, by one process of the busiest stage", title_justify="left")
+    table = Table(
+        title="Sent in one optimizer step, by one process of the busiest pipeline stage", title_justify="left"
+    )
     for column in ("kind", "stage", "calls", "GiB"):
         table.add_column(column, justify="left" if column == "kind" else "right")
     for kind in kinds:
@@ -83,4 +85,4 @@ def show_collectives(plan: dict[str, Any], log: Any) -> None:
         calls = found[stage]["calls"]
         table.add_row(kind, str(stage), f"{calls:,}" if calls else "in buckets", f"{found[stage]['bytes'] / GIB:,.2f}")
     log(table)
-    log("GiB: size of the whole tensors, before the network's algorithm cuts them up.")
+    log("GiB: size of the whole tensors, before the collective algorithm splits them.")

@@ -17,7 +17,7 @@ from parallel.simulate import collectives, simulated_mesh
 from parallel.tensor_parallel import shard_of
 from tests.parity.cases import BATCH, engine_of, micro_batches, settings_of
 from tests.worlds import Worlds, mesh_of
-from train.plan.planner import PipelineStagePlan, build_stage, on_gpu, plan
+from train.plan.planner import PipelineStagePlan, build_pipeline_stage, on_gpu, plan
 
 TP2, PP2, SP = "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2", "layout.sequence_parallel=true"
 BF16 = "layout.precision=bf16"
@@ -40,13 +40,13 @@ def test_every_rank_together_holds_the_model(shape: list[str]) -> None:
         with simulated_mesh(rank, size, tensor, stages, layout.sequence_parallel) as mesh:
             if mesh.dp_rank:
                 continue
-            for layer in build_stage(settings, mesh.pp_rank, mesh):
+            for layer in build_pipeline_stage(settings, mesh.pp_rank, mesh):
                 for parameter in layer.parameters():
                     total += parameter.numel() if shard_of(parameter) is not None or mesh.tp.rank == 0 else 0
     assert total == parameters(settings.model)
 
 
-def test_a_rank_has_the_same_place_on_paper_and_in_a_real_world(worlds: Worlds) -> None:
+def test_a_rank_has_the_same_place_planned_and_in_a_real_world(worlds: Worlds) -> None:
     for rank, place in enumerate(worlds(4).run(place_of, 2, 2)):
         with simulated_mesh(rank, 4, 2, 2) as mesh:
             assert (mesh.dp_rank, mesh.pp_rank, mesh.tp.rank) == place
@@ -100,7 +100,7 @@ def live(overrides: list[str]) -> dict[str, Any]:
     held = [*module.parameters(), *(p.ds_tensor for p in module.parameters() if hasattr(p, "ds_tensor"))]
     weights = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
     result = {
-        "keeper": type(optimizer).__name__,
+        "optimizer_class": type(optimizer).__name__,
         "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters()),
         "weights": sum(weights.values()) + sum(b.numel() * b.element_size() for b in module.buffers()),
         "masters": sum(p.numel() * p.element_size() for p in masters),
@@ -113,7 +113,7 @@ def live(overrides: list[str]) -> dict[str, Any]:
         "sent": dict(sent),
         "stage": mesh.pp_rank,
     }
-    if result["keeper"] == "BF16_Optimizer":
+    if result["optimizer_class"] == "BF16_Optimizer":
         result["gradients"] = half[0] + sum(g.numel() * g.element_size() for g in optimizer.fp32_groups_gradients_flat)
     engine.destroy()
     return result
@@ -137,17 +137,17 @@ def test_bytes_are_those_of_a_live_engine(case: str, worlds: Worlds) -> None:
     stages = plan(settings, size)
     for found in worlds(size).run(live, overrides):
         stage = stages[found["stage"]]
-        assert found["keeper"] in (stage.states.keeper, "AdamW")
+        assert found["optimizer_class"] in (stage.states.optimizer_class, "AdamW")
         assert found["parameters"] == stage.parameters
         slack = 0.02  # padding
         assert found["weights"] == pytest.approx(stage.states.weights, rel=slack)
-        own_master = 0 if stage.states.keeper == "torch.optim.AdamW" else found["masters"]
+        own_master = 0 if stage.states.optimizer_class == "torch.optim.AdamW" else found["masters"]
         assert own_master + found["moments"] == pytest.approx(stage.states.optimizer, rel=slack)
         if "gradients" in found:
             assert found["gradients"] == pytest.approx(stage.states.gradients, rel=slack)
 
 
-def sent_on_paper(stage: PipelineStagePlan) -> Counter[str]:
+def sent_planned(stage: PipelineStagePlan) -> Counter[str]:
     """Bytes by kind, whichever group they go to; pipeline sends are no collectives."""
     total: Counter[str] = Counter()
     for kind, (_, size) in stage.collectives.items():
@@ -159,7 +159,7 @@ def sent_on_paper(stage: PipelineStagePlan) -> Counter[str]:
 @pytest.mark.parametrize("case", ["zero1", "zero1 bf16", "zero2 bf16", "tp2 sp bf16"])
 def test_collectives_are_those_of_a_real_world(case: str, worlds: Worlds) -> None:
     size, overrides = LIVE[case]
-    expected = sent_on_paper(plan(paper_settings(overrides), size)[0])
+    expected = sent_planned(plan(paper_settings(overrides), size)[0])
     for found in worlds(size).run(live, overrides):
         for kind in expected:
             assert found["sent"].get(kind, 0) == pytest.approx(expected[kind], rel=0.02, abs=512), (
@@ -202,7 +202,7 @@ def test_layout_that_does_not_fit_is_refused_with_one_that_does() -> None:
 
 def test_recomputing_keeps_less() -> None:
     saved = {
-        how: plan(paper_settings([f"layout.recompute={how}"]), 1)[0].micro_batch.saved
+        how: plan(paper_settings([f"layout.recompute={how}"]), 1)[0].micro_batch.saved_activations
         for how in ("none", "selective", "full")
     }
     assert saved["full"] < saved["selective"] < saved["none"]
