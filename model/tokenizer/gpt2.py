@@ -6,12 +6,15 @@ transformers' CodeGenTokenizer gives 50256 and would let a file end a document. 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Rust
+
+from model.tokenizer.tiktoken_bpe import tiktoken_encode
 
 EOS = "<|endoftext|>"
 WHITESPACE = [" " * count for count in range(31, 1, -1)] + ["\t" * count for count in range(9, 1, -1)]
@@ -88,7 +91,19 @@ class GPT2Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. Errors: `UnicodeEncodeError` for lone surrogates."""
         text.encode()
-        return list(self._rust.encode(text, add_special_tokens=False).ids)
+        return self._encode(text)
+
+    @cached_property
+    def _encode(self) -> Callable[[str], list[int]]:
+        """tiktoken's function where it gives the same ids; made at the first text, as it takes a moment."""
+        added = {token: one.content for token, one in self._rust.get_added_tokens_decoder().items()}
+        runs = {text: token for token, text in added.items() if token != self._eos}
+        if not runs or set(runs) == set(WHITESPACE):
+            ordinary = {token: text for token, text in enumerate(self._bytes) if token not in added}
+            fast = tiktoken_encode(self._rust, ordinary, runs)
+            if fast is not None:
+                return fast
+        return lambda text: list(self._rust.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`."""

@@ -1,0 +1,60 @@
+"""GPT-2's and CodeGen's ids by tiktoken, which merges five times as fast as `tokenizers`.
+
+tiktoken merges the pair whose result has the lowest id, `tokenizers` the pair that stands first among the merges: the
+same where ids grow with the merges, as they do in GPT-2's files. What is not of that form is left to `tokenizers`.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+
+import tiktoken
+from tokenizers import Tokenizer as Rust
+from tokenizers import pre_tokenizers
+
+# How GPT-2 cuts a text into words before it merges: OpenAI's pattern, with possessive repeats, which do not backtrack.
+PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+RUNS = re.compile(r"( {2,31}|\t{2,9})")  # CodeGen's tokens for white space, longest first from the left
+
+
+def tiktoken_encode(
+    rust: Rust, token_bytes: Mapping[int, bytes], run_ids: Mapping[str, int]
+) -> Callable[[str], list[int]] | None:
+    """A function from text to the ids that `rust` gives it; None where tiktoken would give others.
+
+    token_bytes: id -> bytes of the ordinary tokens. run_ids: white space with a token of its own -> id; all of
+    CodeGen's, or none.
+    """
+    model = json.loads(rust.to_str())["model"]
+    merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
+    ids = [model["vocab"].get("".join(pair)) for pair in merges]
+    words = rust.pre_tokenizer
+    if (
+        not isinstance(words, pre_tokenizers.ByteLevel)
+        or words.add_prefix_space
+        or not words.use_regex
+        or any(
+            model.get(key) for key in ("dropout", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
+        )
+        or None in ids
+        or any(first >= second for first, second in pairwise(ids))
+        or sum(len(one) == 1 for one in token_bytes.values()) != 256
+        or len(token_bytes) != 256 + len(ids)
+    ):
+        return None
+    ranks = {text: token for token, text in token_bytes.items()}
+    encode = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
+    if not run_ids:
+        return encode
+
+    def encode_with_runs(text: str) -> list[int]:
+        ids: list[int] = []
+        for index, part in enumerate(RUNS.split(text)):
+            if index % 2:
+                ids.append(run_ids[part])
+            elif part:
+                ids += encode(part)
+        return ids
+
+    return encode_with_runs
