@@ -88,7 +88,7 @@ def comments(path: Path) -> tuple[set[str], set[str]]:
     """(keys with a comment, keys without) of a file, dotted. A key above others is explained by what they say."""
     explained, bare, above = set(), set(), []
     for line in path.read_text().split("defaults:")[-1].splitlines():
-        found = re.match(r"( *)([\w]+):(?: ([^#\s&][^#]*))?(.*)", line)
+        found = re.match(r"( *)([\w]+):(?: ([^#\s&*][^#]*))?(.*)", line)
         if found:
             del above[len(found[1]) // 2 :]
             above.append(found[2])
@@ -100,14 +100,28 @@ def comments(path: Path) -> tuple[set[str], set[str]]:
     return explained, bare
 
 
+PREFIXES = {  # below what the keys of a group's files are, where it is not the group's own name
+    "stage": ["stages.FILE"],
+    "corpus": [f"data.corpora.{name}" for name in ("nl", "multi", "mono")],
+    "command": [],
+    "experiment": [],
+}
+
+
 def explained_for(path: Path) -> set[str]:
     """Keys explained in the files that `path` builds on: its bases; the first recipe; what the file is merged into."""
     bases = [path.parent / f"{name}.yaml" for name in re.findall(r"^  - (\w+)$", path.read_text(), re.MULTILINE)]
     bases += {"sizes": [CONF / "layout/base.yaml"], "experiment": [CONF / "config.yaml"]}.get(path.parent.name, [])
     explained = set().union(*(comments(base)[0] | explained_for(base) for base in bases if base.exists()))
-    if path.parent.name == "recipe":
+    if path.parent.name == "experiment":  # it sets values of every group
+        for other in sorted(CONF.glob("*/*.yaml")):
+            for prefix in PREFIXES.get(other.parent.name, [other.parent.name]):
+                prefix = prefix.replace("FILE", other.stem)
+                explained |= {f"{prefix}.{key}" for key in comments(other)[0]}
+    if path.parent.name in ("recipe", "experiment"):
+        prefix = {"recipe": "", "experiment": "recipe."}[path.parent.name]
         first = {key.partition(".")[2] for key in comments(CONF / "recipe/350m.yaml")[0]}
-        explained |= {f"{stage}.{key}" for stage in ("nl", "multi", "mono") for key in first}
+        explained |= {f"{prefix}{stage}.{key}" for stage in ("nl", "multi", "mono") for key in first}
     return explained
 
 

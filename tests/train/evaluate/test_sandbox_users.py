@@ -33,7 +33,7 @@ def python() -> Iterator[tuple[str, Path]]:
     if found is None:
         pytest.skip("no Python that others than root can run")
     with tempfile.TemporaryDirectory(prefix="other-") as folder:
-        shutil.copytree(ROOT / "train/evaluation", Path(folder) / "train/evaluation")
+        shutil.copytree(ROOT / "train/evaluate", Path(folder) / "train/evaluate")
         os.chmod(folder, 0o755)
         yield found, Path(folder)
 
