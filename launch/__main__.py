@@ -125,12 +125,12 @@ def plan_launch(overrides: list[str], queue: Queue) -> LaunchPlan:
 def start_here(plan: LaunchPlan, dry_run: bool) -> int:
     """Prepare the data and train, on this machine or on the hosts of a hostfile; return the exit code."""
     cluster, stop = plan.settings.cluster, None
-    variables = environment(plan.processes)
+    variables = environment(plan.processes, plan.settings.layout)
     prepare = [sys.executable, "-m", "train.data", "prepare", *plan.overrides]
     if cluster.kind is ClusterKind.hostfile:
         slots = read_hostfile(cluster)
         address = next(iter(slots)) if dry_run else main_address(cluster, slots)
-        variables = environment(max(slots.values()))
+        variables = environment(max(slots.values()), plan.settings.layout)
         train = remote_command(cluster, slots, address, plan.overrides, variables)
 
         def stop(_: psutil.Process) -> None:  # a signal does not cross hosts, a file does
@@ -185,7 +185,7 @@ def submit(plans: list[LaunchPlan], dry_run: bool) -> int:
     scripts = {}
     for stage in stages:
         runs = [(plan.folder.resolve(), [*plan.overrides, f"run.until={stage}"]) for plan in plans]
-        text = slurm.script(first.cluster, runs, stage, str(title), folder / f"{stage}-{number}.log")
+        text = slurm.script(first, runs, stage, str(title), folder / f"{stage}-{number}.log")
         scripts[stage] = (folder / f"{stage}.sh", text)
     if dry_run:
         before = None

@@ -1,6 +1,7 @@
 """Runs on this machine: one process per GPU, or a few on the CPU, through the deepspeed launcher."""
 
 import base64
+import itertools
 import json
 import os
 import shutil
@@ -11,22 +12,26 @@ import sys
 from conf.schema import ClusterConfig, LayoutConfig
 
 
-def count_gpus() -> int:
-    """GPUs this process may use, without torch: CUDA_VISIBLE_DEVICES where it is set, else what nvidia-smi lists."""
+def visible_gpus() -> list[str]:
+    """Ids of the GPUs this process may use, without torch: CUDA_VISIBLE_DEVICES where it is set, else nvidia-smi's.
+
+    As CUDA reads the variable: indices or UUIDs, of which those after an invalid one (-1) do not count.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() and device.strip() != "-1"])
+        ids = [device.strip() for device in visible.split(",")]
+        return list(itertools.takewhile(lambda device: device not in ("", "-1"), ids))
     if shutil.which("nvidia-smi") is None:
-        return 0
+        return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    return [str(index) for index in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))]
 
 
 def world_size(cluster: ClusterConfig, layout: LayoutConfig) -> int:
     """Number of processes: as the cluster or the layout says, else one per GPU, else `cluster.cpu_processes`."""
     replicas = layout.data_parallel_size or 0
     needed = layout.tensor_parallel_size * layout.pipeline_parallel_size * replicas
-    per_node = cluster.processes_per_node or needed // cluster.nodes or count_gpus() or cluster.cpu_processes
+    per_node = cluster.processes_per_node or needed // cluster.nodes or len(visible_gpus()) or cluster.cpu_processes
     return cluster.nodes * per_node
 
 
@@ -43,10 +48,13 @@ def train_command(
     """The deepspeed launcher's command line on one of the hosts for `python -m train` with `overrides`.
 
     slots: host -> its processes, in the order of their ranks. node: index of this host, or what a shell replaces by it.
+    A launcher on this machine alone gives its processes the GPUs that CUDA_VISIBLE_DEVICES names, in that order.
     This is `deepspeed.launcher.launch`, which runs on each host. The `deepspeed` command above it dies of a SIGTERM
     without telling the ranks, and has a shell parse the overrides a second time.
     """
-    world = {host: list(range(count)) for host, count in slots.items()}
+    world: dict[str, list[int] | list[str]] = {host: list(range(count)) for host, count in slots.items()}
+    if len(slots) == 1 and len(gpus := visible_gpus()) >= (count := next(iter(slots.values()))):
+        world = dict.fromkeys(slots, gpus[:count])  # the launcher sets CUDA_VISIBLE_DEVICES from it
     encoded = base64.urlsafe_b64encode(json.dumps(world).encode()).decode()
     launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={encoded}"]
     placement = [
@@ -58,10 +66,26 @@ def train_command(
     return [*launcher, *placement, "--no_local_rank", "--module", "train", *overrides]
 
 
-def environment(processes: int) -> dict[str, str]:
-    """Environment variables for `processes` on this machine: without a GPU, DeepSpeed's CPU mode and OpenMP threads."""
-    if count_gpus():
-        return {}
+def environment(processes: int, layout: LayoutConfig) -> dict[str, str]:
+    """Environment variables for `processes` on this machine; one that is set already keeps its value.
+
+    OpenMP threads: each process its share of the cores. Without a GPU, DeepSpeed's CPU mode; else `gpu_environment`.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, cores // processes))}
+    wanted = {"OMP_NUM_THREADS": str(max(1, cores // processes))}
+    wanted |= gpu_environment(layout) if visible_gpus() else {"DS_ACCELERATOR": "cpu"}
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
+
+
+def gpu_environment(layout: LayoutConfig) -> dict[str, str]:
+    """Environment variables of a process that trains on a GPU.
+
+    An allocator whose segments grow, so that fewer fragments are lost. Under tensor parallelism one queue to the
+    device, so that a collective starts before the products launched after it, as Megatron-LM asks on GPUs before
+    Blackwell. ZeRO-2 and 3 overlap on several streams, which one queue would serialise: they keep CUDA's default.
+    """
+    one_queue = layout.tensor_parallel_size > 1 and layout.zero_stage < 2
+    return {
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        **({"CUDA_DEVICE_MAX_CONNECTIONS": "1"} if one_queue else {}),
+    }

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
-from conf.schema import ClusterConfig, SlurmConfig
+from conf.schema import ClusterConfig, LayoutConfig, Settings, SlurmConfig
+from launch.local import gpu_environment
 
 SCRIPT = """\
 #!/bin/bash
@@ -50,13 +51,14 @@ exit "$code"
 """
 
 
-def script(cluster: ClusterConfig, runs: list[tuple[Path, list[str]]], stage: str, title: str, log: Path) -> str:
+def script(settings: Settings, runs: list[tuple[Path, list[str]]], stage: str, title: str, log: Path) -> str:
     """The batch script of one stage.
 
+    settings: of the run, or of the first run of a sweep.
     runs: (run's folder, overrides of `python -m train`): one, or one for each task of the job array.
     title: the run or the sweep, for its name and heading. log: file for the output, with Slurm's %-patterns.
     """
-    slurm = cluster.slurm
+    cluster, slurm = settings.cluster, settings.cluster.slurm
     python = shlex.quote(slurm.python or sys.executable)
     if slurm.container:
         python = f"{slurm.container} {python}"
@@ -68,7 +70,7 @@ def script(cluster: ClusterConfig, runs: list[tuple[Path, list[str]]], stage: st
         stage=stage,
         title=title,
         directives="\n".join(f"#SBATCH {line}" for line in _directives(cluster, len(runs), stage, title, log)),
-        setup="\n".join(_setup(slurm)),
+        setup="\n".join(_setup(slurm, settings.layout)),
         runs="\n".join(cases),
         python=python,
         srun="".join(f"{word} " for word in slurm.srun),
@@ -103,11 +105,14 @@ def _directives(cluster: ClusterConfig, count: int, stage: str, title: str, log:
     yield from slurm.sbatch
 
 
-def _setup(slurm: SlurmConfig) -> Iterator[str]:
+def _setup(slurm: SlurmConfig, layout: LayoutConfig) -> Iterator[str]:
     yield f"cd {shlex.quote(str(Path.cwd()))}"
     for module in slurm.modules:
         yield f"module load {shlex.quote(module)}"
-    if not slurm.gpus_per_node:
+    if slurm.gpus_per_node:
+        for name, value in gpu_environment(layout).items():
+            yield f"export {name}=${{{name}:-{value}}}"
+    else:
         yield "export DS_ACCELERATOR=cpu"
     for name, value in slurm.environment.items():
         yield f"export {name}={shlex.quote(value)}"

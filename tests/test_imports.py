@@ -54,7 +54,7 @@ def test_imports_run_one_way(path: Path) -> None:
     ("package", "line"),
     [
         ("conf", "import torch"),
-        ("conf", "from launch.local import count_gpus"),
+        ("conf", "from launch.local import visible_gpus"),
         ("launch", "def late():\n    from train import loop"),
         ("parallel", "import model.codegen"),
         ("model", "from train.job import Job"),

@@ -16,7 +16,6 @@ EXCEPTIONS = {
 PENDING = {  # pending: remove each line with the test file that makes it unnecessary
     "launch/control.py",  # pending
     "launch/jobs.py",  # pending
-    "launch/local.py",  # pending
     "launch/processes.py",  # pending
     "model/flops.py",  # pending
     "model/hub.py",  # pending

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conf.compose import compose_settings
-from launch.local import count_gpus, environment, world_size
+from launch.local import world_size
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,12 +65,6 @@ def test_a_run_that_is_another_is_refused_and_left_alone(tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "runs/codegen-tiny").iterdir()] == ["notes"]
 
 
-@pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("0", 1), ("0,3", 2), ("GPU-a,GPU-b,GPU-c", 3)])
-def test_visible_devices_are_counted(visible: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert count_gpus() == count
-
-
 def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     def count(*words: str) -> int:
         settings = compose_settings(list(words))
@@ -82,15 +76,6 @@ def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count("cluster=slurm", "nodes=2", "cluster.processes_per_node=3") == 6
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     assert count() == 4
-
-
-def test_cores_are_shared_among_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert int(environment(1)["OMP_NUM_THREADS"]) == len(os.sched_getaffinity(0))
-    assert environment(1000)["OMP_NUM_THREADS"] == "1"
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert environment(2)["OMP_NUM_THREADS"] == "7"
 
 
 def start(folder: Path, rank: str) -> subprocess.Popen[str]:

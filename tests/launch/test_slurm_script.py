@@ -116,3 +116,12 @@ def test_a_sweep_is_one_script_with_a_case_for_each_run(tmp_path: Path) -> None:
 def test_the_slurm_launch_needs_no_gpu_on_the_login_node(tmp_path: Path) -> None:
     assert "export DS_ACCELERATOR=cpu" not in dry_run(tmp_path, *FULL)
     assert "export DS_ACCELERATOR=cpu" in dry_run(tmp_path, "cluster=slurm", "stage=nl")
+
+
+def test_processes_with_gpus_get_their_allocator_and_queue_unless_the_cluster_sets_them(tmp_path: Path) -> None:
+    shown = dry_run(
+        tmp_path, *FULL, "layout.tensor_parallel_size=4", "layout.data_parallel_size=16", "layout.zero_stage=1"
+    )
+    assert "export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}\n" in shown
+    assert "export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}\n" in shown
+    assert "DS_ACCELERATOR" not in shown
