@@ -37,6 +37,7 @@ class Sample(Sampling):
     samples: int = MISSING
     batch_size: int = MISSING
     stop: list[str] = field(default_factory=list)
+    allowed_special: list[str] = field(default_factory=list)
     truncate: bool = MISSING
     precision: Precision = MISSING
     output: str | None = None

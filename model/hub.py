@@ -21,7 +21,7 @@ def local_folder(source: str | Path, patterns: list[str], asked: str = "source")
     from huggingface_hub import snapshot_download  # slow to import, seldom needed
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         return Path(snapshot_download(str(source), allow_patterns=patterns))
     except Exception as error:  # the hub's client raises its own, its HTTP library's and the system's

@@ -1,10 +1,10 @@
 """Text to token ids and back, without loss: decode(encode(text)) == text for every text.
 
-What may enter: tokenizers, one kind a file, and the one door to a folder that holds one. A saved tokenizer is a folder
+What may enter: tokenizers, one kind a file, and the functions that open or train one. A saved tokenizer is a folder
 that `transformers.AutoTokenizer` loads as well. Nothing here needs torch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -12,30 +12,40 @@ from conf.errors import ConfigError
 from model.hub import local_folder
 from model.tokenizer.gpt2 import FILES, GPT2Tokenizer
 from model.tokenizer.sentencepiece import MODEL_FILE, SentencePieceTokenizer
+from model.tokenizer.special import AllowedSpecial
 
 KINDS = ("codegen", "gpt2", "sentencepiece")
 
 
 class Tokenizer(Protocol):
-    """What the rest of the stack knows of a tokenizer."""
+    """The interface of every tokenizer."""
 
     @property
     def kind(self) -> str:
-        """What data.tokenizer.kind calls it."""
+        """Its value of data.tokenizer.kind."""
         ...
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids; the model may have room for more."""
+        """Number of ids; the model may have more rows."""
         ...
 
     @property
     def eos(self) -> int:
-        """Id that ends a document; no text encodes to it."""
+        """Id that ends a document."""
         ...
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`, no eos added. Errors: `UnicodeEncodeError` for lone surrogates, which are no text."""
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Text and id of each special token, eos among them."""
+        ...
+
+    def encode(self, text: str, allowed_special: AllowedSpecial = ()) -> list[int]:
+        """Ids of `text`, no eos added. Special tokens are ordinary text, except for those in `allowed_special`.
+
+        Errors: `UnicodeEncodeError` for lone surrogates, which UTF-8 cannot hold; `ConfigError` for an allowed token
+        that the tokenizer does not have.
+        """
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -43,7 +53,7 @@ class Tokenizer(Protocol):
         ...
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that one id stands for; none for eos."""
+        """The UTF-8 bytes of one id; empty for eos."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -1,8 +1,9 @@
 """GPT-2's byte-level BPE, and CodeGen's: the same with tokens for runs of spaces and tabs.
 
 CodeGen (arXiv 2203.13474) gives runs of 31 to 2 spaces the ids 50257 to 50286 and runs of 9 to 2 tabs 50287 to 50294.
-Text never encodes to a special token: "<|endoftext|>" inside of a document is spelt in ordinary tokens, where
-transformers' CodeGenTokenizer gives 50256 and would let a file end a document. Everything else is the same.
+Text encodes to a special token only where the caller allows it: "<|endoftext|>" inside of a document becomes ordinary
+tokens, where transformers' CodeGenTokenizer gives 50256 and would let a file end a document. Everything else is the
+same.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import Any, Self
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Rust
 
+from model.tokenizer.special import AllowedSpecial, encode_with_special
 from model.tokenizer.tiktoken_bpe import tiktoken_encode
 
 EOS = "<|endoftext|>"
@@ -26,6 +28,8 @@ FILES = [
     "added_tokens.json",
     *(name for pair in PAIRS for name in pair),
 ]
+FILLER = "<|unused_{}|>"  # the library numbers added tokens without gaps, so these take the ids that a file skips
+MOST_FILLERS = 10_000  # a larger gap is a damaged file
 
 
 def byte_of_character() -> dict[str, int]:
@@ -39,12 +43,14 @@ class GPT2Tokenizer:
     """A byte-level BPE with added tokens, read through a table of each token's bytes."""
 
     def __init__(self, rust: Rust, eos: str = EOS) -> None:
-        if rust.token_to_id(eos) is None:
+        eos_id = rust.token_to_id(eos)
+        if eos_id is None:
             raise ValueError(f"it has no token {eos}")
         rust.encode_special_tokens = True
-        self._rust, self._eos, self.eos_text = rust, rust.token_to_id(eos), eos
+        self._rust, self._eos, self.eos_text = rust, eos_id, eos
         alphabet, added = byte_of_character(), rust.get_added_tokens_decoder()
         self.vocab_size = rust.get_vocab_size(with_added_tokens=True)
+        self.special_tokens = {one.content: token for token, one in sorted(added.items()) if one.special}
         self._bytes: list[bytes] = [b""] * self.vocab_size
         for text, token in rust.get_vocab(with_added_tokens=True).items():
             if token >= self.vocab_size:
@@ -67,7 +73,7 @@ class GPT2Tokenizer:
 
     @property
     def eos(self) -> int:
-        """Id of `<|endoftext|>`; the same text inside of a document encodes to ordinary tokens."""
+        """Id of `<|endoftext|>`."""
         return self._eos
 
     @property
@@ -81,23 +87,23 @@ class GPT2Tokenizer:
         return self._rust.token_to_id(WHITESPACE[0]) is not None
 
     def with_whitespace(self) -> Self:
-        """This tokenizer with CodeGen's whitespace tokens after its own, once."""
+        """This tokenizer with CodeGen's whitespace tokens after its own; unchanged where it has them."""
         if self.has_whitespace:
             return self
         rust = Rust.from_str(self._rust.to_str())
         rust.add_tokens([AddedToken(text, normalized=True) for text in WHITESPACE])
         return type(self)(rust, self.eos_text)
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`. Errors: `UnicodeEncodeError` for lone surrogates."""
+    def encode(self, text: str, allowed_special: AllowedSpecial = ()) -> list[int]:
+        """Ids of `text`; see `model.tokenizer.Tokenizer`."""
         text.encode()
-        return self._encode(text)
+        return encode_with_special(text, self.special_tokens, allowed_special, self._encode_ordinary)
 
     @cached_property
-    def _encode(self) -> Callable[[str], list[int]]:
+    def _encode_ordinary(self) -> Callable[[str], list[int]]:
         """tiktoken's function where it gives the same ids; made at the first text, as it takes a moment."""
         added = {token: one.content for token, one in self._rust.get_added_tokens_decoder().items()}
-        runs = {text: token for token, text in added.items() if token != self._eos}
+        runs = {text: token for token, text in added.items() if text not in self.special_tokens}
         if not runs or set(runs) == set(WHITESPACE):
             ordinary = {token: text for token, text in enumerate(self._bytes) if token not in added}
             fast = tiktoken_encode(self._rust, ordinary, runs)
@@ -144,7 +150,9 @@ class GPT2Tokenizer:
 def _rust(folder: Path) -> Rust:
     if (folder / "tokenizer.json").is_file():
         try:
-            return Rust.from_str((folder / "tokenizer.json").read_text())
+            content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+            content["added_tokens"] = _without_gaps(content["added_tokens"], len(content["model"]["vocab"]))
+            return _numbered(Rust.from_str(json.dumps(content)), content["added_tokens"])
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"tokenizer.json: {error}") from None
     for vocabulary, merges in PAIRS:
@@ -152,33 +160,68 @@ def _rust(folder: Path) -> Rust:
             lines = (folder / merges).read_text(encoding="utf-8").split("\n")
             pairs = [(one, other) for one, _, other in (line.partition(" ") for line in lines[1:]) if other]
             try:
-                rust = Rust(models.BPE(json.loads((folder / vocabulary).read_text()), pairs))
+                rust = Rust(models.BPE(json.loads((folder / vocabulary).read_text(encoding="utf-8")), pairs))
             except Exception as error:
                 raise ValueError(f"{vocabulary} and {merges}: {error}") from None
             rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             rust.decoder = decoders.ByteLevel()
-            _add(rust, folder)
-            return rust
+            return _with_added_tokens(rust, folder)
     raise FileNotFoundError(f"there is no tokenizer.json, {', no '.join(' with '.join(pair) for pair in PAIRS)}")
 
 
-def _add(rust: Rust, folder: Path) -> None:
-    """Add the tokens that stand outside of the vocabulary's file, in the order of their ids."""
+def _with_added_tokens(rust: Rust, folder: Path) -> Rust:
+    """Add the tokens that are not in the vocabulary's file, in the order of their ids."""
     rust.add_special_tokens([AddedToken(_eos(folder), normalized=True)])
-    added: dict[str, int] = _json(folder / "added_tokens.json")
-    for text, token in sorted(added.items(), key=lambda item: item[1]):
-        rust.add_tokens([AddedToken(text, normalized=True)])
-        if rust.token_to_id(text) != token:
-            raise ValueError(f"added_tokens.json: {text!r} has id {token}, and {rust.token_to_id(text)} is the next")
+    special, ids = _special(folder), _json(folder / "added_tokens.json")
+    listed = [{"id": token, "content": text, "special": text in special} for text, token in ids.items()]
+    added = _without_gaps(listed, rust.get_vocab_size(with_added_tokens=True))
+    for one in added:
+        add = rust.add_special_tokens if one["special"] else rust.add_tokens
+        add([AddedToken(one["content"], normalized=True)])
+    return _numbered(rust, added)
+
+
+def _without_gaps(added: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
+    """Added tokens, as tokenizer.json lists them, by id, with a filler for each id from `first` on that none has."""
+    ids = {one["id"] for one in added}
+    gaps = [token for token in range(first, min(max(ids, default=0), first + 10 * MOST_FILLERS)) if token not in ids]
+    if len(gaps) > MOST_FILLERS:
+        raise ValueError(f"its added tokens leave a gap of more than {MOST_FILLERS} ids from {gaps[0]} on")
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    fillers = [{"id": token, "content": FILLER.format(token), "special": True, **flags} for token in gaps]
+    return sorted([*added, *fillers], key=lambda one: one["id"])
+
+
+def _numbered(rust: Rust, added: list[dict[str, Any]]) -> Rust:
+    """`rust`, where its added tokens have the ids of the file. Errors: ValueError where they have others."""
+    for one in added:
+        if rust.token_to_id(one["content"]) != one["id"]:
+            raise ValueError(f"{one['content']!r} has id {one['id']}, which is {rust.id_to_token(one['id'])!r} already")
+    return rust
 
 
 def _eos(folder: Path) -> str:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         eos = _json(folder / name).get("eos_token")
         if eos is not None:
-            return str(eos["content"] if isinstance(eos, dict) else eos)
+            return _text(eos)
     return EOS
 
 
+def _special(folder: Path) -> set[str]:
+    """The added tokens that the files beside added_tokens.json call special."""
+    found: set[str] = set()
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        content = _json(folder / name)
+        found |= {_text(one) for one in content.get("additional_special_tokens") or ()}
+        found |= {_text(one) for one in content.get("added_tokens_decoder", {}).values() if one.get("special")}
+        found |= {_text(one) for key, one in content.items() if key.endswith("_token") and isinstance(one, str | dict)}
+    return found
+
+
+def _text(token: Any) -> str:
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
 def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -1,7 +1,7 @@
-"""Text to token ids and back, without loss: decode(encode(text)) == text for every text.
+"""sentencepiece BPE (arXiv 1808.06226) with byte fallback, without loss: decode(encode(text)) == text for every text.
 
-sentencepiece (arXiv 1808.06226) with byte fallback does the work. Three things it would lose are handled here: it
-writes spaces as U+2581 and cannot tell the two apart, its decoder drops and replaces, and its trainer learns no tabs.
+Three things that sentencepiece loses are handled here: it writes spaces as U+2581 and cannot tell the two apart, its
+decoder drops and replaces characters, and its trainer learns no tabs.
 """
 
 import io
@@ -17,6 +17,7 @@ from tokenizers import AddedToken, decoders, models
 from tokenizers import Tokenizer as Rust
 
 from conf.errors import ConfigError
+from model.tokenizer.special import AllowedSpecial, encode_with_special
 
 MODEL_FILE = "sentencepiece.model"
 SPACE = "\u2581"  # how sentencepiece writes a space
@@ -38,6 +39,8 @@ class SentencePieceTokenizer:
         self._model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._bytes = [self._piece_bytes(token) for token in range(self._processor.get_piece_size())]
+        control = [token for token in range(len(self._bytes)) if self._processor.is_control(token)]
+        self.special_tokens = {self._processor.id_to_piece(token): token for token in control}  # </s> among them
         self._space_mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
 
     @classmethod
@@ -113,12 +116,16 @@ class SentencePieceTokenizer:
 
     @property
     def eos(self) -> int:
-        """Id of the control piece `</s>`; the text '</s>' encodes to ordinary pieces."""
+        """Id of the control piece `</s>`."""
         return EOS
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`. U+2581 itself is spelt in bytes, since its piece means a space."""
-        text.encode()  # sentencepiece would replace lone surrogates without a word
+    def encode(self, text: str, allowed_special: AllowedSpecial = ()) -> list[int]:
+        """Ids of `text`; see `model.tokenizer.Tokenizer`."""
+        text.encode()  # sentencepiece would silently replace lone surrogates
+        return encode_with_special(text, self.special_tokens, allowed_special, self._encode_ordinary)
+
+    def _encode_ordinary(self, text: str) -> list[int]:
+        """Ids of `text`. U+2581 itself is encoded in bytes, since its piece means a space."""
         if SPACE not in text:
             return list(self._processor.encode(text))
         first, *others = text.split(SPACE)

@@ -68,7 +68,10 @@ def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main:
     for start in track(range(0, len(every), command.batch_size), "sampling", **bar):
         batch = every[start : start + command.batch_size]
         seeds = [command.seed + start + place for place in range(len(batch))]
-        texts = generator.generate([prompt for prompt, _ in batch], command, seeds, tuple(command.stop))
+        special = command.allowed_special
+        texts = generator.generate(
+            [prompt for prompt, _ in batch], command, seeds, tuple(command.stop), "all" if "all" in special else special
+        )
         for (prompt, index), seed, text in zip(batch, seeds, texts, strict=True):
             completion = truncate(text) if command.truncate else text
             if is_main:

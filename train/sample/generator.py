@@ -9,10 +9,9 @@ the sample may differ between a batch and a prompt alone. Everything else about 
 
 import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from model.kernels import select_kernels
 from model.kv_cache import DecodePositions, KVCache
 from model.pretrained import open_weights
 from model.tokenizer import Tokenizer, load_tokenizer
+from model.tokenizer.special import AllowedSpecial
 from model.weights import Weights, load_layer
 from parallel.collectives import gather_vocabulary
 from parallel.mesh import ProcessMesh, build_mesh, single_process_mesh
@@ -62,7 +62,7 @@ class Generator:
         sampling: Sampling,
         seeds: list[int],
         stop: Stop = (),
-        allowed_special: Collection[str] | Literal["all"] = (),
+        allowed_special: AllowedSpecial = (),
     ) -> list[str]:
         """The completion of each prompt, without the prompt and without what ends it, as one batch.
 

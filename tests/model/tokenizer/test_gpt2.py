@@ -95,9 +95,58 @@ def test_all_the_forms_of_a_folder_are_the_same_tokenizer(tmp_path: Path, small:
     for folder in (openai, slow):
         other = open_tokenizer("codegen", str(folder), 1000)
         assert all(other.encode(text) == codegen.encode(text) for text in [*TEXTS, *TRAPS, *SPACES])
-    (slow / "added_tokens.json").write_text(json.dumps({"  ": first + 1}))
-    with pytest.raises(ConfigError, match="has id 332, and 331 is the next"):
+    (slow / "added_tokens.json").write_text(json.dumps({"  ": first - 2}))
+    with pytest.raises(ConfigError, match=r"'  ' has id 329, which is '.+' already"):
         load_tokenizer(slow)
+    (slow / "added_tokens.json").write_text(json.dumps({"  ": 10**9}))
+    with pytest.raises(ConfigError, match="a gap of more than 10000 ids from 331 on"):
+        load_tokenizer(slow)
+
+
+MOSS = {"<|Human|>": 340, "<eoh>": 345, "  ": 350}  # as MOSS and CodeGen2 release them: special tokens, with gaps
+
+
+@pytest.fixture(scope="module", params=["added_tokens.json", "tokenizer.json"])
+def gapped(request: pytest.FixtureRequest, small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A released folder whose added tokens leave gaps in their ids, in either of its forms."""
+    folder = shutil.copytree(small, tmp_path_factory.mktemp("gapped") / "tokenizer")
+    special = [text for text in MOSS if text.startswith("<")]
+    if request.param == "added_tokens.json":
+        (folder / "added_tokens.json").write_text(json.dumps(MOSS))
+        config = {"eos_token": EOS, "additional_special_tokens": special}
+        (folder / "special_tokens_map.json").write_text(json.dumps(config))
+        return folder
+    open_tokenizer("gpt2", str(folder), 1000).save(folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    for text, token in MOSS.items():
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        content["added_tokens"].append({"id": token, "content": text, "special": text in special, **flags})
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_added_tokens_keep_their_ids_where_a_file_leaves_gaps(tmp_path: Path, gapped: Path) -> None:
+    tokenizer = load_tokenizer(gapped)
+    assert tokenizer.vocab_size == 351 and tokenizer.encode("  ") == [350]
+    assert tokenizer.decode([340, 350]) == "<|Human|>  "
+    tokenizer.save(tmp_path)
+    again, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text, token in MOSS.items():
+        assert again.encode(text, "all") == [token] == theirs(text)["input_ids"]
+
+
+def test_special_tokens_are_ordinary_text_unless_they_are_allowed(gapped: Path) -> None:
+    tokenizer = load_tokenizer(gapped)
+    ordinary = tokenizer.encode("def <eoh> x<|Human|>")
+    assert not {340, 345} & set(ordinary) and tokenizer.decode(ordinary) == "def <eoh> x<|Human|>"
+    one = tokenizer.encode("def <eoh> x<|Human|>", ["<eoh>"])
+    assert 345 in one and 340 not in one
+    ids = tokenizer.encode("<|Human|>def x<eoh>" + EOS, "all")
+    assert ids == [340, *tokenizer.encode("def x"), 345, tokenizer.eos]
+    with pytest.raises(
+        ConfigError, match=r"allowed_special=<eot> is no special token of this tokenizer; there is <\|end"
+    ):
+        tokenizer.encode("x", ["<eot>"])
 
 
 def test_a_tokenizer_of_another_kind_or_size_is_one_line(tmp_path: Path, small: Path, codegen: GPT2Tokenizer) -> None:

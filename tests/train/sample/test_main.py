@@ -64,6 +64,22 @@ def test_stops_and_truncation(run: Path, tmp_path: Path) -> None:
     assert completion("truncate=true") == truncate(whole)
 
 
+def test_special_tokens_in_a_prompt(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def completion(*words: str) -> str:
+        assert main([f"run={run}", f"output={tmp_path / 'samples.jsonl'}", *SHORT, *words]) == 0
+        return str(lines(tmp_path / "samples.jsonl")[0]["completion"])
+
+    alone = completion("prompt=")  # begins with the end-of-text token, as an empty prompt does
+    assert (
+        completion("prompt=</s>", "allowed_special=[</s>]")
+        == completion("prompt=</s>", "allowed_special=[all]")
+        == alone
+    )
+    assert completion("prompt=</s>") != alone
+    assert main([f"run={run}", "prompt=x", "allowed_special=[<eom>]", *SHORT]) == 2
+    assert "allowed_special=<eom> is no special token of this tokenizer; there is </s>" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
