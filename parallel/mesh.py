@@ -123,7 +123,7 @@ def build_mesh(
     return ProcessMesh(
         rank=dist.get_rank(),
         size=size,
-        device=_own_device(int(os.environ["LOCAL_RANK"])),
+        device=local_device(int(os.environ["LOCAL_RANK"])),
         dp_rank=grid.get_data_parallel_rank(),
         dp_size=grid.get_data_parallel_world_size(),
         pp_rank=grid.get_pipe_parallel_rank(),
@@ -135,12 +135,17 @@ def build_mesh(
 
 def single_process_mesh() -> ProcessMesh:
     """A mesh of this process alone, without a process group: for inference on one device."""
-    return ProcessMesh(0, 1, _own_device(0), 0, 1, 0, 1, TensorParallelGroup(), grid=None)
+    return ProcessMesh(0, 1, local_device(0), 0, 1, 0, 1, TensorParallelGroup(), grid=None)
 
 
-def _own_device(local_rank: int) -> torch.device:
+def local_device(local_rank: int) -> torch.device:
+    """The device of the process `local_rank` of this node, made the current one.
+
+    A process that sees one GPU uses that: Slurm can show each task its own, as the only one, whatever its rank.
+    """
     accelerator = get_accelerator()
     if accelerator.device_name() == "cpu":
         return torch.device("cpu")
-    accelerator.set_device(local_rank)
-    return torch.device(accelerator.device_name(local_rank))
+    index = 0 if accelerator.device_count() == 1 else local_rank
+    accelerator.set_device(index)
+    return torch.device(accelerator.device_name(index))

@@ -18,6 +18,7 @@ from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from conf.errors import NodeError, UnreachableError, node_name
+from parallel.mesh import local_device
 
 POLL_SECONDS = 0.05
 STEP = timedelta(seconds=120)  # for what is only waiting for a process that is known to be there
@@ -45,14 +46,16 @@ def join(
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = _open_store(rank, size, join_seconds)
-    verdict = _consult(store, rank, size, join_seconds, report, validate)
+    result = _exchange_reports(store, rank, size, join_seconds, report, validate)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # A shared-memory all-reduce for inference on CPUs, never called here: compiling it costs a minute on a new machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend, timeout = get_accelerator().communication_backend_name(), timedelta(seconds=collective_seconds)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    device = local_device(int(os.environ["LOCAL_RANK"]))
+    bound = device if device.type == "cuda" else None  # NCCL connects now, where an error is easy to place
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout, device_id=bound)
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=timeout)
-    return verdict
+    return result
 
 
 def leave() -> None:
@@ -72,29 +75,29 @@ def _open_store(rank: int, size: int, seconds: float) -> Store:
         ) from None
 
 
-def _consult(
-    store: Store, rank: int, size: int, seconds: float, facts: Any, judge: Callable[[Sequence[Any]], Any]
+def _exchange_reports(
+    store: Store, rank: int, size: int, seconds: float, report: Any, validate: Callable[[Sequence[Any]], Any]
 ) -> Any:
-    store.set(f"facts/{rank}", json.dumps(facts))
+    store.set(f"report/{rank}", json.dumps(report))
     if rank == 0:
-        missing = _wait_for(store, "facts", list(range(size)), seconds)
+        missing = _wait_for(store, "report", list(range(size)), seconds)
         if missing:
-            verdict = {"missing": missing}
+            result = {"missing": missing}
         else:
-            verdict = {"verdict": judge([json.loads(store.get(f"facts/{other}")) for other in range(size)])}
-        store.set("verdict", json.dumps(verdict))
+            result = {"result": validate([json.loads(store.get(f"report/{other}")) for other in range(size)])}
+        store.set("result", json.dumps(result))
         # The store ends with this process: nobody may still be asking it.
-        _wait_for(store, "heard", [other for other in range(1, size) if other not in missing], STEP.total_seconds())
+        _wait_for(store, "ack", [other for other in range(1, size) if other not in missing], STEP.total_seconds())
     else:
         try:
-            store.wait(["verdict"], timedelta(seconds=seconds) + STEP)
-            verdict = json.loads(store.get("verdict"))
-            store.set(f"heard/{rank}", "")
+            store.wait(["result"], timedelta(seconds=seconds) + STEP)
+            result = json.loads(store.get("result"))
+            store.set(f"ack/{rank}", "")
         except dist.DistError:
             raise NodeError(f"rank {rank} on {node_name()}: the main process ended before everyone had come") from None
-    if "missing" in verdict:
-        raise NodeError(f"{_named(verdict['missing'], size)} did not come within {seconds:g} s")
-    return verdict["verdict"]
+    if "missing" in result:
+        raise NodeError(f"{_named(result['missing'], size)} did not come within {seconds:g} s")
+    return result["result"]
 
 
 def _wait_for(store: Store, key: str, ranks: list[int], seconds: float) -> list[int]:

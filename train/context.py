@@ -14,6 +14,7 @@ from conf.schema import Settings
 from model.kernels import Kernels, select_kernels
 from parallel.mesh import ProcessMesh, build_mesh
 from train.data.prepare import PreparedData, find_prepared
+from train.gpu_node import bind_to_gpu, torch_warning
 from train.hardware import emulates_bf16, peak_tflops, resolve_precision
 from train.logs import LOGGER, open_log
 from train.preflight import compare_clocks, run_preflight
@@ -64,6 +65,7 @@ def open_context(settings: Settings) -> RunContext:
     precision = resolve_precision(layout.precision, mesh.device)
     settings = replace(settings, layout=replace(layout, precision=precision))
     check(settings, mesh.size)
+    bind_to_gpu(mesh.device)
     folder = Path(on_main(mesh, lambda: str(open_run(settings, data.directory / "tokenizer"))))
     open_log(folder, mesh.rank)
     kernels = select_kernels(settings.kernels)
@@ -75,7 +77,9 @@ def open_context(settings: Settings) -> RunContext:
         f"x data {mesh.dp_size}, ZeRO-{layout.zero_stage}, {precision.value}"
     )
     if emulates_bf16(mesh.device, precision):
-        context.log("warning: this CPU has no bf16 products; torch's stand-in is about 100 times slower than fp32")
+        context.log("warning: this device has no bf16 products; torch emulates them, on a CPU about 100 times slower")
+    if warning := torch_warning():
+        context.log(f"warning: {warning}")
     compare_clocks(mesh, settings.cluster.max_clock_skew_seconds)
     if mesh.size > 1:
         context.log(f"all-reduce over every process: {mesh.all_reduce_bandwidth():.2f} GB/s")

@@ -9,12 +9,21 @@ from conf.choices import Precision
 from conf.errors import ConfigError
 from model.dtypes import DTYPES
 
-# Dense peaks in TFLOP/s for bf16 and fp16, from NVIDIA's data sheets (without sparsity). Longest name first.
+# Dense peaks in TFLOP/s for bf16 and fp16, from NVIDIA's data sheets (half of those with sparsity). The first name that
+# the device's contains counts, so a variant stands before its family: B200 is also in GB200, H200 in GH200.
 DATA_SHEETS = {
+    "GB200": 2500.0,
+    "B200": 2250.0,
+    "H200 NVL": 835.0,
     "H200": 989.0,
+    "H100 NVL": 835.0,
     "H100 PCIe": 756.0,
     "H100": 989.0,
+    "H800 PCIe": 756.0,
+    "H800": 989.0,
+    "H20": 148.0,
     "A100": 312.0,
+    "A800": 312.0,
     "A10G": 70.0,
     "L40S": 362.0,
     "V100": 125.0,
@@ -24,16 +33,21 @@ DATA_SHEETS = {
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     """`precision`, with `auto` resolved for `device`. Errors: `ConfigError` where the device does not support it."""
     if precision is Precision.auto:
-        return Precision.bf16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else Precision.fp32
+        return Precision.bf16 if device.type == "cuda" and _has_bf16_products() else Precision.fp32
     if precision is Precision.fp16 and device.type == "cpu":
         raise ConfigError("precision=fp16 does not work on a CPU; use auto, fp32 or bf16")
     return precision
 
 
+def _has_bf16_products() -> bool:
+    """Whether the GPU computes in bf16 itself, as those from A100 on do; torch would also count a V100's emulation."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def emulates_bf16(device: torch.device, precision: Precision) -> bool:
-    """Whether bf16 products are emulated: on a CPU without bf16 instructions."""
-    native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return device.type == "cpu" and precision is Precision.bf16 and not native
+    """Whether bf16 products are emulated: on a CPU or GPU without bf16 instructions."""
+    native = torch.ops.mkldnn._is_mkldnn_bf16_supported() if device.type == "cpu" else _has_bf16_products()
+    return precision is Precision.bf16 and not native
 
 
 def peak_tflops(device: torch.device, precision: Precision) -> tuple[float, str]:

@@ -19,6 +19,7 @@ from conf.run_folder import run_folder
 from conf.schema import ClusterConfig, Settings
 from parallel.mesh import ProcessMesh
 from parallel.rendezvous import join
+from train.gpu_node import compiler_problem, cuda_problem, torch_problem
 from train.run_directory import git_state
 
 Report = dict[str, Any]  # of one process about its node; JSON
@@ -63,8 +64,9 @@ def _report(settings: Settings, marks: Path) -> Report:
             "DeepSpeed": version("deepspeed"),
             "code": git_state(Path(__file__).parent).get("commit", "")[:12],
         },
+        "gpu": _only_gpu(),
         "mark": None,
-        "problem": None,
+        "problem": torch_problem() or cuda_problem() or (_compiles_on_gpu(settings) and compiler_problem()) or None,
     }
     try:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # the main process must see one file of each node
@@ -75,6 +77,15 @@ def _report(settings: Settings, marks: Path) -> Report:
     except OSError as error:
         report["problem"] = str(error)
     return report
+
+
+def _only_gpu() -> str | None:
+    """The id of the GPU of a process that sees one; None where it sees none or several."""
+    return str(torch.cuda.get_device_properties(0).uuid) if torch.cuda.device_count() == 1 else None
+
+
+def _compiles_on_gpu(settings: Settings) -> bool:
+    return settings.kernels.compile and torch.cuda.device_count() > 0
 
 
 def _problems(reports: Sequence[Report], cluster: ClusterConfig, marks: Path) -> Iterator[str]:
@@ -89,7 +100,8 @@ def _problems(reports: Sequence[Report], cluster: ClusterConfig, marks: Path) ->
         if report["problem"]:
             yield f"{node}: {report['problem']}"
             continue
-        if with_devices and report["devices"] < ranks[node]:
+        own = {each["gpu"] for each in reports if each["node"] == node} - {None}  # where each process sees its own only
+        if with_devices and max(report["devices"], len(own)) < ranks[node]:
             yield f"{node}: {report['devices']} devices for {ranks[node]} processes"
         for name, found in report["versions"].items():
             if found != usual[name]:

@@ -15,7 +15,7 @@ import sys
 from conf.errors import NodeError
 from parallel.rendezvous import join, leave
 try:
-    print(join(float(sys.argv[1]), facts={"rank": int(sys.argv[2])}, judge=lambda everyone: len(everyone)), flush=True)
+    print(join(float(sys.argv[1]), report={"rank": int(sys.argv[2])}, validate=len), flush=True)
     leave()
 except NodeError as error:
     print(error, flush=True)
@@ -53,7 +53,7 @@ def test_a_main_process_that_ends_while_others_wait_is_one_line() -> None:
     port = free_port()
     store = TCPStore("127.0.0.1", port, 2, True, timedelta(seconds=60), wait_for_workers=False)
     waiting = start(1, 2, port, 60, SLURMD_NODENAME="n2")
-    store.wait(["facts/1"])
+    store.wait(["report/1"])
     del store
     assert waiting.communicate(timeout=120)[0] == "rank 1 on n2: the main process ended before everyone had come\n"
 

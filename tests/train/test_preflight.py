@@ -16,6 +16,7 @@ def report(node: str, **other: Any) -> dict[str, Any]:
         "devices": 2,
         "versions": versions | other.pop("versions", {}),
         "free_gib": places | other.pop("free_gib", {}),
+        "gpu": None,
         "mark": None,
         "problem": None,
         **other,
@@ -44,6 +45,15 @@ def test_each_unfit_node_is_named_with_what_is_wrong() -> None:
         "n2: [Errno 28] No space left on device"
     ]
     assert len(problems(report("n1", devices=0, versions={"code": "x"}), report("n2"), report("n3"))) == 2
+
+
+def test_tasks_that_each_see_one_gpu_are_fit_unless_they_share_it() -> None:
+    def said(*gpus: str) -> list[str]:
+        cluster = replace(compose_settings([]).cluster, shared_folder_seconds=0.1)
+        return list(_problems([report("n1", devices=1, gpu=gpu) for gpu in gpus], cluster, Path("/nowhere")))
+
+    assert said("GPU-a", "GPU-b", "GPU-c") == []
+    assert said("GPU-a", "GPU-a", "GPU-b") == ["n1: 1 devices for 3 processes"]
 
 
 def test_a_cpu_cluster_needs_no_devices() -> None:
