@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
 # Makes .venv with what requirements.txt names, or keeps the one that has it. Sourced by quickstart.sh and tests/run.sh.
+# TORCH= takes another torch, from 2.9 on: a requirement such as TORCH='torch==2.11.0', a wheel's path, or TORCH=installed
+# for the one that this Python has already (from a cluster's module or a container).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-wanted=$(cksum < requirements.txt)
+torch=${TORCH:-$(grep '^torch==' requirements.txt)}
+[[ $torch == installed ]] && site=--system-site-packages || site=
+packages=$(grep -v '^torch==' requirements.txt; [[ $site ]] || echo "$torch")
+wanted=$(cksum <<< "$packages")
 if [[ "$(cat .venv/requirements.cksum 2>/dev/null)" == "$wanted" ]]; then
     echo "packages: .venv has them"
 else
@@ -17,8 +22,12 @@ else
         exit 2
     fi
     echo "packages: installing requirements.txt into .venv"
-    "$python" -m venv .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+    if [[ $site ]] && ! "$python" -c 'import torch' 2>/dev/null; then
+        echo "error: TORCH=installed, and $python has no torch; load the cluster's module first, or set PYTHON=..." >&2
+        exit 2
+    fi
+    "$python" -m venv $site .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r <(echo "$packages")
     echo "$wanted" > .venv/requirements.cksum
 fi
 export PATH="$PWD/.venv/bin:$PATH"
