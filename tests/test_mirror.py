@@ -14,6 +14,14 @@ EXCEPTIONS = {
     "train/evaluate/sandboxed.py": "runs only inside the sandbox; tests/train/evaluate/test_sandbox.py runs it there",
 }
 PENDING = {  # pending: remove each line with the test file that makes it unnecessary
+    "conf/command_line.py",  # pending
+    "conf/duration.py",  # pending
+    "conf/help.py",  # pending
+    "model/dtypes.py",  # pending
+    "model/huggingface/checkpoint.py",  # pending
+    "model/layer_costs.py",  # pending
+    "model/tensor_files.py",  # pending
+    "train/logs.py",  # pending
     "launch/control.py",  # pending
     "launch/jobs.py",  # pending
     "launch/processes.py",  # pending
@@ -30,7 +38,6 @@ PENDING = {  # pending: remove each line with the test file that makes it unnece
     "parallel/memory.py",  # pending
     "parallel/mesh.py",  # pending
     "parallel/simulate.py",  # pending
-    "train/balance.py",  # pending
     "train/context.py",  # pending
     "train/evaluate/perplexity.py",  # pending
     "train/evaluate/problems.py",  # pending
