@@ -16,9 +16,10 @@ LOSS_CHUNK_TOKENS = 256  # where there are no settings of a run: tokens whose lo
 ALONE = TensorParallelGroup()
 
 Shape = tuple[int, ...]
+Builder = partial[nn.Module]
 
 
-def run_layers(settings: Settings, tp: TensorParallelGroup, kernels: Kernels) -> list[partial[nn.Module]]:
+def run_layers(settings: Settings, tp: TensorParallelGroup, kernels: Kernels) -> list[Builder]:
     """The layers of a run, as its settings describe them; see `build_layers`."""
     layout, z_loss = settings.layout, settings.optimizer.z_loss
     return build_layers(settings.model, tp, kernels, layout.recompute, z_loss, layout.loss_chunk_tokens)
@@ -31,14 +32,16 @@ def build_layers(
     recompute: Recompute = Recompute.none,
     z_loss: float = 0.0,
     loss_chunk_tokens: int = LOSS_CHUNK_TOKENS,
-) -> list[partial[nn.Module]]:
+) -> list[Builder]:
     """A builder a layer, in order: a pipeline stage calls only its own. Weights are not yet set (see `model.init`).
 
     Layer i's parameters are named "i.name" in checkpoints, whatever the layout.
     """
     loss = LossOptions(z_loss, loss_chunk_tokens, tp, kernels.compile)
-    block: partial[nn.Module] = partial(Block, config, tp, kernels, recompute)
-    return [partial(Embedding, config, tp), *[block] * config.n_layer, partial(Head, config, tp, loss)]
+    embedding: Builder = partial(Embedding, config, tp)
+    block: Builder = partial(Block, config, tp, kernels, recompute)
+    head: Builder = partial(Head, config, tp, loss)
+    return [embedding, *[block] * config.n_layer, head]
 
 
 def layer_shapes(config: ModelConfig) -> list[dict[str, Shape]]:

@@ -1,6 +1,6 @@
-"""GPT-J's rotary position embedding: channels 2i and 2i+1 of each head turn by `position * 10000^(-2i/rotary_dim)`.
+"""GPT-J's rotary position embedding: channels 2i and 2i+1 of each head are rotated by `position * 10000^(-2i/rotary_dim)`.
 
-Source: RoFormer (arXiv 2104.09864), in the interleaved form and on the first `rotary_dim` channels only, as the paper.
+Source: RoFormer (arXiv 2104.09864), interleaved and on the first `rotary_dim` channels only, as in CodeGen.
 """
 
 import torch
@@ -16,14 +16,14 @@ def rotary_table(length: int, rotary_dim: int, device: torch.device | None = Non
 
 
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
-    """Turn the first channels of `x` `[batch, heads, seq, head_dim]`; the rest pass. Returns x's shape and precision.
+    """Rotate the first channels of `x` `[batch, heads, seq, head_dim]`; the others pass unchanged. Same shape and dtype.
 
-    table: the rows of x's positions from `rotary_table`, `[2, seq, rotary_dim / 2]`, or with a batch and heads before
-    seq where rows stand at different positions.
+    table: `rotary_table` at x's positions, `[2, seq, rotary_dim / 2]`, or `[2, batch, 1, seq, rotary_dim / 2]` where
+    the sequences of the batch are at different positions.
     """
     rotary_dim = 2 * table.shape[-1]
     cos, sin = table[0], table[1]  # [..., seq, rotary_dim / 2]
-    turned, passed = x[..., :rotary_dim], x[..., rotary_dim:]
-    even, odd = turned.float().unflatten(-1, (-1, 2)).unbind(-1)  # [batch, heads, seq, rotary_dim / 2]
-    turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
-    return torch.cat([turned.to(x.dtype), passed], dim=-1)
+    pairs = x[..., :rotary_dim].float().unflatten(-1, (-1, 2))  # type: ignore[no-untyped-call]
+    even, odd = pairs.unbind(-1)  # [batch, heads, seq, rotary_dim / 2]
+    rotated = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+    return torch.cat([rotated.to(x.dtype), x[..., rotary_dim:]], dim=-1)

@@ -105,7 +105,7 @@ def read_regions(path: Path, regions: Sequence[Region]) -> dict[Region, Tensor]:
 
 def _read_region(file: safe_open, region: Region) -> Tensor:
     index = [slice(None)] * region.dim + [slice(region.start, region.stop)]
-    part: Tensor = file.get_slice(region.name)[tuple(index)]
+    part: Tensor = file.get_slice(region.name)[tuple(index)]  # type: ignore[no-untyped-call]
     return part
 
 

@@ -4,4 +4,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ruff format --check .
 ruff check .
-mypy --strict conf parallel
+mypy --strict conf parallel model train launch

@@ -193,7 +193,7 @@ def load_checkpoint(engine: Engine, path: Path, model: ModelConfig) -> dict[str,
 
     The engine must have been built from its weights, `checkpoint_weights`. Every process calls it.
     """
-    state = read_json(path / "state.json")
+    state: dict[str, Any] = read_json(path / "state.json")
     for moment in MOMENTS:
         engine.load_full_state(moment, open_layers(path / moment, model))
     engine.trainer_state = state["optimizer"]

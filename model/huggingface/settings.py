@@ -40,7 +40,7 @@ def settings_of(config: dict[str, Any], source: str) -> ModelConfig:
     ):
         if config.get(key, known[0]) not in known:
             raise ConfigError(f"{source}: config.json has {key}={config[key]}, which is not CodeGen's {known[0]}")
-    values = {ours: config.get(theirs, default) for theirs, ours, default in NAMES}
+    values: dict[str, Any] = {ours: config.get(theirs, default) for theirs, ours, default in NAMES}
     return ModelConfig(name=PurePath(config.get("_name_or_path") or source).name, **values)
 
 

@@ -56,7 +56,8 @@ def texts_of(run: Path, paths: list[str], generator: Generator) -> dict[str, Tex
 def score(text: Text, generator: Generator, batch_size: int) -> tuple[float, float]:
     """(bits per byte, perplexity per token) of a text."""
     blocks, bytes_of_text = text
-    nats, tokens, batch = 0.0, 0, []
+    nats, tokens = 0.0, 0
+    batch: list[Tensor] = []
 
     def add() -> None:
         nonlocal nats, tokens

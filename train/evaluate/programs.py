@@ -80,10 +80,10 @@ def judge(
                 advance(1)
             append_records(path, fresh)
             results |= {key_of(row): row for row in fresh}
-    passed = defaultdict(list)
+    outcomes: dict[Any, list[bool]] = defaultdict(list)
     for row in samples:
-        passed[row["task_id"]].append(results[key_of(row)]["passed"])
-    return passed
+        outcomes[row["task_id"]].append(results[key_of(row)]["passed"])
+    return outcomes
 
 
 def _run(programs: Iterable[str], limits: Limits, workers: int | None) -> Iterator[Outcome]:

@@ -186,7 +186,7 @@ def _changes(settings: Settings, size: int) -> Iterator[tuple[tuple[int, float],
         if not keys:
             continue
         distance = sum(
-            abs(log2(wanted[key] / getattr(layout, key)))  # type: ignore[operator]
+            abs(log2(wanted[key] / getattr(layout, key)))
             for key in ("tensor_parallel_size", "pipeline_parallel_size", "micro_batch_size")
         )
         distance += abs(zero - layout.zero_stage) + abs(order.index(recompute) - order.index(layout.recompute))
