@@ -1,4 +1,4 @@
-"""GPT-J's rotary position embedding: channels 2i and 2i+1 of each head are rotated by `position * 10000^(-2i/rotary_dim)`.
+"""GPT-J's rotary position embedding: channels 2i and 2i+1 of a head are rotated by `position * 10000^(-2i/rotary_dim)`.
 
 Source: RoFormer (arXiv 2104.09864), interleaved and on the first `rotary_dim` channels only, as in CodeGen.
 """
@@ -16,7 +16,7 @@ def rotary_table(length: int, rotary_dim: int, device: torch.device | None = Non
 
 
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate the first channels of `x` `[batch, heads, seq, head_dim]`; the others pass unchanged. Same shape and dtype.
+    """Rotate the first channels of `x` `[batch, heads, seq, head_dim]`; the rest pass unchanged. Same shape and dtype.
 
     table: `rotary_table` at x's positions, `[2, seq, rotary_dim / 2]`, or `[2, batch, 1, seq, rotary_dim / 2]` where
     the sequences of the batch are at different positions.
