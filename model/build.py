@@ -1,6 +1,7 @@
 """The model as a list of layer builders: embedding, `n_layer` blocks, head. Every command builds its layers here."""
 
 from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
@@ -38,9 +39,9 @@ def build_layers(
     Layer i's parameters are named "i.name" in checkpoints, whatever the layout.
     """
     loss = LossOptions(z_loss, loss_chunk_tokens, tp, kernels.compile)
-    embedding: Builder = partial(Embedding, config, tp)
-    block: Builder = partial(Block, config, tp, kernels, recompute)
-    head: Builder = partial(Head, config, tp, loss)
+    embedding = cast(Builder, partial(Embedding, config, tp))
+    block = cast(Builder, partial(Block, config, tp, kernels, recompute))
+    head = cast(Builder, partial(Head, config, tp, loss))
     return [embedding, *[block] * config.n_layer, head]
 
 

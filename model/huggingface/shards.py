@@ -39,7 +39,7 @@ class Shards:
                     "shape": list(value.shape),
                     "data_offsets": [self._offset, end],
                 }
-                file.write(memoryview(value.contiguous().view(torch.uint8).numpy()))
+                file.write(value.contiguous().view(torch.uint8).numpy().data)
                 self._offset = end
         self._total += size
 

@@ -71,11 +71,11 @@ def judge(
     with progress(mesh, title, len(samples), len(samples) - len(todo)) as advance:
         for start in range(0, len(todo), CHUNK):
             chunk = todo[start : start + CHUNK]
-            fresh = []
+            fresh: list[Row] = []
             for row, outcome in zip(chunk, _run(map(program, chunk), limits, workers), strict=True):
                 passed = outcome.passed and right(row, outcome.output)
                 result = "passed" if passed else outcome.detail or "wrong output"
-                names = {name: row[name] for name in ("task_id", "case", "sample") if name in row}
+                names: Row = {name: row[name] for name in ("task_id", "case", "sample") if name in row}
                 fresh.append({**names, "passed": passed, "result": result})
                 advance(1)
             append_records(path, fresh)
