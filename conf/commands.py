@@ -3,7 +3,7 @@
 import difflib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -14,6 +14,7 @@ from conf.choices import Precision
 from conf.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "command"
+TASKS = FOLDER / "evaluate"  # defaults of each task of train.evaluate
 Command = TypeVar("Command", bound="Sampling | Evaluate | Import | Export | Status")
 
 
@@ -45,21 +46,21 @@ class Sample(Sampling):
 
 @dataclass
 class Evaluate:
-    """`python -m train.evaluate`: conf/command/evaluate.yaml."""
+    """`python -m train.evaluate`: conf/command/evaluate.yaml, then evaluate/<task>.yaml beside it."""
 
     run: str = MISSING
     task: str = MISSING
     problems: str | None = None
     paths: list[str] = field(default_factory=list)
-    samples: int | None = None
-    temperatures: list[float] | None = None
+    samples: int = MISSING
+    temperatures: list[float] = field(default_factory=list)
     k: list[int] = field(default_factory=list)
-    max_new_tokens: int | None = None
+    max_new_tokens: int = MISSING
     top_p: float = MISSING
     top_k: int = MISSING
     seed: int = MISSING
     batch_size: int = MISSING
-    seconds: float | None = None
+    seconds: float = MISSING
     workers: int | None = None
     precision: Precision = MISSING
     output: str | None = None
@@ -100,6 +101,8 @@ def read_command(schema: type[Command], argv: list[str]) -> Command:
     """
     name = schema.__name__.lower()
     config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(FOLDER / f"{name}.yaml"))
+    if schema is Evaluate:
+        config = OmegaConf.merge(config, _task_defaults(argv))
     known = [str(key) for key in config]
     texts = {field.name for field in fields(schema) if field.type is str}  # not parsed as YAML
     lists = {field.name for field in fields(schema) if field.type == list[str]}
@@ -124,6 +127,21 @@ def read_command(schema: type[Command], argv: list[str]) -> Command:
     if isinstance(command, Sampling):
         check_sampling(command)
     return command
+
+
+def task_names() -> list[str]:
+    """The tasks of `python -m train.evaluate`."""
+    return sorted(path.stem for path in TASKS.glob("*.yaml"))
+
+
+def _task_defaults(argv: list[str]) -> Any:
+    """The values that the task named in `argv` sets, none without one. Errors: `ConfigError` for an unknown task."""
+    named = [word.partition("=")[2] for word in argv if word.startswith("task=")]
+    if not named:
+        return {}
+    if named[-1] not in task_names():
+        raise ConfigError(f"task={named[-1]} is not known; use {', '.join(task_names())}")
+    return OmegaConf.load(TASKS / f"{named[-1]}.yaml")
 
 
 def check_sampling(sampling: Sampling) -> None:

@@ -39,6 +39,12 @@ def help_text(command: Command) -> str:
     if command.settings:
         options = read_options(FOLDER / "command" / f"{command.settings}.yaml")
         lines += ["", "Settings (KEY=VALUE):", *_options(options, width)]
+        for path in sorted((FOLDER / "command" / command.settings).glob("*.yaml")):  # defaults of each task
+            lines += [
+                "",
+                *_wrap(f"task={path.stem}: {first_comment(path)}", width),
+                *_options(read_options(path), width),
+            ]
     if command.groups:
         lines += _groups(width)
     return "\n".join([*lines, "", *_wrap(EXIT_CODES, width), ""])

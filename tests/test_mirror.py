@@ -39,7 +39,6 @@ PENDING = {  # pending: remove each line with the test file that makes it unnece
     "parallel/simulate.py",  # pending
     "train/context.py",  # pending
     "train/evaluate/perplexity.py",  # pending
-    "train/evaluate/problems.py",  # pending
     "train/evaluate/programs.py",  # pending
     "train/plan/planner.py",  # pending
     "train/plan/table.py",  # pending

@@ -1,28 +1,31 @@
-"""`python -m train.evaluate`: HumanEval, MTPB or perplexity of a trained model."""
+"""`python -m train.evaluate`: benchmarks and perplexity of a trained model."""
 
 import hashlib
 import os
 import sys
 import warnings
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.check import sampling_problems
 from conf.command_line import Command, run_command
-from conf.commands import Evaluate, read_command
+from conf.commands import Evaluate, read_command, task_names
 from conf.errors import ConfigError
 from conf.run_folder import read_json, write_json
+from train.evaluate.problems import problems_digest
 
 if TYPE_CHECKING:
     from model.weights import Weights
 
 Result = dict[str, Any]
-# What samples and their results depend on: an interrupted evaluation goes on only with the same.
-FIXED = ("problems", "max_new_tokens", "top_p", "top_k", "seed", "precision", "seconds")
+# What samples and their results depend on, beside the weights and problems: an evaluation resumes only with the same.
+FIXED = ("max_new_tokens", "top_p", "top_k", "seed", "seconds")
+COMPLETION_TASKS = ("humaneval",)  # each a module of this folder, as train/evaluate/completion.py describes it
 COMMAND = Command(
     program="python -m train.evaluate",
-    usage="run=... task=humaneval|mtpb|perplexity [KEY=VALUE ...]",
+    usage=f"run=... task={'|'.join(task_names())} [KEY=VALUE ...]",
     summary="Evaluates a run, one of its stages, an imported or exported folder, or a model on the hub. Samples and "
     "results are written to evaluations/ beside the weights; an interrupted evaluation resumes there.",
     examples=(
@@ -34,7 +37,7 @@ COMMAND = Command(
     settings="evaluate",
     resumable=True,
 )
-TAIL_BYTES = 2**16  # of a file of weights: where training moved the rest it moved these
+TAIL_BYTES = 2**16  # of each weight file, in the digest that identifies the weights
 
 
 def main(argv: list[str]) -> int:
@@ -52,12 +55,8 @@ def run_task(argv: list[str]) -> int:
 
 
 def check(command: Evaluate) -> None:
-    """Errors: `ConfigError` for a task that is none, a file that is missing, numbers without a meaning."""
-    if command.task not in ("humaneval", "mtpb", "perplexity"):
-        raise ConfigError(f"task={command.task} is not known; use humaneval, mtpb or perplexity")
-    if command.task == "mtpb" and command.problems is None:
-        raise ConfigError("task=mtpb needs problems=FILE.jsonl: the benchmark is not part of any package")
-    for path in [*([command.problems] if command.problems else []), *command.paths]:
+    """Errors: `ConfigError` for a file that is missing, or a number that is out of range."""
+    for path in command.paths:
         if not Path(path).is_file():
             raise ConfigError(f"{path} is not a file")
     for name in ("samples", "max_new_tokens", "batch_size", "seconds", "workers"):
@@ -66,14 +65,15 @@ def check(command: Evaluate) -> None:
             raise ConfigError(f"{name}={value} must be more than 0")
     for problem in sampling_problems(top_p=command.top_p):
         raise ConfigError(problem)
-    if any(not temperature >= 0 for temperature in command.temperatures or []):
+    if any(not temperature >= 0 for temperature in command.temperatures) or not command.temperatures:
         raise ConfigError(f"temperatures={command.temperatures} must be at least 0; 0 takes the most likely token")
-    if command.task == "humaneval":
-        samples = command.samples or 200
-        wrong = [k for k in command.k if not 1 <= k <= samples]
+    if command.task in COMPLETION_TASKS:
+        wrong = [k for k in command.k if not 1 <= k <= command.samples]
         if wrong or not command.k:
-            most = [k for k in command.k if 1 <= k <= samples] or [1]
-            raise ConfigError(f"pass@k of {samples} samples needs 1 <= k <= {samples}; k={command.k}, use k={most}")
+            most = [k for k in command.k if 1 <= k <= command.samples] or [1]
+            raise ConfigError(
+                f"pass@k of {command.samples} samples needs 1 <= k <= {command.samples}; k={command.k}, use k={most}"
+            )
 
 
 def evaluate(command: Evaluate, is_main: bool) -> None:
@@ -81,16 +81,25 @@ def evaluate(command: Evaluate, is_main: bool) -> None:
     import torch  # it and DeepSpeed are loaded only for settings that can run
 
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    from train.evaluate import humaneval, mtpb, perplexity
+    from train.evaluate import completion, mtpb, perplexity
     from train.sample.generator import open_generator
 
+    task = import_module(f"train.evaluate.{command.task}")
+    problems = None if command.task == "perplexity" else task.load_problems(command)
     generator = open_generator(command.run, command.precision)
     weights = generator.weights
     folder = Path(command.output) if command.output else weights.folder / "evaluations"
     if is_main:
-        _open_folder(folder, command, weights.folder)
-    task = {"humaneval": humaneval, "mtpb": mtpb, "perplexity": perplexity}[command.task]
-    result = task.evaluate(command, generator, folder)
+        _make_folder(folder)
+    if problems is None:
+        result: Result = perplexity.evaluate(command, generator)
+    else:
+        if is_main:
+            _save_settings(folder, command, problems, weights.folder)
+        if command.task in COMPLETION_TASKS:
+            result = completion.evaluate(task, command, problems, generator, folder)
+        else:
+            result = mtpb.evaluate(command, problems, generator, folder)
     if is_main:
         write_json(folder / f"{command.task}.json", {"task": command.task, "run": command.run, **result})
         print_result(command.task, result)
@@ -105,7 +114,7 @@ def print_result(task: str, result: Result) -> None:
     from rich.table import Table
 
     table = Table(title=task)
-    if task == "humaneval":
+    if "temperatures" in result:
         rows = {f"temperature {name}": values for name, values in result["temperatures"].items()}
         rows["best of temperatures"] = result["pass_at_k"]
         header = [f"pass@{k}" for k in result["pass_at_k"]]
@@ -155,29 +164,35 @@ def _numbers(result: Result, above: str = "") -> list[tuple[str, float]]:
     return found
 
 
-def _open_folder(folder: Path, command: Evaluate, weights: Path) -> None:
-    """Make the folder. Errors: `ConfigError` where it holds samples that were drawn in another way."""
+def _save_settings(folder: Path, command: Evaluate, problems: list[dict[str, Any]], weights: Path) -> None:
+    """Write what the samples in `folder` depend on. Errors: `ConfigError` where it holds samples of other settings."""
     asked = {key: value for key, value in asdict(command).items() if key in FIXED}
-    asked |= {"precision": command.precision.name, "weights": _digest(weights)}
+    asked |= {"precision": command.precision.name, "problems": problems_digest(problems), "weights": _digest(weights)}
     path = folder / f"{command.task}_settings.json"
-    if path.is_file():
+    if path.is_file() and any(folder.glob(f"{command.task}_*.jsonl")):
         before = read_json(path)
         different = [key for key in asked if before.get(key) != asked[key]]
         if different == ["weights"]:
             raise ConfigError(
                 f"{folder} holds samples of other weights than {weights} now has; remove it or change output"
             )
+        if different == ["problems"]:
+            raise ConfigError(f"{folder} holds samples of other problems than these; remove it or change output")
         if different:
             was = f"{different[0]}={before.get(different[0])}"
-            raise ConfigError(f"{folder} holds samples drawn with {was}, not {asked[different[0]]}; change output=...")
+            raise ConfigError(f"{folder} holds samples for {was}, not {asked[different[0]]}; change output=...")
+    write_json(path, asked)
+
+
+def _make_folder(folder: Path) -> None:
     try:
-        write_json(path, asked)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output={folder} cannot be written ({error})") from None
 
 
 def _digest(folder: Path) -> str:
-    """What tells the weights in `folder` from those that lay there before, wherever it was copied to."""
+    """Identifies the weights in `folder`, wherever it is copied to; training changes it."""
     digest = hashlib.sha256()
     paths = [path for form in ("weights/*.safetensors", "*.safetensors", "*.bin") for path in folder.glob(form)]
     for path in sorted(paths):

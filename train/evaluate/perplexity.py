@@ -1,4 +1,4 @@
-"""How well finished weights predict text: bits per byte and perplexity per token."""
+"""Bits per byte and perplexity per token of text under trained weights."""
 
 import math
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from train.sample.generator import Generator
 Text = tuple[Iterator[Tensor], int]  # tokens in blocks [1 to context + 1] that overlap by one, bytes of UTF-8
 
 
-def evaluate(command: Evaluate, generator: Generator, folder: Path) -> dict[str, dict[str, float]]:
+def evaluate(command: Evaluate, generator: Generator) -> dict[str, dict[str, float]]:
     """Bits per byte and perplexity per token of every text."""
     run = generator.weights.run or generator.weights.folder
     scores = {
         name: score(text, generator, command.batch_size)
-        for name, text in texts_of(run, command.paths, generator).items()
+        for name, text in load_texts(run, command.paths, generator).items()
     }
     return {
         "bits_per_byte": {name: bits for name, (bits, _) in scores.items()},
@@ -31,13 +31,13 @@ def evaluate(command: Evaluate, generator: Generator, folder: Path) -> dict[str,
     }
 
 
-def texts_of(run: Path, paths: list[str], generator: Generator) -> dict[str, Text]:
+def load_texts(run: Path, paths: list[str], generator: Generator) -> dict[str, Text]:
     """Name -> text: the files of `paths`, or without any the validation sets of `run`.
 
     Errors: `ConfigError` for a file that cannot be read or a run whose prepared data is gone.
     """
     if paths:
-        return {Path(path).name: _file(Path(path), generator) for path in paths}
+        return {Path(path).name: _file_blocks(Path(path), generator) for path in paths}
     if not (run / "config.yaml").is_file():
         raise ConfigError(f"{run} is no run with validation sets; name text files with paths=[...]")
     settings = load_settings(run / "config.yaml")
@@ -48,7 +48,10 @@ def texts_of(run: Path, paths: list[str], generator: Generator) -> dict[str, Tex
         )
     length = settings.model.context_length
     return {
-        name: (_blocks(PackedDataset(files.validation, files.dtype, length, keep_last=True)), files.validation_bytes)
+        name: (
+            _packed_blocks(PackedDataset(files.validation, files.dtype, length, keep_last=True)),
+            files.validation_bytes,
+        )
         for name, files in data.corpora.items()
     }
 
@@ -74,14 +77,14 @@ def score(text: Text, generator: Generator, batch_size: int) -> tuple[float, flo
     return nats / math.log(2) / bytes_of_text, math.exp(nats / tokens)
 
 
-def _blocks(blocks: PackedDataset) -> Iterator[Tensor]:
+def _packed_blocks(blocks: PackedDataset) -> Iterator[Tensor]:
     for index in range(len(blocks)):
         inputs, labels = blocks[index]
         known = int((labels >= 0).sum())
         yield torch.from_numpy(numpy.append(inputs[:known], labels[known - 1]))
 
 
-def _file(path: Path, generator: Generator) -> Text:
+def _file_blocks(path: Path, generator: Generator) -> Text:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,54 +1,92 @@
-"""The problems of a benchmark, and the seed of each sample that is drawn for them."""
+"""Reads the problems of a benchmark, and derives the seed of each sample."""
 
 import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from conf.check import is_hub_name
 from conf.errors import ConfigError
 
-Row = dict[str, Any]
+Problem = dict[str, Any]  # one problem of a benchmark, as its authors' file has it
 
 
-def read_problems(path: Path, keys: Sequence[str], check: Callable[[Row], str | None] = lambda row: None) -> list[Row]:
-    """The problems in a .jsonl or .jsonl.gz file, each with `keys`, of which the first names it.
+def read_problems(
+    source: str,
+    keys: Sequence[str],
+    find_error: Callable[[Problem], str | None] = lambda problem: None,
+    subsets: Sequence[str] = (),
+) -> list[Problem]:
+    """The problems of a .jsonl, .jsonl.gz or .json file, or of a data set on the hub; the first of `keys` is the id.
 
-    check: what is wrong with a problem, None where nothing is. Errors: `ConfigError` naming the first line that is no
-    problem or one that was there before.
+    keys: what each problem must have. find_error: what is wrong with a problem, None where nothing is. subsets: the
+    configurations of the data set on the hub. Errors: `ConfigError` that names the first row that is no problem, or
+    that has the id of an earlier one.
     """
-    name = next(iter(keys))
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        lines = data.decode().split("\n")  # not splitlines: JSON strings may hold U+2028
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ConfigError(f"problems={path} cannot be read ({error})") from None
-    problems: dict[str, Row] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            problem = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{path}:{number} is no JSON ({error})") from None
+    problems: dict[str, Problem] = {}
+    for place, problem in _read_file(Path(source)) if Path(source).is_file() else _read_hub(source, subsets):
         missing = [key for key in keys if not isinstance(problem, dict) or key not in problem]
         if missing:
-            raise ConfigError(f"{path}:{number} is no problem: {', '.join(missing)} missing")
-        wrong = check(problem)
-        if wrong:
-            raise ConfigError(f"{path}:{number}: {wrong}")
-        if not isinstance(problem[name], str | int):
-            raise ConfigError(f"{path}:{number}: {name} is neither text nor a whole number")
-        if str(problem[name]) in problems:
-            raise ConfigError(f"{path}:{number}: {name} {problem[name]} stands twice")
-        problems[str(problem[name])] = problem
+            raise ConfigError(f"{place} is no problem: {', '.join(missing)} missing")
+        error = find_error(problem)
+        if error:
+            raise ConfigError(f"{place}: {error}")
+        name = problem[keys[0]]
+        if not isinstance(name, str | int):
+            raise ConfigError(f"{place}: {keys[0]} is neither text nor a whole number")
+        if str(name) in problems:
+            raise ConfigError(f"{place}: {keys[0]} {name} stands twice")
+        problems[str(name)] = problem
     if not problems:
-        raise ConfigError(f"problems={path} holds no problem")
+        raise ConfigError(f"problems={source} holds no problem")
     return list(problems.values())
 
 
-def seed_of(*parts: Any) -> int:
-    """A seed of its own for each sample: the same on every machine, whatever was drawn before."""
+def problems_digest(problems: Sequence[Problem]) -> str:
+    """Identifies the content of `problems`, wherever they were read from."""
+    return hashlib.sha256(json.dumps(problems, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def sample_seed(*parts: Any) -> int:
+    """The seed of the sample that `parts` name: the same on every machine, independent of what else is sampled."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1
+
+
+def _read_file(path: Path) -> Iterable[tuple[str, Problem]]:
+    """(place, row) of each row of a JSON-lines file or of a JSON list."""
+    try:
+        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ConfigError(f"problems={path} cannot be read ({error})") from None
+    # Not splitlines: JSON strings may hold U+2028.
+    lines = [(1, text)] if path.suffix == ".json" else enumerate(text.split("\n"), start=1)
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ConfigError(f"{path}:{number} is no JSON ({error})") from None
+        if path.suffix == ".json" and isinstance(row, list):
+            yield from ((f"{path}[{index}]", one) for index, one in enumerate(row))
+        else:
+            yield f"{path}:{number}", row
+
+
+def _read_hub(name: str, subsets: Sequence[str]) -> Iterable[tuple[str, Problem]]:
+    """(place, row) of each row in all splits of a data set on the hub."""
+    if not is_hub_name(name):
+        raise ConfigError(f"problems={name} is not a file, and names on the hub are written owner/name")
+    import datasets  # seconds to import, and only this source needs it
+
+    for subset in subsets or (None,):
+        try:
+            splits = datasets.load_dataset(name, subset)
+        except Exception as error:  # datasets, the HTTP client and Arrow each raise types of their own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ConfigError(f"problems={name} is no file and cannot be read from the hub: {reason}") from None
+        for split, rows in splits.items():
+            yield from ((f"{name}/{split}:{number}", row) for number, row in enumerate(rows, start=1))

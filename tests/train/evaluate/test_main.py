@@ -76,7 +76,7 @@ def test_humaneval_is_scored_kept_and_goes_on_where_it_was(
         assert rows(tmp_path / name) == rows(folder / name)
 
     assert main([*words, "seed=7"]) == 2
-    assert "holds samples drawn with seed=1234, not 7; change output=..." in capsys.readouterr().err
+    assert "holds samples for seed=1234, not 7; change output=..." in capsys.readouterr().err
 
 
 def test_mtpb_reports_both_ways_of_asking(run: Path, tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_perplexity_is_the_models_own_loss(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["task=humanevil"], "task=humanevil is not known; use humaneval, mtpb or perplexity"),
+        (["task=humanevil"], "task=humanevil is not known; use humaneval, mtpb, perplexity"),
         (["task=mtpb"], "task=mtpb needs problems=FILE.jsonl"),
-        (["task=mtpb", "problems=/none.jsonl"], "/none.jsonl is not a file"),
+        (["task=mtpb", "problems=/none.jsonl"], "problems=/none.jsonl is not a file"),
         (["task=humaneval", "samples=5"], "pass@k of 5 samples needs 1 <= k <= 5; k=[1, 10, 100], use k=[1]"),
         (["task=humaneval", "samples=0"], "samples=0 must be more than 0"),
         (["task=humaneval", "temperatures=[-1]"], "temperatures=[-1.0] must be at least 0"),
@@ -162,6 +162,23 @@ def test_samples_of_other_weights_are_not_taken_for_these(
     assert main(words) == 2
     assert "holds samples of other weights" in capsys.readouterr().err
     assert main([*words, "seconds=2"]) == 2
+
+
+def test_a_refused_evaluation_does_not_block_the_corrected_one(
+    run: Path, functions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Settings are kept once the problems are read; the same problems in another file are the same."""
+    words = [f"run={run}", "task=humaneval", f"output={tmp_path / 'out'}", *QUICK, "k=[1]", "temperatures=[0]"]
+    (tmp_path / "broken.jsonl").write_text("{")
+    assert main([*words, f"problems={tmp_path}/broken.jsonl", "seed=1"]) == 2
+    assert not (tmp_path / "out").exists()
+    assert main([*words, f"problems={functions}"]) == 0
+    shutil.copy(functions, tmp_path / "copy.jsonl")
+    assert main([*words, f"problems={tmp_path}/copy.jsonl"]) == 0
+    (tmp_path / "copy.jsonl").write_text(functions.read_text().replace("def one()", "def one(x=0)"))
+    capsys.readouterr()
+    assert main([*words, f"problems={tmp_path}/copy.jsonl"]) == 2
+    assert "holds samples of other problems than these" in capsys.readouterr().err
 
 
 def test_a_line_separator_inside_of_a_text_ends_no_line(run: Path, tmp_path: Path) -> None:
