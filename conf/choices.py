@@ -1,4 +1,4 @@
-"""The settings that are one of a few words."""
+"""The settings with a fixed set of values."""
 
 from enum import Enum
 
@@ -15,7 +15,7 @@ class Precision(Enum):
 
 
 class Schedule(Enum):
-    """Course of the learning rate."""
+    """Learning-rate schedule."""
 
     cosine = "cosine"  # linear warm-up, cosine to the end rate, then flat: the paper's
     wsd = "wsd"  # linear warm-up, stable at the peak, linear decay to the end rate
@@ -29,14 +29,14 @@ class Handover(Enum):
 
 
 class Decay(Enum):
-    """Which parameters weight decay pulls on."""
+    """Which parameters weight decay applies to."""
 
     matrices = "matrices"  # every tensor of two or more dimensions
     jaxformer = "jaxformer"  # all but the final LayerNorm and the head's bias, as the paper's code did
 
 
 class Recompute(Enum):
-    """What the backward pass computes again instead of keeping."""
+    """Activations that the backward pass recomputes."""
 
     none = "none"
     selective = "selective"  # the activations that are large and cheap to make again
@@ -44,7 +44,7 @@ class Recompute(Enum):
 
 
 class Balance(Enum):
-    """What is made even when layers are cut into pipeline stages."""
+    """The cost that is balanced when layers are cut into pipeline stages."""
 
     flops = "flops"
     parameters = "parameters"
@@ -52,7 +52,7 @@ class Balance(Enum):
 
 
 class Offload(Enum):
-    """What lives in host memory."""
+    """What is kept in host memory."""
 
     none = "none"
     optimizer = "optimizer"
@@ -68,7 +68,7 @@ class Source(Enum):
 
 
 class OnError(Enum):
-    """What becomes of a document that cannot be read."""
+    """What happens to a document that cannot be read."""
 
     fail = "fail"
     skip = "skip"

@@ -1,4 +1,4 @@
-"""From the words on a command line to checked, typed settings."""
+"""Composes command-line overrides into checked, typed settings."""
 
 import difflib
 import re
@@ -24,7 +24,7 @@ GROUPS = {path.parent.name for path in FOLDER.glob("*/*.yaml")} - {"command"}  #
 def compose_config(overrides: list[str]) -> DictConfig:
     """Compose the groups in this folder with `overrides`, types checked.
 
-    Errors: `ConfigError`, one line, for an unknown key or group, a wrong type, or words Hydra cannot read.
+    Errors: `ConfigError`, one line, for an unknown key or group, a wrong type, or an override that Hydra cannot parse.
     """
     ConfigStore.instance().store(name="schema", node=Settings)
     overrides = [_written_out(word) for word in overrides]

@@ -9,7 +9,7 @@ from conf.schema import ModelConfig
 
 
 def layer_parameters(model: ModelConfig) -> list[int]:
-    """Parameters of each layer of `model.codegen.layers`."""
+    """Parameters of each layer of `model.build`."""
     d, vocab = model.n_embd, model.vocab_size
     block = 12 * d * d + 4 * d + d + 2 * d  # q k v out fc_in fc_out, their two biases, one norm
     return [vocab * d, *[block] * model.n_layer, 2 * d + vocab * d + vocab]
@@ -26,7 +26,7 @@ def matrix_parameters(model: ModelConfig) -> int:
 
 
 def layer_flops(model: ModelConfig) -> list[int]:
-    """Operations a token in the forward pass of each layer of `model.codegen.layers`.
+    """Operations a token in the forward pass of each layer of `model.build`.
 
     The embedding only looks up; it counts as one row.
     """

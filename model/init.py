@@ -1,4 +1,4 @@
-"""Initial weights, the same for every layout: the whole parameter is drawn from a generator of its own, then sliced.
+"""Initial weights, the same for every layout: each whole parameter has its own generator and is then sliced.
 
 Source of the distributions: JAXFORMER's modules. Linear layers: normal truncated at two standard deviations, std
 1/sqrt(fan_in); the two products back into the residual stream: std (2/n_layer)/sqrt(n_embd); embedding: std

@@ -1,4 +1,4 @@
-"""What each layer costs, for cutting a pipeline into stages of equal cost."""
+"""The cost of each layer, for pipeline stages of equal cost."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Checkpoints: invisible until they are whole, and found again by looking.
+"""Checkpoints: written atomically, verified by checksum, independent of the layout.
 
 A checkpoint is a folder `step_<n>` that belongs to no layout: `weights/`, `exp_avg/` and `exp_avg_sq/` hold whole fp32
 tensors, a file a layer, and are the same whoever wrote them. `state.json` holds the rest, and lists each file with its
@@ -70,7 +70,7 @@ def is_complete(path: Path) -> bool:
 def newest_checkpoint(folder: Path, mesh: ProcessMesh, log: Callable[[str], None]) -> Path | None:
     """The newest checkpoint below `folder` whose every byte is as it was written. Every process calls it.
 
-    One that is damaged is told through `say`, a line with the file, and the one before it is taken.
+    A damaged one is reported through `log`, one line with the file, and the one before it is taken.
     Errors: `ConfigError` where there are checkpoints and none is whole.
     """
     found = mesh.broadcast_object(_steps(folder) if mesh.is_main else None)
@@ -89,7 +89,7 @@ def newest_checkpoint(folder: Path, mesh: ProcessMesh, log: Callable[[str], None
 
 
 def damage_of(path: Path, mesh: ProcessMesh) -> str | None:
-    """What is wrong with a checkpoint, in words, None where nothing is. The processes share the reading."""
+    """A description of what is wrong with a checkpoint, None where nothing is. The processes share the reading."""
     shortfall: str | None = mesh.broadcast_object(_shortfall(path) if mesh.is_main else None)
     if shortfall is not None:
         return shortfall
@@ -180,7 +180,7 @@ def _raise_together(problem: str | None, mesh: ProcessMesh) -> None:
 
 
 def _problem(path: Path, write: Callable[[], None]) -> str | None:
-    """Why `write` could not, in words, None where it could."""
+    """The reason why `write` failed, None where it succeeded."""
     try:
         write()
     except (OSError, SafetensorError) as error:
@@ -189,7 +189,7 @@ def _problem(path: Path, write: Callable[[], None]) -> str | None:
 
 
 def load_checkpoint(engine: Engine, path: Path, model: ModelConfig) -> dict[str, Any]:
-    """Take up the optimizer's part of a checkpoint, which any layout wrote, and return its `state.json`.
+    """Load the optimizer's part of a checkpoint, written under any layout, and return its `state.json`.
 
     The engine must have been built from its weights, `checkpoint_weights`. Every process calls it.
     """

@@ -1,4 +1,4 @@
-"""The training loop: each stage takes its parent's weights, trains on its corpus, is evaluated on all, hands on."""
+"""The training loop: each stage starts from its parent's weights, trains on its corpus, is evaluated on all."""
 
 from collections.abc import Iterator
 

@@ -10,7 +10,7 @@ from conf.schema import OptimizerConfig
 
 
 def decays(name: str, parameter: nn.Parameter, decay: Decay, n_layer: int) -> bool:
-    """Whether weight decay pulls on the parameter `name` ("3.in_proj.weight").
+    """Whether weight decay applies to the parameter `name` ("3.in_proj.weight").
 
     matrices: it has two or more dimensions. jaxformer: all but the final norm and the head's bias. That code decayed
     whatever had two dimensions, and a block's vectors had: they were stacked over the layers.

@@ -7,7 +7,7 @@ from conf.schema import StageConfig
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:
-    """The rate of optimizer step `step`, counted from 1.
+    """The learning rate of optimizer step `step`, counted from 1.
 
     cosine (paper; JAXFORMER's create_lr_schedule_gpt3_fn): linear over `warmup_steps`, a half cosine over the
     `anneal_steps` that follow, then flat. wsd (arXiv 2404.06395): linear over `warmup_steps`, flat at the peak, linear

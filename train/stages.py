@@ -1,4 +1,4 @@
-"""Stages: where each one's weights come from, and what it leaves behind for the next."""
+"""Training stages: the weights each starts from, its engine, and its lineage."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -51,7 +51,7 @@ def parent_of(run: Path, name: str, settings: Settings) -> Weights | None:
 
 
 def _refuse_other_tokenizer(name: str, weights: Weights, own: Path) -> None:
-    """Weights know ids, not texts: where an id that both tokenizers have stands for other bytes, training is in vain.
+    """Errors: `ConfigError` where an id that both tokenizers have stands for different bytes.
 
     CodeGen's extends GPT-2's, so that a model of either may become one of the other.
     """

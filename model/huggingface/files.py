@@ -12,7 +12,7 @@ BUFFERS = (".attn.causal_mask", ".attn.masked_bias", ".attn.bias")  # of old fil
 
 
 def find_tensors(folder: Path) -> TensorFiles:
-    """The tensors of the checkpoint in `folder`, from headers alone, without the buffers that old files carry.
+    """The tensors of the checkpoint in `folder`, from the headers, without the buffers of old files.
 
     Errors: `ConfigError` where there are none, a shard is missing, or a file cannot be read.
     """

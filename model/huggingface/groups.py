@@ -1,9 +1,9 @@
-"""Telling a wrong `mp_num` from the weights themselves: training makes queries, keys and values differ in size.
+"""Detects a wrong `mp_num` from the weights: trained queries, keys and values differ in norm.
 
-Cut rightly, the heads of qkv_proj fall into three kinds whose norms are alike; cut wrongly, the kinds are mixed. The
-share of the variance (of log norms, over heads) that the kinds explain tells the two apart: in small models trained for
-100 to 800 steps it was 0.5 to 0.9 on average over layers for the right number and below 0.3 for every other. Initial
-weights explain nothing for any number, so of those nothing is said. Released sizes were not at hand to measure.
+With the right number, the heads of qkv_proj fall into three kinds of similar norms; with a wrong one, the kinds are
+mixed. The share of the variance (of log norms, over heads) that the kinds explain separates the two: in small models
+trained for 100 to 800 steps it was 0.5 to 0.9 on average over layers for the right number and below 0.3 for every
+other. Initial weights explain nothing for any number and are not refused. Released sizes have not been measured.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Between Hugging Face's config.json and the settings of a model."""
+"""Converts between Hugging Face's config.json and `ModelConfig`."""
 
 import re
 from pathlib import PurePath
@@ -10,7 +10,7 @@ from conf.schema import ModelConfig
 GPT2_EOS, GPT2_TOKENS = 50256, 50257
 MP_NUM = 4  # of CodeGen1, MOSS and CodeGen2 7B and 16B, and what transformers' CodeGenForCausalLM assumes
 EIGHT_GROUPS = re.compile(r"codegen2-(1B|3_7B)", re.IGNORECASE)
-# Hugging Face's name, ours, and the value of a config.json that does not say; None: it has to.
+# Hugging Face's name, ours, and the default where config.json lacks it; None: required.
 NAMES: tuple[tuple[str, str, float | None], ...] = (
     ("n_layer", "n_layer", None),
     ("n_embd", "n_embd", None),
@@ -45,7 +45,7 @@ def settings_of(config: dict[str, Any], source: str) -> ModelConfig:
 
 
 def config_of(model: ModelConfig, dtype: str, eos: int | None) -> dict[str, Any]:
-    """What config.json says of `model`, its weights of torch's type `dtype` (float16), in Hugging Face's form.
+    """config.json of `model`. dtype: of the weights, by torch's name (float16).
 
     `eos` is the tokenizer's; without one it is GPT-2's where the vocabulary has room for GPT-2's.
     """
@@ -69,10 +69,11 @@ def config_of(model: ModelConfig, dtype: str, eos: int | None) -> dict[str, Any]
 
 
 def mp_num_of(config: dict[str, Any], source: str, model: ModelConfig, asked: int | None) -> int:
-    """The number of groups in qkv_proj: what was asked, where config.json and the name do not know better.
+    """The number of groups in qkv_proj: `asked`, else from config.json or the name, else 4.
 
-    The tensor's shape is the same for every number; `groups.py` looks at what is in it.
-    Errors: `ConfigError` where they do, or where heads cannot be cut into so many groups.
+    The tensor's shape is the same for every number; `groups.py` checks the values.
+    Errors: `ConfigError` where `asked` contradicts config.json or the name, or where it does not
+    divide the heads.
     """
     known, where = config.get("mp_num"), "config.json"
     name = str(config.get("_name_or_path", ""))

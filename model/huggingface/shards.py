@@ -1,4 +1,4 @@
-"""Writing safetensors as they come: a file of any size in the memory of one tensor.
+"""Streams tensors into safetensors files: a file of any size in the memory of one tensor.
 
 safetensors' own writer takes all of a file's tensors at once. Its format allows spaces after the header, so room for
 the header is left at the front and filled at the end; until then the file is no safetensors file.

@@ -1,4 +1,4 @@
-"""What a model is worth: bits per byte on every corpus, and samples.
+"""Evaluates finished weights: HumanEval, MTPB and perplexity.
 
 What may enter: measurements of a trained model. Nothing here changes weights.
 """

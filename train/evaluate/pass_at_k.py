@@ -1,4 +1,4 @@
-"""The chance that one of k samples passes, estimated from n of which c pass (arXiv 2107.03374)."""
+"""pass@k: the probability that one of k samples passes, estimated from n of which c pass (arXiv 2107.03374)."""
 
 from collections.abc import Sequence
 

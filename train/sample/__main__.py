@@ -49,7 +49,7 @@ def sample_prompts(argv: list[str]) -> int:
 
 
 def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main: bool) -> None:
-    """Draw `command.samples` of each prompt, batch by batch; show them and write them to `output`, a JSON a line."""
+    """Sample `command.samples` completions a prompt, in batches; show them and write them to `output` as JSON lines."""
     import torch  # it and DeepSpeed are loaded only for settings that can run
 
     # DeepSpeed would say on stdout, where the samples go, that it finds no GPU.

@@ -1,4 +1,4 @@
-"""Drawing tokens from logits: greedy, temperature, top-k, nucleus. Used during training and by the commands."""
+"""Sampling tokens from logits: greedy, temperature, top-k, nucleus. Used during training and by the commands."""
 
 from collections.abc import Sequence
 
