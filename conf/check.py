@@ -151,6 +151,10 @@ def _layout(settings: Settings, world_size: int | None) -> Iterator[str]:
     for name in ("tensor_parallel_size", "pipeline_parallel_size", "micro_batch_size", "loss_chunk_tokens"):
         if getattr(layout, name) < 1:
             yield f"layout.{name}={getattr(layout, name)} must be at least 1"
+    for group in ("loss_scale", "zero"):
+        for name, value in asdict(getattr(layout, group)).items():
+            if value < 1:
+                yield f"layout.{group}.{name}={value} must be at least 1"
     tensor, pipeline = layout.tensor_parallel_size, layout.pipeline_parallel_size
     divided = ["n_head", "vocab_size", *(["context_length"] if layout.sequence_parallel else [])]
     sizes = divisors(math.gcd(*(getattr(model, name) for name in divided)))

@@ -133,6 +133,29 @@ class OptimizerConfig:
 
 
 @dataclass
+class LossScaleConfig:
+    """Dynamic scale of the loss in fp16: conf/layout."""
+
+    initial_power: int = MISSING
+    window: int = MISSING
+    hysteresis: int = MISSING
+    minimum: int = MISSING
+
+
+@dataclass
+class ZeroConfig:
+    """Sizes of DeepSpeed's ZeRO, in elements of tensors: conf/layout."""
+
+    reduce_bucket_size: int = MISSING
+    allgather_bucket_size: int = MISSING
+    sub_group_size: int = MISSING
+    prefetch_bucket_size: int = MISSING
+    param_persistence_threshold: int = MISSING
+    max_live_parameters: int = MISSING
+    max_reuse_distance: int = MISSING
+
+
+@dataclass
 class LayoutConfig:
     """How the model and the data are distributed over processes: conf/layout."""
 
@@ -149,6 +172,8 @@ class LayoutConfig:
     loss_chunk_tokens: int = MISSING
     tensor_parallel_overlap: bool = MISSING
     balance: Balance = MISSING
+    loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
 
 
 @dataclass

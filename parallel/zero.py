@@ -1,8 +1,9 @@
-"""The one place where DeepSpeed's configuration is written, in full: no value is dropped for equalling a default."""
+"""DeepSpeed's configuration, written here and in full: no value is left to a default of DeepSpeed's."""
 
+import sys
 from typing import Any
 
-from conf.check import data_parallel_size, gradient_accumulation_steps
+from conf.check import gradient_accumulation_steps
 from conf.choices import Offload, Precision
 from conf.schema import Settings
 
@@ -16,65 +17,102 @@ def deepspeed_config(
     Gradients accumulate in fp32 whatever the weights are. Without ZeRO, DeepSpeed can do so only for fp32 weights:
     `conf/check.py` refuses the others, and so does DeepSpeed.
     """
-    layout = settings.layout
+    layout, scale = settings.layout, settings.layout.loss_scale
     return {
         "train_batch_size": global_batch_size,
         "train_micro_batch_size_per_gpu": layout.micro_batch_size,
         "gradient_accumulation_steps": gradient_accumulation_steps(settings, global_batch_size, world_size),
+        "managed_gradient_accumulation": True,
         "gradient_clipping": settings.optimizer.gradient_clipping,
+        "gradient_allreduce_op": "mean",
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
         "communication_data_type": "fp32",
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "bf16": {"enabled": precision is Precision.bf16},
+        "seq_parallel_communication_data_type": "fp32",
+        "disable_allgather": False,
+        "data_types": {"grad_accum_dtype": "fp32", "param_dtype": None, "buffer_dtype": None},
+        "torch_autocast": {"enabled": False},
+        "bf16": {
+            "enabled": precision is Precision.bf16,
+            "immediate_grad_update": True,  # add each gradient to the fp32 sum as it is computed, and free it
+            "check_grad_overflow": True,  # skip the step where a gradient is not finite, as in every other precision
+            "bf16_master_weights_and_grads": False,
+            "bf16_optimizer_states": False,
+        },
         "fp16": {
             "enabled": precision is Precision.fp16,
             "auto_cast": False,
-            "loss_scale": 0.0,
-            "initial_scale_power": 16,
-            "loss_scale_window": 1000,
-            "hysteresis": 2,
+            "loss_scale": 0.0,  # dynamic
+            "initial_scale_power": scale.initial_power,
+            "loss_scale_window": scale.window,
+            "hysteresis": scale.hysteresis,
             "consecutive_hysteresis": False,
-            "min_loss_scale": 1,
+            "min_loss_scale": scale.minimum,
+            "fp16_master_weights_and_grads": False,
         },
-        "zero_optimization": _zero(settings, data_parallel_size(settings, world_size)),
+        "zero_optimization": _zero(settings),
         "zero_allow_untested_optimizer": False,
         "zero_force_ds_cpu_optimizer": False,
         "activation_checkpointing": {"partition_activations": False, "cpu_checkpointing": False},
-        "pipeline": {"pipe_partitioned": False, "grad_partitioned": False, "activation_checkpoint_interval": 0},
+        "pipeline": {
+            "pipe_partitioned": False,
+            "grad_partitioned": False,
+            "activation_checkpoint_interval": 0,
+            "seed_layers": False,
+        },
         "steps_per_print": None,
         "wall_clock_breakdown": False,
         "memory_breakdown": False,
         "dump_state": False,
+        "disable_python_gc": False,
+        "dataloader_drop_last": False,
         "checkpoint": {"tag_validation": "Fail", "load_universal": False, "use_node_local_storage": False},
         "seed": settings.run.seed,
     }
 
 
-def _zero(settings: Settings, replicas: int) -> dict[str, Any]:
-    layout = settings.layout
-    config: dict[str, Any] = {
+def _zero(settings: Settings) -> dict[str, Any]:
+    layout, sizes = settings.layout, settings.layout.zero
+    offload = {"device": "cpu", "pin_memory": False}
+    return {
         "stage": layout.zero_stage,
         "contiguous_gradients": True,
-        "reduce_scatter": True,
+        # Stages 1 and 2 all-reduce either way; with `reduce_scatter` they divide by the replicas before the cast to
+        # fp32, in the weights' precision.
+        "reduce_scatter": layout.zero_stage == 3,
+        "use_multi_rank_bucket_allreduce": True,
         "overlap_comm": layout.zero_stage > 1 and layout.pipeline_parallel_size == 1,
+        "compute_grad_norm": True,
         "allgather_partitions": True,
-        "allgather_bucket_size": 200_000_000,
-        "reduce_bucket_size": 200_000_000,
+        "allgather_bucket_size": sizes.allgather_bucket_size,
+        "reduce_bucket_size": sizes.reduce_bucket_size,
         "round_robin_gradients": False,
+        "parameter_alignment": False,
+        "ignore_unused_parameters": True,
+        "load_from_fp32_weights": True,
         "elastic_checkpoint": False,
+        "legacy_stage1": False,
+        "zenflow": None,
+        "sub_group_size": sizes.sub_group_size,
+        "stage3_prefetch_bucket_size": sizes.prefetch_bucket_size,
+        "stage3_param_persistence_threshold": sizes.param_persistence_threshold,
+        "stage3_model_persistence_threshold": sys.maxsize,
+        "stage3_max_live_parameters": sizes.max_live_parameters,
+        "stage3_max_reuse_distance": sizes.max_reuse_distance,
+        "stage3_gather_16bit_weights_on_model_save": False,
+        "stage3_module_granularity_threshold": 0,
+        "stage3_use_all_reduce_for_fetch_params": False,
+        "stage3_allgather_sequential": False,
+        "zero_hpz_partition_size": 1,
+        "zero_quantized_weights": False,
+        "zero_quantized_nontrainable_weights": False,
+        "zero_quantized_gradients": False,
+        "memory_efficient_linear": True,
+        "pipeline_loading_checkpoint": False,
+        "override_module_apply": True,
+        "log_trace_cache_warnings": False,
+        "enable_sanity_checks": False,
+        "save_muon_momentum_buffer_in_memory": False,
+        "offload_optimizer": None if layout.offload is Offload.none else offload,
+        "offload_param": offload if layout.offload is Offload.parameters else None,
     }
-    if layout.zero_stage == 3:
-        config |= {
-            "sub_group_size": 1_000_000_000,
-            "stage3_prefetch_bucket_size": 50_000_000,
-            "stage3_param_persistence_threshold": 100_000,
-            "stage3_max_live_parameters": 1_000_000_000,
-            "stage3_max_reuse_distance": 1_000_000_000,
-            "stage3_gather_16bit_weights_on_model_save": False,
-        }
-    if layout.offload is not Offload.none:
-        config["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
-    if layout.offload is Offload.parameters:
-        config["offload_param"] = {"device": "cpu", "pin_memory": False}
-    return config

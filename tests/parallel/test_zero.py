@@ -1,10 +1,11 @@
 """The live engine has what the settings say: nothing is lost between them (GPT-NeoX lost its clipping this way)."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from unittest.mock import patch
 
 import pytest
+import torch
 
 from conf.choices import Precision
 from conf.compose import compose_settings
@@ -83,14 +84,14 @@ def drift(overrides: list[str]) -> float:
     return abs(norms[1] / norms[0] - 1)
 
 
-KEEPERS = [  # of gradients: (processes, words)
+ACCUMULATORS = [  # of gradients: (processes, words)
     *((1, f"layout.zero_stage={stage}") for stage in (1, 2, 3)),
     (2, "layout.zero_stage=1 layout.pipeline_parallel_size=2"),
     *((1, f"layout.zero_stage={stage} layout.offload=optimizer") for stage in (1, 2, 3)),
 ]
 
 
-@pytest.mark.parametrize(("processes", "words"), KEEPERS)
+@pytest.mark.parametrize(("processes", "words"), ACCUMULATORS)
 def test_bf16_gradients_add_up_in_fp32(processes: int, words: str, worlds: Worlds) -> None:
     """Added up in bf16, the norm of 64 is 0.3% off."""
     from tests.parallel import test_zero
@@ -123,6 +124,103 @@ def test_deepspeed_cannot_add_up_bf16_in_fp32_without_zero(worlds: Worlds) -> No
 OFFLOADS = [(0, "none"), (1, "none"), (2, "optimizer"), (3, "none"), (3, "optimizer"), (3, "parameters")]
 
 
+FEATURES = {  # sections of DeepSpeed's that switch on what this stack does not use
+    *("aio", "amp", "autotuning", "comet", "comms_logger", "compile", "compression_training", "csv_monitor"),
+    *("curriculum_learning", "data_efficiency", "datastates_ckpt", "eigenvalue", "elasticity", "expert_parallel"),
+    *("flops_profiler", "graph_harvesting", "hybrid_engine", "log_level", "nebula", "optimizer"),
+    *("progressive_layer_drop", "quantize_training", "scheduler", "sparse_attention", "sparse_gradients"),
+    *("tensor_parallel", "tensorboard", "timers", "use_data_before_expert_parallelism", "vocabulary_size", "wandb"),
+    "weight_quantization",
+}
+
+
+class ReadKeys(dict):
+    """A configuration that records the keys which are looked up in it."""
+
+    def __init__(self, values: dict) -> None:
+        super().__init__(values)
+        self.read: set[str] = set()
+
+    def get(self, key: str, default: object = None) -> object:
+        self.read.add(key)
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        self.read.add(str(key))
+        return super().__contains__(key)
+
+
+@pytest.mark.parametrize(("stage", "offload"), OFFLOADS)
+def test_no_value_is_left_to_a_default_of_deepspeed(stage: int, offload: str) -> None:
+    from deepspeed.runtime.config import DeepSpeedConfig  # type: ignore[import-untyped]
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    from parallel.zero import deepspeed_config
+
+    settings = settings_of([f"layout.zero_stage={stage}", f"layout.offload={offload}"])
+    config = deepspeed_config(settings, BATCH, 1, settings.layout.precision)
+    recorded = ReadKeys(config)
+    DeepSpeedConfig(recorded)
+    assert recorded.read - config.keys() <= FEATURES
+    for section, model in (
+        ("bf16", DeepSpeedBF16Config),
+        ("fp16", DeepSpeedFP16Config),
+        ("zero_optimization", DeepSpeedZeroConfig),
+    ):
+        fields = {
+            field.alias or name
+            for name, field in model.model_fields.items()
+            if not (field.json_schema_extra or {}).get("deprecated")
+        }
+        assert fields - {"leaf_module"} == config[section].keys(), section  # leaf_module: module classes, not JSON
+
+
+def test_the_sizes_of_the_layout_reach_deepspeed() -> None:
+    from parallel.zero import deepspeed_config
+
+    settings = settings_of([])
+    layout = settings.layout
+    zero = replace(layout.zero, **{name: 1000 + n for n, name in enumerate(asdict(layout.zero))})
+    scale = replace(layout.loss_scale, **{name: 2000 + n for n, name in enumerate(asdict(layout.loss_scale))})
+    changed = replace(settings, layout=replace(layout, zero=zero, loss_scale=scale))
+    before, after = (deepspeed_config(s, BATCH, 2, layout.precision) for s in (settings, changed))
+    for section, first, count in (("zero_optimization", 1000, 7), ("fp16", 2000, 4)):
+        assert [v for k, v in after[section].items() if before[section][k] != v] != []
+        assert {v for k, v in after[section].items() if before[section][k] != v} == {*range(first, first + count)}
+
+
+def gradients(overrides: list[str], rows: list[int]) -> dict:
+    """The gradient of sequence `rows[dp_rank]`, averaged over the replicas; a tenth of it is AdamW's first moment."""
+    from tests.parity.cases import batch, deepspeed_config, engine_of
+
+    words = ["layout.micro_batch_size=1", "layout.precision=bf16", "optimizer.gradient_clipping=0.0", *overrides]
+    settings, mesh = settings_of(words), mesh_of()
+    with patch("tests.parity.cases.deepspeed_config", lambda s, _, *rest: deepspeed_config(s, len(rows), *rest)):
+        engine = engine_of(settings, mesh)
+    engine.set_lr(0.0)
+    row = batch(0, settings)[rows[mesh.dp_rank]][None]
+    engine.train_batch(iter([(row[:, :-1], row[:, 1:])]))
+    result = {name: 10 * value for name, value in engine.full_state("exp_avg") if value is not None}
+    engine.destroy()
+    return result
+
+
+def test_bf16_gradients_are_averaged_over_three_replicas_in_fp32(worlds: Worlds) -> None:
+    """Divided by three in bf16, as ZeRO-2 did, each is up to 2^-9 off."""
+    from tests.parallel import test_zero
+
+    alone = [worlds(1).run(test_zero.gradients, ["layout.zero_stage=1"], [row])[0] for row in range(3)]
+    for stage in (1, 2, 3):
+        found: dict = {}
+        for part in worlds(3).run(test_zero.gradients, [f"layout.zero_stage={stage}"], [0, 1, 2]):
+            found |= part
+        assert found.keys() == alone[0].keys()
+        for name, value in found.items():
+            expected = sum(each[name] for each in alone) / 3
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-7, msg=f"ZeRO-{stage}, {name}")
+
+
 @pytest.mark.parametrize(("stage", "offload"), OFFLOADS)
 def test_the_written_configuration_is_plain_json(stage: int, offload: str) -> None:
     from parallel.zero import deepspeed_config
@@ -132,5 +230,5 @@ def test_the_written_configuration_is_plain_json(stage: int, offload: str) -> No
     assert json.loads(json.dumps(config)) == config
     zero = config["zero_optimization"]
     assert zero["stage"] == stage
-    assert zero.get("offload_optimizer", {}).get("device", "none") == ("none" if offload == "none" else "cpu")
-    assert zero.get("offload_param", {}).get("device", "none") == ("cpu" if offload == "parameters" else "none")
+    assert (zero["offload_optimizer"] is None) == (offload == "none")
+    assert (zero["offload_param"] is None) == (offload != "parameters")
