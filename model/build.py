@@ -40,9 +40,9 @@ def build_layers(
     """
     loss = LossOptions(z_loss, loss_chunk_tokens, tp, kernels.compile)
     embedding = cast(Builder, partial(Embedding, config, tp))
-    block = cast(Builder, partial(Block, config, tp, kernels, recompute))
+    blocks = [cast(Builder, partial(Block, config, tp, kernels, recompute, 1 + n)) for n in range(config.n_layer)]
     head = cast(Builder, partial(Head, config, tp, loss))
-    return [embedding, *[block] * config.n_layer, head]
+    return [embedding, *blocks, head]
 
 
 def layer_shapes(config: ModelConfig) -> list[dict[str, Shape]]:

@@ -17,6 +17,7 @@ from model.kv_cache import DecodePositions, KVCache
 from model.rotary import apply_rotary, rotary_table
 from parallel.collectives import enter_column
 from parallel.cross_entropy import LossOptions, chunked_cross_entropy
+from parallel.dropout import Dropout
 from parallel.mesh import TensorParallelGroup
 from parallel.tensor_parallel import ColumnLinear, LayerNorm, RowLinear, Shard, VocabEmbedding, linear, sharded
 
@@ -48,13 +49,15 @@ class Block(nn.Module):
     block's input until the backward pass; selective drops those of `branches`, which are large and cheap.
     """
 
-    def __init__(self, config: ModelConfig, tp: TensorParallelGroup, kernels: Kernels, recompute: Recompute) -> None:
+    def __init__(
+        self, config: ModelConfig, tp: TensorParallelGroup, kernels: Kernels, recompute: Recompute, layer: int
+    ) -> None:
         super().__init__()
         d = config.n_embd
         self.heads = config.n_head // tp.size  # of this tensor-parallel rank
         self.head_dim = config.head_dim
         self.attention = kernels.attention
-        self.dropout = config.dropout
+        self.dropout = Dropout(config.dropout, layer, tp)
         self.norm = LayerNorm(d, config.layer_norm_epsilon, tp)
         self.in_proj = ColumnLinear(d, parts=(d, d, d, 4 * d), tp=tp)
         self.mlp_bias = sharded(nn.Parameter(torch.empty(4 * d // tp.size)), Shard(0, (4 * d,)), tp)
@@ -63,20 +66,26 @@ class Block(nn.Module):
         self.register_buffer("rotary", rotary_table(config.context_length, config.rotary_dim), persistent=False)
         compile_all, compile_branches = kernels.compile and tp.size == 1, kernels.compile and tp.size > 1
         self.branches = _training_form(self._branches, compile_branches, recompute is Recompute.selective)
-        self.forward = _training_form(self.forward, compile_all, recompute is Recompute.full)  # type: ignore[method-assign]
+        dropout = self.dropout if config.dropout else None
+        self.forward = _training_form(self.forward, compile_all, recompute is Recompute.full, dropout)  # type: ignore[method-assign]
 
     def forward(
-        self, hidden_states: Tensor, kv_cache: KVCache | None = None, positions: DecodePositions | None = None
+        self,
+        hidden_states: Tensor,
+        kv_cache: KVCache | None = None,
+        positions: DecodePositions | None = None,
+        dropout_keys: Tensor | None = None,
     ) -> Tensor:
         """`[batch, seq, d]` -> the same (seq / tp tokens under sequence parallelism).
 
-        Decoding gives the `kv_cache` of the tokens before these, and the `positions` of these.
+        Decoding gives the `kv_cache` of the tokens before these, and the `positions` of these. `dropout_keys` are
+        filled in by `_training_form`.
         """
         normed = self.norm(hidden_states)  # [batch, seq, d]
         projected = self.in_proj(normed)  # [batch, seq, 7d / tp]: q, k, v and the MLP's, side by side
         branches = self.branches(projected, kv_cache, positions)  # [batch, seq, 5d / tp]: attention and gelu(mlp)
         out = self.out_proj(branches)  # [batch, seq, d]
-        return hidden_states + nn.functional.dropout(out, self.dropout, self.training)  # [batch, seq, d]
+        return hidden_states + self.dropout(out, dropout_keys)  # [batch, seq, d]
 
     def _branches(
         self, projected: Tensor, kv_cache: KVCache | None = None, positions: DecodePositions | None = None
@@ -104,21 +113,26 @@ class Block(nn.Module):
         return torch.cat([attended.transpose(1, 2).flatten(2), activated], dim=-1)
 
 
-def _training_form(function: Callable[..., Tensor], compile: bool, recompute: bool) -> Callable[..., Tensor]:
+def _training_form(
+    function: Callable[..., Tensor], compile: bool, recompute: bool, dropout: Dropout | None = None
+) -> Callable[..., Tensor]:
     """`function` as training runs it: compiled, and recomputed in the backward pass, as asked.
 
-    With a KV cache it runs as it is: its shapes grow with every token, and each would be compiled anew.
+    With a KV cache it runs as it is: its shapes grow with every token, and each would be compiled anew. dropout: what
+    gives it its `dropout_keys`, once a micro-batch: a recomputed pass drops what the first one did.
     """
-    if not (compile or recompute):
+    if not (compile or recompute or dropout):
         return function
     compiled = torch.compile(function, dynamic=False) if compile else function
 
     def run(x: Tensor, kv_cache: KVCache | None = None, positions: DecodePositions | None = None) -> Tensor:
         if kv_cache is not None:
             return function(x, kv_cache, positions)
+        keys = dropout.sample_keys(len(x), x.device) if dropout else None
+        inputs = (x,) if keys is None else (x, None, None, keys)
         if recompute and torch.is_grad_enabled():
-            return checkpoint(compiled, x, use_reentrant=False)  # type: ignore[no-any-return]
-        return compiled(x)
+            return checkpoint(compiled, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
+        return compiled(*inputs)
 
     return run
 

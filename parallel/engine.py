@@ -1,6 +1,5 @@
 """The engine: one object with `train_batch` and `eval_batch`, whatever the layout. DeepSpeed does the work."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from parallel.collectives import gather_vocabulary
+from parallel.dropout import Dropout
 from parallel.full_state import WEIGHTS, create_moments, gather, is_held, load_trainer_state, scatter, trainer_state
 from parallel.mesh import ProcessMesh
 from parallel.pipeline import build_pipeline
@@ -52,6 +52,7 @@ class Engine:
         self.deepspeed = deepspeed_engine
         self.seed = seed
         self.mesh = mesh
+        self.dropouts = [module for module in deepspeed_engine.module.modules() if isinstance(module, Dropout)]
 
     @property
     def accumulation_steps(self) -> int:
@@ -71,7 +72,8 @@ class Engine:
     def train_batch(self, micro_batches: Iterator[MicroBatch]) -> StepResult:
         """Take `accumulation_steps` micro-batches of this process's replica, and one optimizer step."""
         self.deepspeed.train()
-        self._seed()
+        for dropout in self.dropouts:
+            dropout.begin_step(self.seed, self.deepspeed.global_steps, self.mesh)
         loss = self._forward_backward_step(micro_batches)
         norm = self.deepspeed.get_global_grad_norm()
         skipped = not self.deepspeed.was_step_applied()
@@ -93,17 +95,6 @@ class Engine:
         with torch.no_grad():
             logits = self._logits(ids.to(self.mesh.device), positions.to(self.mesh.device))
         return torch.Tensor.cpu(logits)
-
-    def _seed(self) -> None:
-        """Random state of the step, for dropout: a function of the step, so that a resumed run draws what it would.
-
-        Dropout acts on the residual stream. Tensor ranks that hold the same tokens must drop the same channels; under
-        sequence parallelism they hold different tokens and must not.
-        """
-        mesh, tp = self.mesh, self.mesh.tp
-        place = (mesh.dp_rank, mesh.pp_rank, tp.rank if tp.sequence_parallel else 0)
-        key = hashlib.sha256(repr((self.seed, self.deepspeed.global_steps, place)).encode()).digest()
-        torch.manual_seed(int.from_bytes(key[:8], "little", signed=True))
 
     def _forward_backward_step(self, micro_batches: Iterator[MicroBatch]) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=self.mesh.device)

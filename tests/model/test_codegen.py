@@ -86,7 +86,7 @@ def test_huggingface_form_and_back_is_bit_identical(tiny: ModelConfig) -> None:
 def test_value_stands_in_the_middle_of_each_released_group(tiny: ModelConfig) -> None:
     d = tiny.n_embd
     rows = torch.arange(7.0 * d).unsqueeze(1).expand(7 * d, d).contiguous()
-    layer = {name: p.detach() for name, p in Block(tiny, ALONE, REFERENCE, Recompute.none).named_parameters()}
+    layer = {name: p.detach() for name, p in Block(tiny, ALONE, REFERENCE, Recompute.none, 1).named_parameters()}
     released = to_huggingface(1, {**layer, "in_proj.weight": rows}, tiny, MP_NUM)[
         "transformer.h.0.attn.qkv_proj.weight"
     ]

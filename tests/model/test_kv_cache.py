@@ -18,7 +18,7 @@ LENGTHS = (7, 3, 10)
 
 
 def block_of(kernels: Kernels) -> Block:
-    block = Block(MODEL, TensorParallelGroup(), kernels, Recompute.none)
+    block = Block(MODEL, TensorParallelGroup(), kernels, Recompute.none, 1)
     init_layer(block, 1, MODEL, TensorParallelGroup(), seed=3)
     return block
 

@@ -27,7 +27,7 @@ def weights_in(folder: Path, model: ModelConfig) -> Weights:
 
 
 def block_of(model: ModelConfig, tp: TensorParallelGroup) -> Block:
-    return Block(model, tp, REFERENCE, Recompute.none)
+    return Block(model, tp, REFERENCE, Recompute.none, 1)
 
 
 def test_a_layer_comes_back_whole_and_in_slices(tmp_path: Path, tiny: ModelConfig) -> None:

@@ -1,7 +1,6 @@
 """What every process of a world runs for the tests of this folder, each compared with the same layers at size 1."""
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -25,8 +24,8 @@ COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
 
 def block_of(tp: TensorParallelGroup, model: ModelConfig = MODEL) -> Block:
     """A block with the same whole weights whatever the group, norms and biases away from 1 and 0."""
-    block = Block(model, tp, REFERENCE, Recompute.none)
-    whole = Block(model, TensorParallelGroup(), REFERENCE, Recompute.none)
+    block = Block(model, tp, REFERENCE, Recompute.none, 1)
+    whole = Block(model, TensorParallelGroup(), REFERENCE, Recompute.none, 1)
     init_layer(whole, 1, model, TensorParallelGroup(), seed=3)
     generator = torch.Generator().manual_seed(4)
     for (_, full), (_, mine) in zip(whole.named_parameters(), block.named_parameters(), strict=True):
@@ -172,18 +171,3 @@ def vocabulary_loss(size: int, sequence_parallel: bool, z_loss: float) -> None:
     torch.testing.assert_close(own[0].grad, tokens(whole[0].grad), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(own[1].grad, rows(whole[1].grad), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(own[2].grad, rows(whole[2].grad), rtol=1e-5, atol=1e-5)
-
-
-def dropped_channels(size: int, sequence_parallel: bool) -> list[Tensor]:
-    """Which channels of a block's output the first step drops, on every tensor rank."""
-    from tests.parity.cases import engine_of, settings_of
-
-    words = [f"layout.tensor_parallel_size={size}", "layout.zero_stage=0", "model.dropout=0.5"]
-    settings = settings_of([*words, f"layout.sequence_parallel={str(sequence_parallel).lower()}"])
-    settings = replace(settings, model=replace(settings.model, dropout=0.5))
-    mesh = mesh_of(size, 1, sequence_parallel)
-    engine = engine_of(settings, mesh)
-    engine._seed()
-    mask = nn.functional.dropout(torch.ones(64), 0.5)
-    engine.destroy()
-    return mask

@@ -121,13 +121,6 @@ def test_a_sequential_block_pays_twice_as_much(worlds: Worlds) -> None:
         }
 
 
-def test_dropout_agrees_where_tokens_are_shared_and_differs_where_they_are_not(worlds: Worlds) -> None:
-    one, other = worlds(2).run(cases.dropped_channels, 2, False)
-    assert torch.equal(one, other)
-    one, other = worlds(2).run(cases.dropped_channels, 2, True)
-    assert not torch.equal(one, other)
-
-
 @torch.inference_mode()
 def test_packed_matrices_give_the_same_products() -> None:
     """With and without a bias, for a few rows and for many; the embedding's table is no product and stays."""

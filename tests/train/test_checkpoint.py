@@ -46,7 +46,7 @@ def weights_in(folder: Path, model: ModelConfig) -> Weights:
 
 
 def block_of(model: ModelConfig, tp: TensorParallelGroup) -> Block:
-    return Block(model, tp, REFERENCE, Recompute.none)
+    return Block(model, tp, REFERENCE, Recompute.none, 1)
 
 
 def saved_and_loaded(folder: Path, stage: int) -> None:
