@@ -85,7 +85,7 @@ class Block(nn.Module):
         projected = self.in_proj(normed)  # [batch, seq, 7d / tp]: q, k, v and the MLP's, side by side
         branches = self.branches(projected, kv_cache, positions)  # [batch, seq, 5d / tp]: attention and gelu(mlp)
         out = self.out_proj(branches)  # [batch, seq, d]
-        return hidden_states + self.dropout(out, dropout_keys)  # [batch, seq, d]
+        return hidden_states + self.dropout(out, dropout_keys)  # type: ignore[no-any-return]  # [batch, seq, d]
 
     def _branches(
         self, projected: Tensor, kv_cache: KVCache | None = None, positions: DecodePositions | None = None
