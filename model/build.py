@@ -14,9 +14,8 @@ from parallel.cross_entropy import LossOptions
 from parallel.mesh import TensorParallelGroup
 
 LOSS_CHUNK_TOKENS = 256  # where there are no settings of a run: tokens whose logits exist at one time
-ALONE = TensorParallelGroup()
+ALONE = TensorParallelGroup()  # no tensor parallelism: one process holds each matrix whole
 
-Shape = tuple[int, ...]
 Builder = partial[nn.Module]
 
 
@@ -45,7 +44,7 @@ def build_layers(
     return [embedding, *blocks, head]
 
 
-def layer_shapes(config: ModelConfig) -> list[dict[str, Shape]]:
+def layer_shapes(config: ModelConfig) -> list[dict[str, tuple[int, ...]]]:
     """Shape of every whole parameter by name, layer by layer."""
     builders = build_layers(config)
     with torch.device("meta"):

@@ -9,11 +9,11 @@ from torch import nn
 
 from conf.choices import Balance
 from conf.schema import Settings
-from model.build import run_layers
+from model.build import ALONE, run_layers
 from model.flops import layer_flops, layer_parameters
 from model.init import init_layer
 from model.kernels import Kernels
-from parallel.mesh import ProcessMesh, TensorParallelGroup
+from parallel.mesh import ProcessMesh
 
 ROUNDS = 4  # timed passes of a layer; the fastest counts
 
@@ -40,11 +40,10 @@ def measured_seconds(
     settings: Settings, device: torch.device, kernels: Kernels, dtype: torch.dtype
 ) -> dict[str, float]:
     """Seconds of one micro-batch, forward and backward, through an embedding, a block and the head, not sharded."""
-    alone = TensorParallelGroup()
     one_block = replace(settings, model=replace(settings.model, n_layer=1))
-    layers = [build() for build in run_layers(one_block, alone, replace(kernels, compile=False))]
+    layers = [build() for build in run_layers(one_block, ALONE, replace(kernels, compile=False))]
     for index, layer in enumerate(layers):
-        init_layer(layer, index, one_block.model, alone, settings.run.seed)
+        init_layer(layer, index, one_block.model, ALONE, settings.run.seed)
         layer.to(device, dtype).train()
     shape = (settings.layout.micro_batch_size, settings.model.context_length)
     ids = torch.zeros(shape, dtype=torch.long, device=device)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from conf.compose import load_settings
 from conf.errors import ConfigError
 from conf.schema import ModelConfig
-from model.build import layer_shapes
+from model.build import ALONE, layer_shapes
 from model.tensor_files import Region, Shape, join_regions, read_regions, read_tensors, readable, shapes_in
 from parallel.mesh import TensorParallelGroup
 from parallel.tensor_parallel import Shard, shard_of
@@ -26,7 +26,6 @@ from parallel.tensor_parallel import Shard, shard_of
 Layer = dict[str, Tensor]
 Shards = Mapping[str, Shard | None]  # how each parameter is cut; None or absent: not at all
 Piece = tuple[int, int]  # from and up to a position along the dimension that a tensor is cut in
-ALONE = TensorParallelGroup()
 NO_SHARDS: Shards = {}
 
 

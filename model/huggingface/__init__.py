@@ -7,13 +7,12 @@ is 4 for CodeGen1. The fused products hold [q | k | v | fc_in] and [attention ou
 """
 
 import torch
-from torch import Tensor
 
 from conf.schema import ModelConfig
 from model.build import layer_shapes
 from model.tensor_files import Region, Shape, join_regions
+from model.weights import Layer
 
-Layer = dict[str, Tensor]
 QKV = (0, 2, 1)  # where q, k, v stand among a group's [q | v | k]
 
 

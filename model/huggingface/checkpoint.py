@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from conf.schema import ModelConfig
+from model.build import ALONE
 from model.huggingface import huggingface_shapes, layer_regions
 from model.huggingface.files import find_tensors, read_config
 from model.huggingface.groups import LAYERS, refuse_wrong_groups
 from model.huggingface.settings import mp_num_of, settings_of
 from model.tensor_files import Region, TensorFiles, readable
-from model.weights import ALONE, NO_SHARDS, Layer, Piece, Shards, Weights, pieces_of, refuse_differences
+from model.weights import NO_SHARDS, Layer, Piece, Shards, Weights, pieces_of, refuse_differences
 from parallel.mesh import TensorParallelGroup
 
 

@@ -20,7 +20,7 @@ from model.dtypes import DTYPES
 from model.huggingface import to_huggingface
 from model.huggingface.checkpoint import open_huggingface
 from model.huggingface.settings import check_mp_num, config_of
-from model.huggingface.shards import Shards
+from model.huggingface.shards import ShardWriter
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.weights import Weights, open_native, write_layer, write_model
 
@@ -37,7 +37,7 @@ def import_weights(weights: Weights, target: Path, vocab_size: int | None = None
     """
     rows = vocab_size or weights.model.vocab_size
     model = replace(weights.model, vocab_size=rows)
-    with whole_folder(target) as folder:
+    with new_folder(target) as folder:
         tokenizer = _copy_tokenizer(weights, folder / "tokenizer")
         if tokenizer is not None and tokenizer.vocab_size > rows:
             raise ConfigError(f"vocab_size={rows} has no room for the {tokenizer.vocab_size} ids of its tokenizer")
@@ -63,9 +63,9 @@ def export_weights(
     """
     model = weights.model
     check_mp_num(mp_num, model)
-    with whole_folder(target) as folder:
+    with new_folder(target) as folder:
         tokenizer = _copy_tokenizer(weights, folder)
-        shards, first = Shards(folder, shard_bytes), ""
+        shards, first = ShardWriter(folder, shard_bytes), ""
         for index in _progress(f"exporting {weights.source}", model.n_layer + 2):
             layer = to_huggingface(index, weights.layer(index), model, mp_num)
             layer = {name: _cast(name, value, dtype) for name, value in layer.items()}
@@ -78,8 +78,8 @@ def export_weights(
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder to write in that becomes `target` when the block ends well, and vanishes when it does not.
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder to write to that becomes `target` when the block ends without an error, and is removed otherwise.
 
     Errors: `ConfigError` where `target` exists and is not an empty folder, or the disk does not take it.
     """

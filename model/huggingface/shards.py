@@ -14,7 +14,7 @@ NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", tor
 HEADER_BYTES = 1 << 20  # room for some thousand tensors
 
 
-class Shards:
+class ShardWriter:
     """Files `model-00001-of-...` of at most `most_bytes` below `folder`, unless one layer alone is larger."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
-from tokenizers import Tokenizer as Rust
+from tokenizers import Tokenizer as BackendTokenizer
 
 from model.tokenizer.special import AllowedSpecial, encode_with_special
 from model.tokenizer.tiktoken_bpe import tiktoken_encode
@@ -42,17 +42,17 @@ def byte_of_character() -> dict[str, int]:
 class GPT2Tokenizer:
     """A byte-level BPE with added tokens, read through a table of each token's bytes."""
 
-    def __init__(self, rust: Rust, eos: str = EOS) -> None:
-        eos_id = rust.token_to_id(eos)
+    def __init__(self, backend: BackendTokenizer, eos: str = EOS) -> None:
+        eos_id = backend.token_to_id(eos)
         if eos_id is None:
             raise ValueError(f"it has no token {eos}")
-        rust.encode_special_tokens = True
-        self._rust, self._eos, self.eos_text = rust, eos_id, eos
-        alphabet, added = byte_of_character(), rust.get_added_tokens_decoder()
-        self.vocab_size = rust.get_vocab_size(with_added_tokens=True)
+        backend.encode_special_tokens = True
+        self._backend, self._eos, self.eos_text = backend, eos_id, eos
+        alphabet, added = byte_of_character(), backend.get_added_tokens_decoder()
+        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         self.special_tokens = {one.content: token for token, one in sorted(added.items()) if one.special}
         self._bytes: list[bytes] = [b""] * self.vocab_size
-        for text, token in rust.get_vocab(with_added_tokens=True).items():
+        for text, token in backend.get_vocab(with_added_tokens=True).items():
             if token >= self.vocab_size:
                 raise ValueError(f"its {self.vocab_size} tokens leave gaps below id {token}")
             if token in added:
@@ -66,10 +66,10 @@ class GPT2Tokenizer:
 
         Errors: `OSError`, `ValueError` or `KeyError` for files that are missing or hold something else.
         """
-        rust = _rust(folder)
-        if not isinstance(rust.model, models.BPE) or rust.normalizer is not None or rust.model.byte_fallback:
+        backend = _backend(folder)
+        if not isinstance(backend.model, models.BPE) or backend.normalizer is not None or backend.model.byte_fallback:
             raise ValueError("it is no byte-level BPE")
-        return cls(rust, _eos(folder))
+        return cls(backend, _eos(folder))
 
     @property
     def eos(self) -> int:
@@ -84,15 +84,15 @@ class GPT2Tokenizer:
     @property
     def has_whitespace(self) -> bool:
         """Whether it has CodeGen's whitespace tokens."""
-        return self._rust.token_to_id(WHITESPACE[0]) is not None
+        return self._backend.token_to_id(WHITESPACE[0]) is not None
 
     def with_whitespace(self) -> Self:
         """This tokenizer with CodeGen's whitespace tokens after its own; unchanged where it has them."""
         if self.has_whitespace:
             return self
-        rust = Rust.from_str(self._rust.to_str())
-        rust.add_tokens([AddedToken(text, normalized=True) for text in WHITESPACE])
-        return type(self)(rust, self.eos_text)
+        backend = BackendTokenizer.from_str(self._backend.to_str())
+        backend.add_tokens([AddedToken(text, normalized=True) for text in WHITESPACE])
+        return type(self)(backend, self.eos_text)
 
     def encode(self, text: str, allowed_special: AllowedSpecial = ()) -> list[int]:
         """Ids of `text`; see `model.tokenizer.Tokenizer`."""
@@ -102,14 +102,14 @@ class GPT2Tokenizer:
     @cached_property
     def _encode_ordinary(self) -> Callable[[str], list[int]]:
         """tiktoken's function where it gives the same ids; made at the first text, as it takes a moment."""
-        added = {token: one.content for token, one in self._rust.get_added_tokens_decoder().items()}
+        added = {token: one.content for token, one in self._backend.get_added_tokens_decoder().items()}
         runs = {text: token for token, text in added.items() if text not in self.special_tokens}
         if not runs or set(runs) == set(WHITESPACE):
             ordinary = {token: text for token, text in enumerate(self._bytes) if token not in added}
-            fast = tiktoken_encode(self._rust, ordinary, runs)
+            fast = tiktoken_encode(self._backend, ordinary, runs)
             if fast is not None:
                 return fast
-        return lambda text: list(self._rust.encode(text, add_special_tokens=False).ids)
+        return lambda text: list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`."""
@@ -122,8 +122,8 @@ class GPT2Tokenizer:
     def save(self, folder: Path) -> None:
         """Write the files that `load` and transformers read."""
         folder.mkdir(parents=True, exist_ok=True)
-        self._rust.save(str(folder / "tokenizer.json"))
-        self._rust.model.save(str(folder))  # vocab.json and merges.txt
+        self._backend.save(str(folder / "tokenizer.json"))
+        self._backend.model.save(str(folder))  # vocab.json and merges.txt
         added = {
             str(token): {
                 "content": one.content,
@@ -133,7 +133,7 @@ class GPT2Tokenizer:
                 "single_word": one.single_word,
                 "special": one.special,
             }
-            for token, one in sorted(self._rust.get_added_tokens_decoder().items())
+            for token, one in sorted(self._backend.get_added_tokens_decoder().items())
         }
         config = {
             "add_prefix_space": False,
@@ -147,12 +147,12 @@ class GPT2Tokenizer:
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _rust(folder: Path) -> Rust:
+def _backend(folder: Path) -> BackendTokenizer:
     if (folder / "tokenizer.json").is_file():
         try:
             content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
             content["added_tokens"] = _without_gaps(content["added_tokens"], len(content["model"]["vocab"]))
-            return _numbered(Rust.from_str(json.dumps(content)), content["added_tokens"])
+            return _numbered(BackendTokenizer.from_str(json.dumps(content)), content["added_tokens"])
         except Exception as error:  # the library raises nothing narrower
             raise ValueError(f"tokenizer.json: {error}") from None
     for vocabulary, merges in PAIRS:
@@ -160,25 +160,27 @@ def _rust(folder: Path) -> Rust:
             lines = (folder / merges).read_text(encoding="utf-8").split("\n")
             pairs = [(one, other) for one, _, other in (line.partition(" ") for line in lines[1:]) if other]
             try:
-                rust = Rust(models.BPE(json.loads((folder / vocabulary).read_text(encoding="utf-8")), pairs))
+                backend = BackendTokenizer(
+                    models.BPE(json.loads((folder / vocabulary).read_text(encoding="utf-8")), pairs)
+                )
             except Exception as error:
                 raise ValueError(f"{vocabulary} and {merges}: {error}") from None
-            rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            rust.decoder = decoders.ByteLevel()
-            return _with_added_tokens(rust, folder)
+            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            backend.decoder = decoders.ByteLevel()
+            return _with_added_tokens(backend, folder)
     raise FileNotFoundError(f"there is no tokenizer.json, {', no '.join(' with '.join(pair) for pair in PAIRS)}")
 
 
-def _with_added_tokens(rust: Rust, folder: Path) -> Rust:
+def _with_added_tokens(backend: BackendTokenizer, folder: Path) -> BackendTokenizer:
     """Add the tokens that are not in the vocabulary's file, in the order of their ids."""
-    rust.add_special_tokens([AddedToken(_eos(folder), normalized=True)])
+    backend.add_special_tokens([AddedToken(_eos(folder), normalized=True)])
     special, ids = _special(folder), _json(folder / "added_tokens.json")
     listed = [{"id": token, "content": text, "special": text in special} for text, token in ids.items()]
-    added = _without_gaps(listed, rust.get_vocab_size(with_added_tokens=True))
+    added = _without_gaps(listed, backend.get_vocab_size(with_added_tokens=True))
     for one in added:
-        add = rust.add_special_tokens if one["special"] else rust.add_tokens
+        add = backend.add_special_tokens if one["special"] else backend.add_tokens
         add([AddedToken(one["content"], normalized=True)])
-    return _numbered(rust, added)
+    return _numbered(backend, added)
 
 
 def _without_gaps(added: list[dict[str, Any]], first: int) -> list[dict[str, Any]]:
@@ -192,12 +194,14 @@ def _without_gaps(added: list[dict[str, Any]], first: int) -> list[dict[str, Any
     return sorted([*added, *fillers], key=lambda one: one["id"])
 
 
-def _numbered(rust: Rust, added: list[dict[str, Any]]) -> Rust:
-    """`rust`, where its added tokens have the ids of the file. Errors: ValueError where they have others."""
+def _numbered(backend: BackendTokenizer, added: list[dict[str, Any]]) -> BackendTokenizer:
+    """`backend`, where its added tokens have the ids of the file. Errors: ValueError where they have others."""
     for one in added:
-        if rust.token_to_id(one["content"]) != one["id"]:
-            raise ValueError(f"{one['content']!r} has id {one['id']}, which is {rust.id_to_token(one['id'])!r} already")
-    return rust
+        if backend.token_to_id(one["content"]) != one["id"]:
+            raise ValueError(
+                f"{one['content']!r} has id {one['id']}, which is {backend.id_to_token(one['id'])!r} already"
+            )
+    return backend
 
 
 def _eos(folder: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import sentencepiece
 from tokenizers import AddedToken, decoders, models
-from tokenizers import Tokenizer as Rust
+from tokenizers import Tokenizer as BackendTokenizer
 
 from conf.errors import ConfigError
 from model.tokenizer.special import AllowedSpecial, encode_with_special
@@ -80,7 +80,7 @@ class SentencePieceTokenizer:
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
-    def for_transformers(self) -> Rust:
+    def for_transformers(self) -> BackendTokenizer:
         """The same pieces and merges for the `tokenizers` library, with the same ids for every text.
 
         Pieces hold real spaces, so that U+2581 is a character like any other that has no piece. Merges come in the
@@ -103,11 +103,13 @@ class SentencePieceTokenizer:
             if text[:cut] in known and text[cut:] in known
         ]
         vocabulary = {text: token for token, text in texts.items()}
-        rust = Rust(models.BPE(vocabulary, merges, unk_token=texts[UNKNOWN], fuse_unk=False, byte_fallback=True))
-        rust.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-        rust.add_tokens([AddedToken(tab, normalized=False) for tab in TABS])
-        rust.add_special_tokens([AddedToken(texts[EOS], normalized=False)])
-        return rust
+        backend = BackendTokenizer(
+            models.BPE(vocabulary, merges, unk_token=texts[UNKNOWN], fuse_unk=False, byte_fallback=True)
+        )
+        backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        backend.add_tokens([AddedToken(tab, normalized=False) for tab in TABS])
+        backend.add_special_tokens([AddedToken(texts[EOS], normalized=False)])
+        return backend
 
     @property
     def vocab_size(self) -> int:

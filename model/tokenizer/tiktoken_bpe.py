@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import tiktoken
-from tokenizers import Tokenizer as Rust
+from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers import pre_tokenizers
 
 # How GPT-2 cuts a text into words before it merges: OpenAI's pattern, with possessive repeats, which do not backtrack.
@@ -19,17 +19,17 @@ RUNS = re.compile(r"( {2,31}|\t{2,9})")  # CodeGen's tokens for white space, lon
 
 
 def tiktoken_encode(
-    rust: Rust, token_bytes: Mapping[int, bytes], run_ids: Mapping[str, int]
+    backend: BackendTokenizer, token_bytes: Mapping[int, bytes], run_ids: Mapping[str, int]
 ) -> Callable[[str], list[int]] | None:
-    """A function from text to the ids that `rust` gives it; None where tiktoken would give others.
+    """A function from text to the ids that `backend` gives it; None where tiktoken would give others.
 
     token_bytes: id -> bytes of the ordinary tokens. run_ids: white space with a token of its own -> id; all of
     CodeGen's, or none.
     """
-    model = json.loads(rust.to_str())["model"]
+    model = json.loads(backend.to_str())["model"]
     merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
     ids = [model["vocab"].get("".join(pair)) for pair in merges]
-    words = rust.pre_tokenizer
+    words = backend.pre_tokenizer
     if (
         not isinstance(words, pre_tokenizers.ByteLevel)
         or words.add_prefix_space

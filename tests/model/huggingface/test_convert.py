@@ -16,7 +16,7 @@ from conf.choices import Precision
 from conf.errors import ConfigError
 from conf.schema import ModelConfig
 from model.huggingface import from_huggingface, huggingface_shapes, to_huggingface
-from model.huggingface.convert import export_weights, import_weights, whole_folder
+from model.huggingface.convert import export_weights, import_weights, new_folder
 from model.huggingface.files import read_config
 from model.huggingface.settings import settings_of
 from model.pretrained import open_weights
@@ -136,7 +136,7 @@ def test_a_target_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="taken exists already and is not an empty folder"):
         import_weights(open_weights(source), tmp_path / "taken")
     for error in (OSError(28, "No space left on device"), KeyboardInterrupt()):
-        with pytest.raises((ConfigError, KeyboardInterrupt)) as caught, whole_folder(tmp_path / "new") as folder:
+        with pytest.raises((ConfigError, KeyboardInterrupt)) as caught, new_folder(tmp_path / "new") as folder:
             (folder / "half").write_text("x")
             raise error
         assert isinstance(error, KeyboardInterrupt) or str(caught.value).endswith("written: No space left on device")

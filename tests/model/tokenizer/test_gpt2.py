@@ -25,12 +25,14 @@ SPACES = ["", " x", "\t\t\tx", "\n" + " " * 70 + "x", "\t" * 25, " \t \t  \t\tx 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """vocab.json and merges.txt of a small byte-level BPE whose last id is the end of text, as GPT-2's."""
-    rust = Tokenizer(models.BPE())
-    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    rust.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False))
+    backend.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
+    )
     folder = tmp_path_factory.mktemp("small")
-    rust.model.save(str(folder))
+    backend.model.save(str(folder))
     vocabulary = json.loads((folder / "vocab.json").read_text())
     (folder / "vocab.json").write_text(json.dumps({**vocabulary, EOS: len(vocabulary)}))
     return folder

@@ -40,21 +40,21 @@ PIECES = st.lists(st.sampled_from([*HARD, *TRAPS, *TEXTS]) | ANY_TEXT, max_size=
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE of this repository's own texts, in the form of GPT-2's files."""
-    rust = Tokenizer(models.BPE())
-    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     texts = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=1500, initial_alphabet=alphabet, show_progress=False)
-    rust.train_from_iterator([*TEXTS, *texts], trainer)
+    backend.train_from_iterator([*TEXTS, *texts], trainer)
     folder = tmp_path_factory.mktemp("bpe")
-    rust.model.save(str(folder))
+    backend.model.save(str(folder))
     vocabulary = json.loads((folder / "vocab.json").read_text())
     (folder / "vocab.json").write_text(json.dumps({**vocabulary, EOS: len(vocabulary)}))
     return folder
 
 
 def by_tokenizers(tokenizer: GPT2Tokenizer, text: str) -> list[int]:
-    return list(tokenizer._rust.encode(text, add_special_tokens=False).ids)
+    return list(tokenizer._backend.encode(text, add_special_tokens=False).ids)
 
 
 @pytest.fixture(scope="module", params=["gpt2", "codegen"])
