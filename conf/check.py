@@ -255,7 +255,14 @@ def _numbers(settings: Settings) -> Iterator[str]:
         yield f"run.resume={run.resume} is not known; use auto or never"
     if settings.tracking.straggler_threshold <= 0:
         yield f"tracking.straggler_threshold={settings.tracking.straggler_threshold} must be above 0"
+    if settings.health.rewinds < 0:
+        yield f"health.rewinds={settings.health.rewinds} must be 0 or more"
+    if settings.health.spike_deviations <= 0:
+        yield f"health.spike_deviations={settings.health.spike_deviations} must be above 0"
     for label, group, name in (
+        ("health", settings.health, "bad_steps"),
+        ("health", settings.health, "spike_window"),
+        ("health", settings.health, "compare_every"),
         ("evaluation", settings.evaluation, "every"),
         ("evaluation", settings.evaluation, "batch_size"),
         ("tracking", settings.tracking, "log_every"),

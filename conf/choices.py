@@ -94,3 +94,17 @@ class KernelForm(Enum):
 
     auto = "auto"
     reference = "reference"
+
+
+class OnBad(Enum):
+    """What is done about several steps in a row that could not be taken."""
+
+    rewind = "rewind"  # back to the last checkpoint, passing over their samples
+    stop = "stop"
+
+
+class OnSpike(Enum):
+    """What is done about a spike of the loss or of the gradient norm."""
+
+    record = "record"
+    rewind = "rewind"

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from conf.errors import ConfigError, DataError, NodeError, UnreachableError, node_name
-from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED
+from conf.errors import ConfigError, DataError, HealthError, NodeError, UnreachableError, node_name
+from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED, UNHEALTHY
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # full, over quota, read-only, broken
 SIGINT_CODE, SIGPIPE_CODE = 130, 141  # a shell's exit codes for a command that a signal ended
@@ -60,7 +60,8 @@ def run_command(action: Callable[[list[str]], int], argv: list[str], command: Co
 
     Errors become one line on stderr, written by the main process (rank 0) only, except for what only this process can
     know: that it does not reach the main process, or that its disk failed. Exit codes: 2 for `ConfigError` and
-    `DataError`, 3 for `NodeError` and disk errors. Any other exception is raised again, after its rank was named.
+    `DataError`, 3 for `NodeError` and disk errors, 4 for `HealthError`. Any other exception is raised again, after its
+    rank was named.
     """
     is_main = os.environ.get("RANK", "0") == "0"
     try:
@@ -73,9 +74,11 @@ def run_command(action: Callable[[list[str]], int], argv: list[str], command: Co
             code = action(argv)
         sys.stdout.flush()
         return code
-    except (ConfigError, DataError, NodeError) as error:
+    except (ConfigError, DataError, NodeError, HealthError) as error:
         if is_main or isinstance(error, UnreachableError):
             print_error(str(error))
+        if isinstance(error, HealthError):
+            return UNHEALTHY
         return BAD_NODE if isinstance(error, NodeError) else BAD_INPUT
     except KeyboardInterrupt:
         resumable = command is not None and command.resumable

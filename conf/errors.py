@@ -16,6 +16,17 @@ class NodeError(Exception):
     """A machine is unfit or missing; the message names it. Exit code 3."""
 
 
+class HealthError(Exception):
+    """What was trained is not to be gone on from: not finite, a spike, or replicas that differ. Exit code 4.
+
+    samples: positions [first, last) in the order of the data that are to blame, and are passed over; None: none are.
+    """
+
+    def __init__(self, message: str, samples: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
+        self.samples = samples
+
+
 class UnreachableError(NodeError):
     """This process does not reach the main one, which therefore cannot report it. Exit code 3."""
 

@@ -1,7 +1,7 @@
 """A run's folder: where its files are, how they are read and written, and which run it holds.
 
 config.yaml environment.json metrics.jsonl jobs.json jobs/ logs/ stages.md stages.png tokenizer/ wandb/
-stages/<stage>/ deepspeed.json lineage.json evaluation.json samples.md checkpoints/ weights/ evaluations/
+stages/<stage>/ deepspeed.json health.jsonl lineage.json evaluation.json samples.md checkpoints/ weights/ evaluations/
 
 `launch`, `train` and `train.compare` all go through this module; it does not import torch.
 """
@@ -32,11 +32,23 @@ CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
 LINEAGE = "lineage.json"
 EVALUATION = "evaluation.json"
+HEALTH = "health.jsonl"  # a line for each step not taken, spike, difference of replicas, and return to a checkpoint
 
 TAIL_BYTES = 65536  # of a file's end that is read for its newest lines
 
 # Settings that may differ when a run is resumed: how it is distributed, recorded and stored, not what it computes.
-FREE = ("layout", "kernels", "cluster", "tracking", "evaluation", "dry_run", "run", "data.cache", "data.on_error")
+FREE = (
+    "layout",
+    "kernels",
+    "cluster",
+    "tracking",
+    "health",
+    "evaluation",
+    "dry_run",
+    "run",
+    "data.cache",
+    "data.on_error",
+)
 
 
 def run_folder(settings: Settings) -> Path:
@@ -172,6 +184,11 @@ def append_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Append `records` to a JSON-lines file."""
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(json.dumps(record) + "\n" for record in records))
+
+
+def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write `records` in place of a JSON-lines file, as `write_atomic` does."""
+    write_atomic(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

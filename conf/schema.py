@@ -15,7 +15,9 @@ from conf.choices import (
     Handover,
     KernelForm,
     Offload,
+    OnBad,
     OnError,
+    OnSpike,
     Precision,
     Recompute,
     RemoteShell,
@@ -240,6 +242,19 @@ class TrackingConfig:
 
 
 @dataclass
+class HealthConfig:
+    """What is done about steps, losses and replicas that are not as they should be: conf/health."""
+
+    bad_steps: int = MISSING
+    on_bad: OnBad = MISSING
+    rewinds: int = MISSING
+    on_spike: OnSpike = MISSING
+    spike_window: int = MISSING
+    spike_deviations: float = MISSING
+    compare_every: int = MISSING
+
+
+@dataclass
 class EvaluationConfig:
     """Validation and samples: conf/evaluation."""
 
@@ -278,6 +293,7 @@ class Settings:
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run: RunConfig = field(default_factory=RunConfig)
     dry_run: bool = False

@@ -13,7 +13,7 @@ from typing import IO
 
 import psutil  # type: ignore[import-untyped]
 
-from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED
+from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED, UNHEALTHY
 
 WATCH_SECONDS = 0.2  # between two checks of which ranks are alive
 
@@ -62,7 +62,7 @@ def run(
                 signal.signal(number, handler)
     if signals:
         return INTERRUPTED
-    if code not in (0, BAD_INPUT, BAD_NODE) and first is not None:  # these printed their reason
+    if code not in (0, BAD_INPUT, BAD_NODE, UNHEALTHY) and first is not None:  # these printed their reason
         print(f"error: rank {first[0]} (process {first[1]}) ended first; the others were stopped", file=sys.stderr)
     return code if code >= 0 else 128 - code
 

@@ -1,5 +1,6 @@
 """The engine: one object with `train_batch` and `eval_batch`, whatever the layout. DeepSpeed does the work."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from parallel.collectives import gather_vocabulary
 from parallel.dropout import Dropout
 from parallel.full_state import WEIGHTS, create_moments, gather, is_held, load_trainer_state, scatter, trainer_state
 from parallel.mesh import ProcessMesh
-from parallel.pipeline import build_pipeline
+from parallel.pipeline import build_pipeline, spread_nonfinite
 from parallel.tensor_parallel import shard_of
 
 MicroBatch = tuple[Tensor, Tensor]  # token ids and labels, [micro_batch, seq] each
@@ -25,12 +26,14 @@ class StepResult:
     """What one optimizer step did, the same on every process.
 
     loss: mean over the global batch's tokens; gradient_norm: global, before clipping;
-    skipped: the step was not taken because a gradient overflowed (fp16).
+    skipped: the step was not taken because the loss or a gradient was not finite;
+    rescaled: it was fp16's search for a scale of the loss that made a gradient overflow, which is no fault.
     """
 
     loss: float
     gradient_norm: float
     skipped: bool
+    rescaled: bool = False
 
 
 class Stack(nn.Sequential):
@@ -42,7 +45,8 @@ class Stack(nn.Sequential):
         hidden_states = ids
         for layer in body:
             hidden_states = layer(hidden_states)
-        return head(hidden_states, labels)  # type: ignore[no-any-return]
+        output: Tensor = head(hidden_states, labels)
+        return output if labels is None else spread_nonfinite(output)
 
 
 class Engine:
@@ -74,10 +78,12 @@ class Engine:
         self.deepspeed.train()
         for dropout in self.dropouts:
             dropout.begin_step(self.seed, self.deepspeed.global_steps, self.mesh)
+        scale = self.deepspeed.optimizer.loss_scaler.cur_scale if self.deepspeed.fp16_enabled() else 1
         loss = self._forward_backward_step(micro_batches)
         norm = self.deepspeed.get_global_grad_norm()
         skipped = not self.deepspeed.was_step_applied()
-        return StepResult(float(loss), float("nan") if norm is None else float(norm), skipped)
+        rescaled = skipped and math.isfinite(loss) and scale > 1
+        return StepResult(float(loss), float("nan") if norm is None else float(norm), skipped, rescaled)
 
     def eval_batch(self, micro_batch: MicroBatch) -> float:
         """Summed cross-entropy in nats over the tokens that count in every replica's micro-batch."""
@@ -229,28 +235,53 @@ def build_engine(
     )
     create_moments(engine)
     if not config["zero_optimization"]["stage"]:
-        _clip_plain_gradients(engine, mesh)
+        _guard_plain_step(engine, mesh)
+    else:
+        _look_at_every_gradient(engine.optimizer)
+    if engine.fp16_enabled():  # at the smallest scale a step is left out as any other, and train/health.py judges
+        engine.optimizer.loss_scaler.raise_error_at_min_scale = False
     return (PipelinedEngine if mesh.pp_size > 1 else Engine)(engine, mesh, config["seed"])
 
 
-def _clip_plain_gradients(engine: Any, mesh: ProcessMesh) -> None:
-    """Clip fp32 gradients without ZeRO ourselves, and keep their norm.
+def _guard_plain_step(engine: Any, mesh: ProcessMesh) -> None:
+    """Without ZeRO, clip fp32 gradients ourselves, keep their norm, and take no step where one is not finite.
 
-    There DeepSpeed reports no norm, and leaves parameters that tensor ranks share out of it on all pipeline stages but
-    the first.
+    There DeepSpeed reports no norm, leaves parameters that tensor ranks share out of it on all pipeline stages but the
+    first, and takes every step. A gradient that is not finite on one process only keeps all of them from the step.
     """
+    optimizer = engine.optimizer
+    take_step = optimizer.step
 
-    def before_step(*_: Any) -> None:
+    def step(*_: Any) -> None:
         gradients = [(p, p.grad) for p in engine.module.parameters() if p.grad is not None]
-        counted = [g for p, g in gradients if shard_of(p) is not None or mesh.tp.rank == 0]
-        squares = [g.double().square().sum() for g in counted]
-        total = torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64, device=mesh.device)
-        dist.all_reduce(total, group=mesh.grid.get_model_parallel_group())
-        norm = float(total.sqrt())
+        squares = [g.double().square().sum() for _, g in gradients]
+        counted = [
+            s for s, (p, _) in zip(squares, gradients, strict=True) if shard_of(p) is not None or not mesh.tp.rank
+        ]
+        zero = torch.zeros((), dtype=torch.float64, device=mesh.device)
+        totals = torch.stack([torch.stack(counted or [zero]).sum(), torch.stack(squares or [zero]).sum() * 0])
+        dist.all_reduce(totals, group=mesh.grid.get_model_parallel_group())
+        dist.all_reduce(totals[1:], group=mesh.grid.get_data_parallel_group())
+        norm = float(totals.sum().sqrt())  # the second is 0, or nan where any gradient anywhere is not finite
         engine._global_grad_norm = norm
+        optimizer.overflow = not math.isfinite(norm)  # by this name DeepSpeed knows a step that was not taken
+        if optimizer.overflow:
+            return
         limit = engine.gradient_clipping()
         if 0 < limit < norm:
             torch._foreach_mul_([g for _, g in gradients], limit / norm)
+        take_step()
 
     engine.clip_fp32_gradients = lambda: None
-    engine.optimizer.register_step_pre_hook(before_step)
+    optimizer.step = step
+
+
+def _look_at_every_gradient(optimizer: Any) -> None:
+    """With ZeRO, take no step where any gradient is not finite, in every precision.
+
+    Of itself DeepSpeed looks at the norm only, to which one tensor rank adds what all of them share: ZeRO-1 and 2 in
+    fp32, ZeRO-3 in fp32 and bf16.
+    """
+    optimizer.check_grad_overflow = True
+    if hasattr(optimizer, "_overflow_check_and_loss_scale_update"):  # ZeRO-3; the scale is updated after the norm
+        optimizer._overflow_check_and_loss_scale_update = lambda **_: optimizer.check_overflow()

@@ -54,7 +54,14 @@ class _Pipeline(PipelineModule):  # type: ignore[misc]
         """Token ids or hidden states -> hidden states; with `labels`, the last stage's loss."""
         output: Tensor = super().forward(x)
         is_last = self._local_stop == self._num_layers
-        return self.forward_funcs[-1].loss(output, self.labels) if is_last and self.labels is not None else output
+        if is_last and self.labels is not None:
+            return spread_nonfinite(self.forward_funcs[-1].loss(output, self.labels))
+        return output
+
+
+def spread_nonfinite(loss: Tensor) -> Tensor:
+    """`loss`, whose gradients are nan where it is not finite, so that what looks at gradients sees every bad loss."""
+    return loss * (1 + 0 * loss.detach())
 
 
 def build_pipeline(

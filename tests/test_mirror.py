@@ -33,7 +33,6 @@ PENDING = {  # pending: remove each line with the test file that makes it unnece
     "model/kernels/__init__.py",  # pending
     "model/tokenizer/__init__.py",  # pending
     "parallel/collectives.py",  # pending
-    "parallel/engine.py",  # pending
     "parallel/full_state.py",  # pending
     "parallel/memory.py",  # pending
     "parallel/simulate.py",  # pending

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from conf.errors import HealthError
 from conf.exit_codes import INTERRUPTED
 from conf.run_folder import is_finished, stage_folder
 from conf.schema import Settings
@@ -12,6 +13,7 @@ from train.checkpoint import save_checkpoint, save_weights
 from train.context import RunContext, open_context
 from train.data.batches import micro_batches
 from train.data.packed_dataset import PackedDataset, ShuffledOrder
+from train.health import Health, PassingOver, go_back
 from train.report import report
 from train.schedule import learning_rate
 from train.stages import check_parents, lineage, open_engine, parent_of
@@ -29,7 +31,7 @@ def train(settings: Settings, stop: StopSignal) -> int:
     for name in settings.stages:
         if is_finished(context.folder, name):
             context.log(f"stage {name}: finished before, kept")
-        elif not train_stage(context, name, stop):
+        elif not train_stage_until_well(context, name, stop):
             context.log("stopped as asked; the same command goes on from here")
             leave()
             return INTERRUPTED
@@ -40,46 +42,72 @@ def train(settings: Settings, stop: StopSignal) -> int:
     return 0
 
 
+def train_stage_until_well(context: RunContext, name: str, stop: StopSignal) -> bool:
+    """`train_stage`, again from the last checkpoint where what was trained since is not to be kept."""
+    while True:
+        try:
+            return train_stage(context, name, stop)
+        except HealthError as fault:
+            go_back(context, name, fault)
+
+
 def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
     """Train one stage to its end; false where a signal stopped it, with everything saved."""
-    settings, stage, folder = context.settings, context.settings.stages[name], stage_folder(context.folder, name)
-    parent = parent_of(context.folder, name, settings)
+    parent = parent_of(context.folder, name, context.settings)
     engine, done = open_engine(context, name, parent)
     origin = f"going on after step {done}" if done else f"from {parent.source if parent else 'random weights'}"
     context.log(f"stage {name}: {origin}")
-    batches = stage_batches(context, name, done)
-    tracker = open_tracker(context, name, lineage(context.folder, name, parent, settings))
-    meter = Meter(context)
+    tracker = open_tracker(context, name, lineage(context.folder, name, parent, context.settings))
+    try:
+        ended = train_steps(context, name, engine, done, tracker, stop)
+        if ended:
+            finish(context, engine, name, parent, tracker)
+    except HealthError:
+        tracker.finish()
+        engine.destroy()
+        raise
+    tracker.finish()
+    engine.destroy()
+    context.mesh.barrier()
+    return ended
+
+
+def train_steps(context: RunContext, name: str, engine: Engine, done: int, tracker: Tracker, stop: StopSignal) -> bool:
+    """Take the steps after `done`; false where a signal stopped them. Errors: `HealthError` to go back from."""
+    settings, stage, folder = context.settings, context.settings.stages[name], stage_folder(context.folder, name)
+    health, meter = Health(context, name), Meter(context)
+    batches = stage_batches(context, name, health, done)
     for step in range(done + 1, stage.steps + 1):
         lr = learning_rate(stage, step)
         engine.set_lr(lr)
         result = engine.train_batch(batches)
         meter.count(stage.global_batch_size)
+        health.check_step(step, result)
         stopped = context.mesh.any_rank(stop.received)
         last = step == stage.steps
+        saves = step % settings.run.save_every == 0 or last or stopped
         if step % settings.tracking.log_every == 0 or step == 1 or last:
             tracker.record_step(name, step, lr, result, meter)
         if step % settings.evaluation.every == 0 and not last:
             tracker.record_scores(name, step, evaluate(context, engine))
             meter.restart()
-        if step % settings.run.save_every == 0 or last or stopped:
+        if saves or step % settings.health.compare_every == 0:
+            health.check_replicas(engine, step)
+        if saves:
             save_checkpoint(
                 engine, folder / "checkpoints", {"stage": name, "step": step}, settings.run.keep_checkpoints
             )
             meter.restart()
         if stopped:
-            tracker.finish()
-            context.mesh.barrier()
             return False
-    finish(context, engine, name, parent, tracker)
     return True
 
 
-def stage_batches(context: RunContext, name: str, done: int) -> Iterator[MicroBatch]:
+def stage_batches(context: RunContext, name: str, health: Health, done: int) -> Iterator[MicroBatch]:
     """This process's micro-batches of the stage, from where `done` optimizer steps have left off."""
     stage, files = context.settings.stages[name], context.data.corpora[context.settings.stages[name].corpus]
     dataset = PackedDataset(files.train, files.dtype, context.settings.model.context_length)
-    order = ShuffledOrder(len(dataset), context.settings.run.seed)
+    order = PassingOver(ShuffledOrder(len(dataset), context.settings.run.seed), health.gaps)
     micro_batch_size = context.settings.layout.micro_batch_size
     position = done * stage.global_batch_size
     return micro_batches(dataset, order, position, micro_batch_size, context.mesh.dp_rank, context.mesh.dp_size)
@@ -105,6 +133,3 @@ def finish(context: RunContext, engine: Engine, name: str, parent: Weights | Non
     tracker.record_lineage(origins, folder / "lineage.json")
     order = list(settings.stages).index(name)
     context.write(folder / "evaluation.json", {"stage": name, "order": order, "bits_per_byte": scores})
-    tracker.finish()
-    engine.destroy()
-    context.mesh.barrier()

@@ -4,18 +4,26 @@ A resumed run therefore reads the same samples in the same order on any number o
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from conf.choices import IGNORE_INDEX
-from train.data.packed_dataset import PackedDataset, ShuffledOrder
+from train.data.packed_dataset import PackedDataset
+
+
+class Order(Protocol):
+    """The sample that training reads at each position."""
+
+    def __getitem__(self, position: int) -> int:
+        """Index into the data set of the sample at `position`."""
 
 
 def micro_batches(
     dataset: PackedDataset,
-    order: ShuffledOrder,
+    order: Order,
     position_samples: int,
     micro_batch_size: int,
     dp_rank: int,

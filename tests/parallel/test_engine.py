@@ -1,0 +1,68 @@
+"""No layout takes a step that is not finite: not for a loss, nor for a gradient of one process only."""
+
+import math
+
+import pytest
+import torch
+
+from tests.worlds import Worlds
+
+TP2, PP2 = "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2"
+LAYOUTS = [
+    *(f"layout.zero_stage={stage}" for stage in range(4)),
+    f"layout.zero_stage=0 {TP2}",
+    f"layout.zero_stage=1 {TP2}",
+    f"layout.zero_stage=0 {PP2}",
+    f"layout.zero_stage=1 {PP2}",
+    f"layout.zero_stage=3 {TP2}",
+    "layout.zero_stage=1 layout.precision=bf16",
+    f"layout.zero_stage=1 layout.precision=bf16 {PP2}",
+    "layout.zero_stage=3 layout.precision=bf16",
+    "layout.zero_stage=2 layout.offload=optimizer",
+    "layout.zero_stage=3 layout.offload=parameters",
+]
+
+
+def faulty_steps(layout: str) -> list[tuple[bool, bool, float, bool]]:
+    """(not taken, weights unchanged, gradient norm, a finite loss) of: a good step, a nan in the gradient of a
+    replicated parameter on the last process only, a loss of inf whose gradients are finite, and a good step."""
+    from tests.parity.cases import engine_of, mesh_for, micro_batches, settings_of
+
+    settings = settings_of(layout.split())
+    mesh = mesh_for(settings)
+    engine = engine_of(settings, mesh)
+    parameters = dict(engine.deepspeed.module.named_parameters())
+    engine.set_lr(0.01)
+    result = []
+    for step, fault in enumerate((None, "gradient", "loss", None)):
+        before = {name: value.clone() for name, value in engine.full_state() if value is not None}
+        hooks = []
+        if fault == "gradient" and mesh.rank == mesh.size - 1:
+            name = next(name for name in parameters if name.endswith("norm.weight"))
+            hooks.append(parameters[name].register_hook(lambda g: g * math.nan))
+        last = mesh.pp_rank == mesh.pp_size - 1
+        if fault == "loss" and last:
+            head = engine.deepspeed.module[-1] if mesh.pp_size == 1 else engine.deepspeed.module.forward_funcs[-1]
+            loss, head.loss = head.loss, lambda *words: loss(*words) + math.inf
+        outcome = engine.train_batch(micro_batches(step, settings, mesh))
+        for hook in hooks:
+            hook.remove()
+        if fault == "loss" and last:
+            del head.loss
+        after = {name: value for name, value in engine.full_state() if value is not None}
+        same = not mesh.any_rank(any(not torch.equal(before[name], after[name]) for name in before))
+        result.append((outcome.skipped, same, outcome.gradient_norm, math.isfinite(outcome.loss)))
+    engine.destroy()
+    return result
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_step_that_is_not_finite_is_not_taken(layout: str, worlds: Worlds) -> None:
+    from tests.parallel import test_engine
+
+    for steps in worlds(2).run(test_engine.faulty_steps, layout):
+        skipped, unchanged, norms, finite = zip(*steps, strict=True)
+        assert skipped == (False, True, True, False)
+        assert unchanged[1:3] == (True, True) and not unchanged[3]
+        assert [math.isfinite(norm) for norm in norms] == [True, False, False, True]
+        assert finite == (True, True, False, True)

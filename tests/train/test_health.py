@@ -1,0 +1,159 @@
+"""Runs with faults: nothing that is not finite is taken or saved, and the way back passes over the samples to blame."""
+
+import math
+import signal
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conf.command_line import run_command
+from conf.compose import compose_settings
+from conf.errors import HealthError
+from conf.exit_codes import UNHEALTHY
+from conf.run_folder import read_records
+from tests.train import test_health
+from tests.train.test_loop import command, write_corpora
+from tests.worlds import Worlds
+from train.data.prepare import find_prepared, prepare
+from train.health import PassingOver, Spikes, merged
+
+STEPS, BATCH = 8, 16
+
+
+def test_gaps_are_left_out_of_an_order() -> None:
+    gaps = merged([(7, 9), (2, 4), (4, 5)])
+    assert gaps == [(2, 5), (7, 9)] and merged([(2, 9), (3, 4)]) == [(2, 9)]
+    order = PassingOver(range(100), gaps)
+    assert [order[position] for position in range(6)] == [0, 1, 5, 6, 9, 10]
+
+
+def test_spikes_stand_out_of_noise_and_of_a_falling_loss() -> None:
+    spikes = Spikes(window=16, deviations=10)
+    falling = [8 * 0.97**step + 0.05 * (-1) ** step for step in range(100)]
+    assert not any(spikes.is_spike(value) for value in falling)
+    assert spikes.is_spike(3.0) and spikes.is_spike(3.0), "a spike does not become usual"
+    assert not spikes.is_spike(falling[-1])
+    steady = Spikes(window=4, deviations=10)
+    assert [steady.is_spike(value) for value in (1.0, 1.0, 1.05, 1.2)] == [False, False, False, True]
+
+
+def test_its_exit_code_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_: list[str]) -> int:
+        raise HealthError("stage nl: not well")
+
+    assert run_command(fail, []) == UNHEALTHY == 4
+    assert capsys.readouterr().err == "error: stage nl: not well\n"
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpora")
+    write_corpora(folder)
+    return folder
+
+
+def words_of(folder: Path, name: str, *more: str) -> list[str]:
+    words = [word for word in command(folder, name)[3:] if not word.startswith(("stages.multi.", "stages.mono."))]
+    own = ["stage=nl", "health.bad_steps=2", f"stages.nl.steps={STEPS}", "run.save_every=2", "evaluation.every=100"]
+    return [*words, *own, *more]
+
+
+def run(words: list[str], bad_samples: tuple[int, int] | None, bad_weight: bool) -> tuple[str, list[str]]:
+    """How the run ends in this world, and what it says. bad_samples: positions in the order of the data whose loss is
+    nan; bad_weight: from the fifth step on a weight of the last process is inf."""
+    from parallel.engine import Engine, Stack
+    from train.data.packed_dataset import PackedDataset, ShuffledOrder
+    from train.loop import train
+    from train.stop import SIGNALS, StopSignal
+
+    settings = compose_settings(words, 2)
+    data = find_prepared(settings)
+    assert data is not None
+    files = data.corpora["nl"]
+    dataset = PackedDataset(files.train, files.dtype, settings.model.context_length)
+    order = ShuffledOrder(len(dataset), settings.run.seed)
+    bad = [torch.as_tensor(dataset[order[position]][0]) for position in range(*(bad_samples or (0, 0)))]
+    forward, take, taken = Stack.forward, Engine.train_batch, [0]
+
+    def poisoned(stack: Stack, ids: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        output = forward(stack, ids, labels)
+        hit = any(bool((ids == row).all(dim=1).any()) for row in bad)
+        return output * math.nan if hit and labels is not None and torch.is_grad_enabled() else output
+
+    def broken(engine: Engine, micro_batches: Any) -> Any:
+        taken[0] += 1
+        if bad_weight and taken[0] >= 5 and engine.mesh.rank == engine.mesh.size - 1:
+            next(engine.deepspeed.module.parameters()).data.fill_(math.inf)
+        return take(engine, micro_batches)
+
+    said: list[str] = []
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    with (
+        patch.object(Stack, "forward", poisoned),
+        patch.object(Engine, "train_batch", broken),
+        patch("train.context.LOGGER.log", lambda _, form, *values: said.append(form % values)),
+        patch("train.loop.leave"),
+    ):
+        try:
+            ended = str(train(settings, StopSignal()))
+        except HealthError as error:
+            ended = str(error)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    return ended, said
+
+
+def all_finite(stage: Path) -> bool:
+    return all(
+        bool(value.isfinite().all()) for path in stage.rglob("*.safetensors") for value in load_file(path).values()
+    )
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+def test_bad_samples_are_passed_over(zero: int, corpora: Path, worlds: Worlds) -> None:
+    """The samples of steps 5 and 6 are bad: both are left out, the run returns to step 4 and never reads them again."""
+    name = f"samples{zero}"
+    words = words_of(corpora, name, f"layout.zero_stage={zero}")
+    prepare(compose_settings(words))
+    results = worlds(2).run(test_health.run, words, (4 * BATCH, 6 * BATCH), False)
+    stage = corpora / "runs" / name / "stages/nl"
+    assert [ended for ended, _ in results] == ["0", "0"]
+    events = read_records(stage / "health.jsonl")
+    assert [(event["event"], event["step"]) for event in events] == [
+        ("not taken", 5),
+        ("not taken", 6),
+        ("rewind", None),
+    ]
+    assert events[-1]["samples"] == [4 * BATCH, 6 * BATCH]
+    told = [line for line in results[0][1] if "going back" in line]
+    assert len(told) == 1 and "passing over samples 64 to 95 (time 1 of 3)" in told[0]
+    rows = [row for row in read_records(corpora / "runs" / name / "metrics.jsonl") if "loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert not any(row["skipped"] or row["loss"] is None for row in rows)
+    assert all_finite(stage)
+
+
+def test_broken_weights_stop_the_run_with_good_checkpoints_kept(corpora: Path, worlds: Worlds) -> None:
+    words = words_of(corpora, "weights", "health.rewinds=1")
+    prepare(compose_settings(words))
+    for ended, _ in worlds(2).run(test_health.run, words, None, True):
+        assert "after going back 1 times (health.rewinds=1); the last checkpoint is kept" in ended
+        assert "2 steps in a row up to 6 had no finite loss" in ended
+    stage = corpora / "runs/weights/stages/nl"
+    assert [path.name for path in sorted((stage / "checkpoints").iterdir())] == ["step_00000002", "step_00000004"]
+    assert all_finite(stage)
+
+
+def test_asked_to_stop_it_does_not_go_back(corpora: Path, worlds: Worlds) -> None:
+    words = words_of(corpora, "stopped", "health.on_bad=stop")
+    prepare(compose_settings(words))
+    for ended, _ in worlds(2).run(test_health.run, words, (4 * BATCH, 5 * BATCH), False):
+        assert ended == "0", "one step is not enough"
+    words = words_of(corpora, "stopped2", "health.on_bad=stop")
+    for ended, _ in worlds(2).run(test_health.run, words, (4 * BATCH, 6 * BATCH), False):
+        assert ended.endswith("(health.on_bad=stop); the last checkpoint is kept")

@@ -1,0 +1,187 @@
+"""Whether training is well: steps that could not be taken, spikes, replicas that differ, and the way back.
+
+A step whose loss or gradient norm is not finite is never taken (parallel/engine.py). After `health.bad_steps` of them
+in a row the weights or the data are at fault: the stage goes back to its last checkpoint and passes over the samples of
+those steps, as PaLM did at spikes (arXiv 2204.02311, section 5.1). What happened is in the stage's `health.jsonl`, and
+the samples that are passed over are read from there: a run that is resumed, on whatever layout, passes over the same.
+"""
+
+import statistics
+from collections import deque
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from conf.choices import OnBad, OnSpike
+from conf.errors import HealthError
+from conf.run_folder import (
+    CHECKPOINTS,
+    HEALTH,
+    METRICS,
+    append_records,
+    read_metrics,
+    read_records,
+    repair_records,
+    stage_folder,
+    write_records,
+)
+from parallel.engine import Engine, StepResult
+from parallel.replicas import compare_replicas
+from train.checkpoint import checkpoints
+from train.context import RunContext
+from train.data.batches import Order
+
+SPREAD = 1.4826  # standard deviations in one median absolute deviation of a normal distribution
+LEAST_SPREAD = 0.01  # of the median: losses that hardly vary make no spike of a hundredth
+REWIND = "rewind"  # event of a return to a checkpoint
+Samples = tuple[int, int]  # positions [first, last) in the order of the data
+
+
+class PassingOver:
+    """An order of samples without those in `gaps`, positions [first, last) of the order underneath, sorted."""
+
+    def __init__(self, order: Order, gaps: Sequence[Samples]) -> None:
+        self.order = order
+        self.gaps = gaps
+
+    def __getitem__(self, position: int) -> int:
+        """Index into the data set of the sample at `position`."""
+        return self.order[underneath(position, self.gaps)]
+
+
+def underneath(position: int, gaps: Sequence[Samples]) -> int:
+    """Where in the whole order the sample is that stands at `position` of the order without `gaps`."""
+    for first, last in gaps:
+        if first <= position:
+            position += last - first
+    return position
+
+
+def merged(gaps: Iterable[Samples]) -> list[Samples]:
+    """`gaps` in order, those that touch or overlap as one."""
+    result: list[Samples] = []
+    for first, last in sorted(gaps):
+        if result and first <= result[-1][1]:
+            result[-1] = (result[-1][0], max(last, result[-1][1]))
+        else:
+            result.append((first, last))
+    return result
+
+
+class Spikes:
+    """A running robust estimate of a value that falls slowly: its median over a window, and what is far above it."""
+
+    def __init__(self, window: int, deviations: float) -> None:
+        self.window, self.deviations = window, deviations
+        self.values: deque[float] = deque(maxlen=window)
+
+    def is_spike(self, value: float) -> bool:
+        """Whether `value` is far above those before it; one that is not is counted among them from here on."""
+        if 2 * len(self.values) >= self.window:
+            median = statistics.median(self.values)
+            spread = SPREAD * statistics.median(abs(each - median) for each in self.values)
+            if value > median + self.deviations * max(spread, LEAST_SPREAD * abs(median)):
+                return True
+        self.values.append(value)
+        return False
+
+
+class Health:
+    """Judges the steps of one stage. Every process has one, sees the same, and raises the same; the main one speaks."""
+
+    def __init__(self, context: RunContext, stage: str) -> None:
+        self.context, self.stage, self.settings = context, stage, context.settings.health
+        self.file = stage_folder(context.folder, stage) / HEALTH
+        self.batch = context.settings.stages[stage].global_batch_size
+        self.gaps = context.mesh.broadcast_object(self._gaps() if context.mesh.is_main else None)
+        self.in_a_row = 0
+        window, deviations = self.settings.spike_window, self.settings.spike_deviations
+        self.spikes = {name: Spikes(window, deviations) for name in ("loss", "gradient norm")}
+
+    def check_step(self, step: int, result: StepResult) -> None:
+        """Tell and record a step that was not taken, or a spike. Errors: `HealthError` where the stage must go back."""
+        found = self._not_taken(step, result) if result.skipped else self._spike(step, result)
+        if self.context.mesh.any_rank(found is not None):  # tensor ranks may round a loss differently
+            raise found or HealthError(
+                f"stage {self.stage}, step {step}: another rank saw a spike", self._samples(step)
+            )
+
+    def check_replicas(self, engine: Engine, step: int) -> None:
+        """Errors: `HealthError` naming the ranks and nodes that hold other values than their replicas."""
+        difference = compare_replicas(engine)
+        if difference is not None:
+            raise HealthError(f"stage {self.stage}, step {step}: {difference}")
+
+    def _gaps(self) -> list[Samples]:
+        """The samples that the stage passes over."""
+        rewinds = [event for event in read_records(self.file) if event["event"] == REWIND]
+        return merged((event["samples"][0], event["samples"][1]) for event in rewinds if event["samples"])
+
+    def _not_taken(self, step: int, result: StepResult) -> HealthError | None:
+        if result.rescaled:
+            self.context.log(f"{self.stage} {step}: a gradient overflowed in fp16, the scale of the loss is lowered")
+            return None
+        self.in_a_row += 1
+        values = f"loss {result.loss:g}, gradient norm {result.gradient_norm:g}"
+        self._tell(step, "not taken", f"the step is not taken: {values} ({self.in_a_row} in a row)")
+        if self.in_a_row < self.settings.bad_steps:
+            return None
+        return HealthError(
+            f"stage {self.stage}: {self.in_a_row} steps in a row up to {step} had no finite loss and gradient norm",
+            self._samples(step - self.in_a_row + 1, step),
+        )
+
+    def _spike(self, step: int, result: StepResult) -> HealthError | None:
+        self.in_a_row = 0
+        values = {"loss": result.loss, "gradient norm": result.gradient_norm}
+        found = [f"{name} {value:g}" for name, value in values.items() if self.spikes[name].is_spike(value)]
+        if not found:
+            return None
+        self._tell(step, "spike", f"a spike: {', '.join(found)}")
+        if self.settings.on_spike is OnSpike.record:
+            return None
+        return HealthError(f"stage {self.stage}, step {step}: a spike of {', '.join(found)}", self._samples(step))
+
+    def _samples(self, first_step: int, last_step: int | None = None) -> Samples:
+        """Positions [first, last) in the order of the data of what the steps read."""
+        end = (last_step or first_step) * self.batch
+        return underneath((first_step - 1) * self.batch, self.gaps), underneath(end - 1, self.gaps) + 1
+
+    def _tell(self, step: int, event: str, words: str) -> None:
+        self.context.log(f"warning: {self.stage} {step}: {words}")
+        record(self.context, self.file, {"step": step, "event": event, "what": words})
+
+
+def record(context: RunContext, file: Path, event: dict[str, Any]) -> None:
+    """Append an event to a stage's `health.jsonl`, on the main process."""
+    if context.mesh.is_main:
+        repair_records(file)
+        append_records(file, [event])
+
+
+def go_back(context: RunContext, stage: str, fault: HealthError) -> None:
+    """Record that the stage returns to its last checkpoint because of `fault`. Every process calls it.
+
+    Errors: `fault`, where `health.on_bad` is stop or the stage has gone back `health.rewinds` times.
+    """
+    settings, file = context.settings.health, stage_folder(context.folder, stage) / HEALTH
+    before = context.mesh.broadcast_object(
+        sum(event["event"] == REWIND for event in read_records(file)) if context.mesh.is_main else None
+    )
+    if settings.on_bad is OnBad.stop:
+        raise HealthError(f"{fault} (health.on_bad=stop); the last checkpoint is kept")
+    if before >= settings.rewinds:
+        raise HealthError(
+            f"{fault}, after going back {before} times (health.rewinds={settings.rewinds}); the last checkpoint is kept"
+        )
+    passed = f", passing over samples {fault.samples[0]} to {fault.samples[1] - 1}" if fault.samples else ""
+    context.log(
+        f"warning: {fault}; going back to the last checkpoint{passed} (time {before + 1} of {settings.rewinds})"
+    )
+    samples = list(fault.samples) if fault.samples else None
+    record(context, file, {"step": None, "event": REWIND, "what": str(fault), "samples": samples})
+    if context.mesh.is_main:  # what was recorded since is trained anew, and no longer the same
+        kept = max((int(path.name.removeprefix("step_")) for path in checkpoints(file.parent / CHECKPOINTS)), default=0)
+        rows = [row for row in read_metrics(context.folder) if row["stage"] != stage or row["step"] <= kept]
+        write_records(context.folder / METRICS, rows)
+    context.mesh.barrier()
