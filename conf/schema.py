@@ -8,22 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from conf.choices import (
-    Balance,
-    ClusterKind,
-    Decay,
-    Handover,
-    KernelForm,
-    Offload,
-    OnBad,
-    OnError,
-    OnSpike,
-    Precision,
-    Recompute,
-    RemoteShell,
-    Schedule,
-    Source,
-)
+from conf import choices
 
 
 @dataclass
@@ -55,10 +40,10 @@ class StageConfig:
     global_batch_size: int = MISSING
     peak_learning_rate: float = MISSING
     end_learning_rate: float = MISSING
-    schedule: Schedule = MISSING
+    schedule: choices.Schedule = MISSING
     warmup_steps: int = MISSING
     anneal_steps: int = MISSING
-    handover: Handover = MISSING
+    handover: choices.Handover = MISSING
     init_from: str | None = None
 
 
@@ -78,7 +63,7 @@ class RecipeConfig:
 class CorpusConfig:
     """Source of the documents of a corpus: conf/corpus."""
 
-    source: Source = MISSING
+    source: choices.Source = MISSING
     name: str = MISSING  # local: nl, multi or mono; hub: the data set's name; files: a word for the reports
     paths: list[str] = field(default_factory=list)
     subsets: list[str] = field(default_factory=list)
@@ -113,7 +98,7 @@ class DataConfig:
     """Corpora and their preparation: conf/data."""
 
     cache: str = MISSING
-    on_error: OnError = MISSING
+    on_error: choices.OnError = MISSING
     validation_fraction: float = MISSING
     validation_bytes: int = MISSING
     filters: FiltersConfig = field(default_factory=FiltersConfig)
@@ -129,7 +114,7 @@ class OptimizerConfig:
     beta2: float = MISSING
     epsilon: float = MISSING
     weight_decay: float = MISSING
-    decay: Decay = MISSING
+    decay: choices.Decay = MISSING
     gradient_clipping: float = MISSING
     z_loss: float = MISSING
 
@@ -167,13 +152,13 @@ class LayoutConfig:
     data_parallel_size: int | None = None
     sequence_parallel: bool = MISSING
     zero_stage: int = MISSING
-    offload: Offload = MISSING
+    offload: choices.Offload = MISSING
     micro_batch_size: int = MISSING
-    recompute: Recompute = MISSING
-    precision: Precision = MISSING
+    recompute: choices.Recompute = MISSING
+    precision: choices.Precision = MISSING
     loss_chunk_tokens: int = MISSING
     tensor_parallel_overlap: bool = MISSING
-    balance: Balance = MISSING
+    balance: choices.Balance = MISSING
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
 
@@ -183,7 +168,7 @@ class KernelsConfig:
     """Implementation of each operation: conf/kernels."""
 
     compile: bool = MISSING
-    attention: KernelForm = MISSING
+    attention: choices.KernelForm = MISSING
 
 
 @dataclass
@@ -212,11 +197,11 @@ class SlurmConfig:
 class ClusterConfig:
     """Machines: conf/cluster."""
 
-    kind: ClusterKind = MISSING
+    kind: choices.ClusterKind = MISSING
     nodes: int = MISSING
     processes_per_node: int | None = None
     hostfile: str | None = None
-    remote_shell: RemoteShell = MISSING
+    remote_shell: choices.RemoteShell = MISSING
     cpu_processes: int = MISSING
     port: int = MISSING
     join_seconds: float = MISSING
@@ -246,9 +231,9 @@ class HealthConfig:
     """What is done about steps, losses and replicas that are not as they should be: conf/health."""
 
     bad_steps: int = MISSING
-    on_bad: OnBad = MISSING
+    on_bad: choices.OnBad = MISSING
     rewinds: int = MISSING
-    on_spike: OnSpike = MISSING
+    on_spike: choices.OnSpike = MISSING
     spike_window: int = MISSING
     spike_deviations: float = MISSING
     compare_every: int = MISSING

@@ -148,10 +148,15 @@ REFUSED: list[tuple[str, str, str]] = [
         "stages.nl.handover=full needs a run's checkpoint; init_from=owner/name has weights only",
         "stages.nl.init_from=owner/name stages.nl.handover=weights",
     ),
+    ("health.rewinds=-1", "health.rewinds=-1 must be 0 or more", "health.rewinds=0"),
+    ("health.spike_deviations=0", "health.spike_deviations=0.0 must be above 0", "health.spike_deviations=3"),
     ("run.resume=maybe", "run.resume=maybe is not known; use auto or never", "run.resume=never"),
     *(
         (f"{key}=0", f"{key}=0 must be at least 1", f"{key}=1")
         for key in (
+            "health.bad_steps",
+            "health.spike_window",
+            "health.compare_every",
             "run.save_every",
             "run.keep_checkpoints",
             "evaluation.every",
