@@ -122,6 +122,9 @@ def print_result(task: str, result: Result) -> None:
     elif task == "mtpb":
         header = ["multi-turn", "single-turn"]
         lines = {"all problems": [f"{result['pass_rate']:.2%}", f"{result['single_turn_pass_rate']:.2%}"]}
+        asked = result["prompt_perplexity"], result["single_turn_prompt_perplexity"]
+        for name in ("all", "solved", "unsolved"):
+            lines[f"prompt perplexity, {name}"] = [f"{of[name]:.3f}" if name in of else "" for of in asked]
         for group, word in (("categories", ""), ("turns", " turns")):
             for name, value in result[group].items():
                 lines[f"{name}{word}"] = [f"{value:.2%}", f"{result[f'single_turn_{group}'][name]:.2%}"]

@@ -10,6 +10,7 @@ from conf.commands import Evaluate, Sampling
 from conf.errors import ConfigError
 from train.evaluate.problems import Problem, read_problems, sample_seed
 from train.evaluate.programs import Sample, generate_samples, run_samples
+from train.evaluate.prompt_perplexity import Part, prompt_perplexities
 from train.evaluate.sandbox import Limits
 from train.evaluate.truncation import truncate
 from train.sample.generator import Generator
@@ -60,11 +61,6 @@ def render_turns(problem: Problem, case: int, mode: str = "multi_turn") -> list[
     return turns if mode == "multi_turn" else ["".join(turns)]
 
 
-def append_completion(context: str, completion: str) -> str:
-    """The program so far, with a turn's completion cut where it leaves the turn."""
-    return f"{context}{truncate(completion)}\n\n"
-
-
 def stop_turn(completion: str) -> str | None:
     """The final completion, as soon as it has left the turn."""
     final = truncate(completion)
@@ -88,8 +84,18 @@ def summarise(problems: Iterable[Problem], rates: dict[Any, float]) -> dict[str,
     return {"pass_rate": sum(rates.values()) / len(rates), **means}
 
 
+def mean_perplexity(rates: dict[Any, float], perplexities: dict[Any, list[float]]) -> dict[str, float]:
+    """The mean over problems of their prompts' perplexity: of all, of those that a sample solves, and of the others."""
+    groups = {"all": list(rates), "solved": [name for name, rate in rates.items() if rate > 0]}
+    groups["unsolved"] = [name for name in rates if name not in groups["solved"]]
+    means = {name: sum(values) / len(values) for name, values in perplexities.items()}
+    return {group: sum(means[name] for name in names) / len(names) for group, names in groups.items() if names}
+
+
 def evaluate(command: Evaluate, problems: list[Problem], generator: Generator, folder: Path) -> dict[str, Any]:
-    """Pass rates turn by turn, and beside them with all turns as one prompt, each at its best temperature."""
+    """Pass rates turn by turn, and beside them with all turns as one prompt, each at its best temperature; and the
+    perplexity of the prompts in both forms, from the first sample of each case.
+    """
     by_id = {problem["id"]: problem for problem in problems}
     result: dict[str, Any] = {"samples": command.samples, "problems": len(by_id)}
     for mode in MODES:
@@ -125,6 +131,11 @@ def _at_temperature(
         mesh,
         f"sampling, {title}",
     )
+    first = [row for row in samples if row["sample"] == 0]
+    texts = [split_prompts(row, render_turns(problems[row["task_id"]], row["case"], mode)) for row in first]
+    perplexities: dict[Any, list[float]] = defaultdict(list)
+    for row, value in zip(first, prompt_perplexities(texts, generator, command.batch_size), strict=True):
+        perplexities[row["task_id"]].append(value)
     if not mesh.is_main:
         return {"pass_rate": 0.0}
     passed = run_samples(
@@ -136,7 +147,8 @@ def _at_temperature(
         mesh,
         f"running, {title}",
     )
-    return summarise(problems.values(), {name: sum(values) / len(values) for name, values in passed.items()})
+    rates = {name: sum(values) / len(values) for name, values in passed.items()}
+    return {**summarise(problems.values(), rates), "prompt_perplexity": mean_perplexity(rates, perplexities)}
 
 
 def complete_programs(
@@ -153,6 +165,7 @@ def complete_programs(
     turns = [render_turns(problems[row["task_id"]], row["case"], mode) for row in batch]
     lengths = [problems[row["task_id"]].get("max_gen_length") or command.max_new_tokens for row in batch]
     contexts = [PREFIX] * len(batch)
+    completions: list[list[str]] = [[] for _ in batch]
     for turn in range(max(map(len, turns))):
         for length in sorted(set(lengths)):
             active = [index for index, of in enumerate(turns) if turn < len(of) and lengths[index] == length]
@@ -166,5 +179,16 @@ def complete_programs(
                 stop_turn,
             )
             for index, text in zip(active, texts, strict=True):
-                contexts[index] = append_completion(contexts[index], text)
-    return [{**row, "program": context} for row, context in zip(batch, contexts, strict=True)]
+                completions[index].append(truncate(text))
+                contexts[index] += f"{completions[index][-1]}\n\n"
+    return [
+        {**row, "program": context, "completions": parts}
+        for row, context, parts in zip(batch, contexts, completions, strict=True)
+    ]
+
+
+def split_prompts(row: Sample, turns: list[str]) -> list[Part]:
+    """The program of a sample in parts: what the model was asked, and what it wrote."""
+    written = [(f"{completion}\n\n", False) for completion in row["completions"]]
+    asked = [(turn, True) for turn in turns]
+    return [(PREFIX, False), *(part for pair in zip(asked, written, strict=True) for part in pair)]

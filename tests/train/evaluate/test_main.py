@@ -92,6 +92,8 @@ def test_mtpb_reports_both_ways_of_asking(run: Path, tmp_path: Path) -> None:
     first = str(programs[0]["program"])
     assert first.startswith("# Import libraries.\n\nimport numpy as np\n\n# Assign 2 to x.\n")
     assert first.index("# Assign 2") < first.index("# Print x times 3.")
+    for way in ("prompt_perplexity", "single_turn_prompt_perplexity"):
+        assert result[way]["all"] > 1
 
 
 def test_perplexity_is_the_models_own_loss(run: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from train.evaluate.mtpb import append_completion, find_error, render_turns, stop_turn, summarise
+from train.evaluate.mtpb import find_error, mean_perplexity, render_turns, split_prompts, stop_turn, summarise
 
 PROBLEM: dict[str, Any] = {
     "id": 1,
@@ -30,8 +30,21 @@ def test_prompts_are_templates_of_str_format() -> None:
 
 
 def test_a_turn_ends_where_the_paper_cuts() -> None:
-    assert append_completion("# turn\n", "x = 2\n# next turn\n") == "# turn\nx = 2\n\n\n"
     assert stop_turn("x = 2") is None and stop_turn("x = 2\n# more") == "x = 2\n"
+
+
+def test_a_program_is_its_prompts_and_completions() -> None:
+    parts = split_prompts({"completions": ["x = 2\n", "print(6)"]}, render_turns(PROBLEM, 0))
+    assert "".join(part for part, is_prompt in parts if is_prompt) == "# Assign 2 to x.\n# Print x times 3.\n"
+    assert "".join(part for part, _ in parts) == (
+        "# Import libraries.\n\nimport numpy as np\n\n# Assign 2 to x.\nx = 2\n\n\n# Print x times 3.\nprint(6)\n\n"
+    )
+
+
+def test_perplexities_are_means_over_problems() -> None:
+    means = mean_perplexity({1: 0.5, 2: 0.0, 3: 0.1}, {1: [2.0, 4.0], 2: [10.0], 3: [1.0, 1.0]})
+    assert means == {"all": 14 / 3, "solved": 2.0, "unsolved": 10.0}
+    assert mean_perplexity({1: 0.0}, {1: [2.0]}) == {"all": 2.0, "unsolved": 2.0}
 
 
 def test_rates_by_category_and_turns() -> None:
