@@ -13,7 +13,7 @@ from typing import Any
 
 from conf.choices import ClusterKind, Handover, Offload, Precision
 from conf.errors import ConfigError
-from conf.schema import Settings
+from conf.schema import Settings, StageConfig
 
 LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
 
@@ -108,12 +108,7 @@ def _stages(settings: Settings) -> Iterator[str]:
         if stage.corpus not in settings.data.corpora:
             known = ", ".join(settings.data.corpora) or "none"
             yield f"stages.{name}.corpus={stage.corpus} is not among data.corpora ({known})"
-        if stage.steps < 1:
-            yield f"stages.{name}.steps={stage.steps} must be at least 1"
-        if stage.warmup_steps < 0 or stage.anneal_steps < 0:
-            yield f"stages.{name}: warmup_steps and anneal_steps must not be negative"
-        if stage.warmup_steps > stage.steps:
-            yield f"stages.{name}.warmup_steps={stage.warmup_steps} is more than its steps={stage.steps}"
+        yield from _schedule(f"stages.{name}", stage)
         if stage.peak_learning_rate <= 0 or stage.end_learning_rate < 0:
             yield f"stages.{name}: peak_learning_rate must be positive and end_learning_rate not negative"
         if stage.end_learning_rate > stage.peak_learning_rate:
@@ -128,6 +123,29 @@ def _stages(settings: Settings) -> Iterator[str]:
             )
         elif stage.init_from and stage.handover is Handover.full and not _is_run(Path(stage.init_from)):
             yield f"stages.{name}.handover=full needs a run's checkpoint; init_from={stage.init_from} has weights only"
+
+
+def _schedule(key: str, stage: StageConfig) -> Iterator[str]:
+    for name in ("tokens", "epochs"):
+        value = getattr(stage, name)
+        if value is not None and value <= 0:
+            yield f"{key}.{name}={value} must be more than 0"
+    for name in ("warmup_ratio", "anneal_ratio"):
+        value = getattr(stage, name)
+        if value is not None and not 0 <= value <= 1:
+            yield f"{key}.{name}={value} must be at least 0 and at most 1, a share of the stage's steps"
+    for name in ("warmup_steps", "anneal_steps"):
+        if getattr(stage, name) < 0:
+            yield f"{key}.{name}={getattr(stage, name)} must not be negative"
+    if stage.epochs is not None and not stage.steps:  # not counted before the data is prepared
+        return
+    if stage.steps < 1:
+        yield f"{key}.steps={stage.steps} must be at least 1"
+    if stage.warmup_steps + stage.anneal_steps > stage.steps:
+        yield (
+            f"{key}.warmup_steps={stage.warmup_steps} and anneal_steps={stage.anneal_steps} are more than its "
+            f"steps={stage.steps}, too few to reach end_learning_rate; use fewer, or warmup_ratio and anneal_ratio"
+        )
 
 
 def _cluster(settings: Settings) -> Iterator[str]:

@@ -15,6 +15,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from conf.check import check
 from conf.errors import ConfigError
+from conf.schedule import COUNTED, choose_schedules, count_steps
 from conf.schema import Settings
 
 FOLDER = Path(__file__).parent
@@ -41,12 +42,16 @@ def compose_config(overrides: list[str]) -> DictConfig:
             config = compose("config", overrides)
             if any(word.startswith("+") for word in overrides):
                 _only_known(config)
+            choose_schedules(config, overrides)
             OmegaConf.resolve(config)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_explain(error, overrides)) from None
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"{missing[0]} has no value; write {missing[0]}=...")
+    for name, stage in count_steps(typed(config)).stages.items():
+        for key in COUNTED:
+            config.stages[name][key] = getattr(stage, key)
     return config
 
 

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from conf.compose import load_settings
 from conf.errors import ConfigError
+from conf.schedule import without_derived
 from conf.schema import Settings, plain
 
 CONFIG = "config.yaml"  # the run's composed settings
@@ -226,6 +227,8 @@ def differences(one: Any, other: Any, prefix: str = "") -> list[tuple[str, Any, 
         name = f"{prefix}.{key}" if prefix else key
         if name == "run":
             found += differences(one["run"]["seed"], other["run"]["seed"], "run.seed")
+        elif prefix == "stages" and key in one and key in other:
+            found += differences(without_derived(one[key]), without_derived(other[key]), name)
         elif name not in FREE:
             found += differences(one.get(key), other.get(key), name)
     return found

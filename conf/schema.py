@@ -37,12 +37,16 @@ class StageConfig:
 
     corpus: str = MISSING
     steps: int = MISSING
+    tokens: float | None = None
+    epochs: float | None = None
     global_batch_size: int = MISSING
     peak_learning_rate: float = MISSING
     end_learning_rate: float = MISSING
     schedule: choices.Schedule = MISSING
     warmup_steps: int = MISSING
+    warmup_ratio: float | None = None
     anneal_steps: int = MISSING
+    anneal_ratio: float | None = None
     handover: choices.Handover = MISSING
     init_from: str | None = None
 

@@ -20,6 +20,7 @@ from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
 from conf.run_folder import check_run_folder, is_finished, run_folder, save_settings
+from conf.schedule import schedule_lines
 from conf.schema import Settings
 from launch import control, slurm, status
 from launch.hostfile import main_address, read_hostfile, remote_command
@@ -94,6 +95,8 @@ def launch(argv: list[str]) -> int:
     dry_run = plans[0].settings.dry_run
     for plan in plans:
         print(f"{'going on with' if plan.resumes else 'starting'} {plan.folder}: {plan.processes} processes")
+        if not plan.resumes:
+            print(*schedule_lines(plan.settings), sep="\n")
     sys.stdout.flush()
     if plans[0].settings.cluster.kind is ClusterKind.slurm:
         return submit(plans, dry_run)

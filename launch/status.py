@@ -76,7 +76,7 @@ def status(run: Path, jobs_queue: Queue) -> Status:
             name: s.steps * s.global_batch_size * settings.model.context_length for name, s in settings.stages.items()
         }
         remaining_tokens = sum(tokens[name] for name in stages if name not in finished)
-        left = (remaining_tokens - tokens[stage] * step / steps if stage not in finished else 0) / speed
+        left = (remaining_tokens - tokens[stage] * step / max(steps, 1) if stage not in finished else 0) / speed
     if len(finished) == len(stages):
         return Status(run.name, "finished", stage, steps, steps, row.get("loss"), speed, None, _id(jobs[-1:]))
     alive = [(job, *queued) for job in jobs if (queued := job_state(job, jobs_queue))]

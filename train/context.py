@@ -10,9 +10,11 @@ from conf.check import check
 from conf.choices import Precision
 from conf.errors import ConfigError, DataError
 from conf.run_folder import write_json
+from conf.schedule import count_steps
 from conf.schema import Settings
 from model.kernels import Kernels, select_kernels
 from parallel.mesh import ProcessMesh, build_mesh
+from train.data.packed_dataset import PackedDataset
 from train.data.prepare import PreparedData, find_prepared
 from train.gpu_node import bind_to_gpu, torch_warning
 from train.hardware import emulates_bf16, peak_tflops, resolve_precision
@@ -63,7 +65,7 @@ def open_context(settings: Settings) -> RunContext:
         layout.tensor_parallel_overlap,
     )
     precision = resolve_precision(layout.precision, mesh.device)
-    settings = replace(settings, layout=replace(layout, precision=precision))
+    settings = replace(count_epochs(settings, data), layout=replace(layout, precision=precision))
     check(settings, mesh.size)
     bind_to_gpu(mesh.device)
     folder = Path(on_main(mesh, lambda: str(open_run(settings, data.directory / "tokenizer"))))
@@ -88,6 +90,13 @@ def open_context(settings: Settings) -> RunContext:
         f"peak of one device: {peak:.2f} TFLOP/s ({'cluster.peak_tflops' if settings.cluster.peak_tflops else source})"
     )
     return context
+
+
+def count_epochs(settings: Settings, data: PreparedData) -> Settings:
+    """`settings` with the steps of stages whose length is in epochs."""
+    length = settings.model.context_length
+    sizes = {name: len(PackedDataset(files.train, files.dtype, length)) for name, files in data.corpora.items()}
+    return count_steps(settings, sizes)
 
 
 def on_main(mesh: ProcessMesh, action: Callable[[], Any]) -> Any:

@@ -14,7 +14,7 @@ from train.context import RunContext, open_context
 from train.data.batches import micro_batches
 from train.data.packed_dataset import PackedDataset, ShuffledOrder
 from train.health import Health, PassingOver, go_back
-from train.report import report
+from train.report import report, report_schedule
 from train.schedule import learning_rate
 from train.stages import check_parents, lineage, open_engine, parent_of
 from train.stop import StopSignal
@@ -26,6 +26,7 @@ def train(settings: Settings, stop: StopSignal) -> int:
     """Run the stages of `settings` that are not finished; return 0, or `INTERRUPTED` where a signal came."""
     context = open_context(settings)
     check_parents(context)
+    report_schedule(context)
     if context.mesh.is_main:
         stop.watch(context.folder / "stop")
     for name in settings.stages:

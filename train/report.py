@@ -6,11 +6,22 @@ from rich.console import Console
 from rich.table import Table
 
 from conf.run_folder import EVALUATION, STAGES, read_json
+from conf.schedule import schedule_lines
+from conf.schema import Settings
 from train.context import RunContext
+from train.schedule import learning_rate
 
 Scores = dict[str, dict[str, float]]  # stage -> corpus -> bits per byte
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito: safe for the colour-blind
+
+
+def report_schedule(context: RunContext) -> None:
+    """Log the schedule of every stage in a line, and draw it in the run's folder."""
+    if context.mesh.is_main:
+        for line in schedule_lines(context.settings):
+            context.log(line)
+        plot_schedule(context.settings, context.folder / "schedule.png")
 
 
 def report(context: RunContext) -> None:
@@ -58,6 +69,33 @@ def write_markdown(scores: Scores, path: Path) -> None:
         f"| {stage} | " + " | ".join(f"{values[c]:.3f}" for c in corpora) + " |" for stage, values in scores.items()
     ]
     path.write_text("Validation, bits per byte (lower is better)\n\n" + "\n".join(rows) + "\n")
+
+
+def plot_schedule(settings: Settings, path: Path) -> None:
+    """Write the learning rate of every stage over its tokens as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 3.2), layout="constrained")
+    before = 0.0
+    for index, (name, stage) in enumerate(settings.stages.items()):
+        tokens = stage.global_batch_size * settings.model.context_length
+        ends = {1, stage.warmup_steps, stage.warmup_steps + stage.anneal_steps, stage.steps - stage.anneal_steps}
+        steps = sorted(
+            step for step in {*ends, *range(1, stage.steps, -(-stage.steps // 500)), stage.steps} if step > 0
+        )
+        rates = [learning_rate(stage, step) for step in steps]
+        axes.plot([before + step * tokens for step in steps], rates, label=name, color=COLOURS[index % len(COLOURS)])
+        before += stage.steps * tokens
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("learning rate")
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
 
 
 def plot_stages(scores: Scores, path: Path) -> None:

@@ -51,10 +51,23 @@ REFUSED: list[tuple[str, str, str]] = [
         "/nowhere is no run, stage, imported or Hugging Face folder",
         "stages.mono.init_from=owner/name",
     ),
-    ("stages.nl.steps=0", "stages.nl.steps=0 must be at least 1", "stages.nl.steps=1 stages.nl.warmup_steps=1"),
-    ("stages.nl.warmup_steps=-1", "stages.nl: warmup_steps and anneal_steps must not", "stages.nl.warmup_steps=0"),
-    ("stages.nl.anneal_steps=-1", "stages.nl: warmup_steps and anneal_steps must not", "stages.nl.anneal_steps=0"),
-    ("stages.nl.steps=5", "stages.nl.warmup_steps=10 is more than its steps=5", "stages.nl.steps=10"),
+    (
+        "stages.nl.steps=0",
+        "stages.nl.steps=0 must be at least 1",
+        "stages.nl.steps=1 stages.nl.warmup_steps=0 stages.nl.anneal_steps=1",
+    ),
+    ("stages.nl.warmup_steps=-1", "stages.nl.warmup_steps=-1 must not", "stages.nl.warmup_steps=0"),
+    ("stages.nl.anneal_steps=-1", "stages.nl.anneal_steps=-1 must not", "stages.nl.anneal_steps=0"),
+    ("stages.nl.steps=5", "warmup_steps=10 and anneal_steps=110 are more than its steps=5", "stages.nl.steps=120"),
+    *(
+        (f"stages.nl.{name}={value}", f"stages.nl.{name}={value} must be", f"stages.nl.{name}={instead}")
+        for name, value, instead in (
+            ("tokens", "-1.0", 1e6),
+            ("epochs", "0.0", 0.5),
+            ("warmup_ratio", 1.5, 0.1),
+            ("anneal_ratio", -0.5, 0.9),
+        )
+    ),
     (
         "stages.nl.peak_learning_rate=0",
         "stages.nl: peak_learning_rate must be positive",

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
+from conf.compose import compose_settings
 from conf.run_folder import write_json
-from train.report import plot_stages, print_table, read_scores, write_markdown
+from train.report import plot_schedule, plot_stages, print_table, read_scores, write_markdown
 
 SCORES = {"nl": {"nl": 2.4, "multi": 3.1}, "multi": {"nl": 2.7, "multi": 1.8}}
 
@@ -34,3 +35,12 @@ def test_the_picture_shows_a_bar_for_each_figure(tmp_path: Path) -> None:
     for red, green, blue in ((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00)):
         near = abs(pixels - [red / 255, green / 255, blue / 255]).max(axis=1) < 0.02
         assert near.sum() > 5000
+
+
+def test_the_schedule_is_drawn_from_its_first_step_to_its_last(tmp_path: Path) -> None:
+    plot_schedule(compose_settings(["stages.multi.schedule=wsd", "stages.mono.steps=1"]), tmp_path / "schedule.png")
+    pixels = imread(tmp_path / "schedule.png")[..., :3]
+    blue = (abs(pixels - [0x00 / 255, 0x72 / 255, 0xB2 / 255]).max(axis=-1) < 0.05).nonzero()
+    orange = (abs(pixels - [0xE6 / 255, 0x9F / 255, 0x00 / 255]).max(axis=-1) < 0.05).nonzero()
+    assert blue[0].min() < orange[0].min(), "the peak of nl, 4e-3, is above that of multi, 3e-3"
+    assert orange[0].max() > 1.5 * orange[0].min(), "both come down"
