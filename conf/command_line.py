@@ -12,14 +12,21 @@ from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED, UNHEALTHY
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # full, over quota, read-only, broken
 SIGINT_CODE, SIGPIPE_CODE = 130, 141  # a shell's exit codes for a command that a signal ended
 HELP_FLAGS = ("-h", "--help")
-CFG_FLAG = {"--cfg job": "print the composed settings as YAML instead"}
+COMPOSE_FLAGS = {  # Hydra's, of the commands whose arguments compose a run
+    "--cfg job": "print the composed settings as YAML and stop",
+    "--info": "print where the settings come from (Hydra's search path and defaults tree) and stop",
+    "--config-dir DIR": "folder with YAML files of your own, in groups as in conf/; may be repeated",
+}
+PRINTING = {"--cfg", "--info"}  # print and stop
+SHORT_FLAGS = {"-c": "--cfg", "-i": "--info", "-cd": "--config-dir"}
 
 
 @dataclass(frozen=True)
 class Command:
     """A command as its `--help` describes it and as its arguments are read.
 
-    usage: its arguments. flags: `--name`, or `--name VALUE` with the one value it takes -> meaning.
+    usage: its arguments. flags: `--name`, `--name VALUE` with any value, or `--name value` with that one -> meaning.
+    action: first argument that is no setting.
     groups: its arguments compose a run, so the help lists the groups and settings of conf/. settings: name of the YAML
     file in conf/command that has its settings. resumable: the same command continues after an interruption (exit 75).
     """
@@ -31,28 +38,45 @@ class Command:
     flags: Mapping[str, str] = field(default_factory=dict)
     groups: bool = False
     settings: str | None = None
+    action: str = ""
     resumable: bool = False
 
+    @property
+    def all_flags(self) -> dict[str, str]:
+        """Its own flags, and those of every command that composes a run."""
+        return {**self.flags, **(COMPOSE_FLAGS if self.groups else {})}
+
     def split_flags(self, argv: list[str]) -> tuple[set[str], list[str]]:
-        """(flags in `argv`, by their first word; the other arguments). Errors: `ConfigError` for an unknown flag."""
+        """(flags in `argv`, by their first word; the other arguments). Errors: `ConfigError` for an unknown flag.
+
+        `--config-dir DIR` becomes the argument `hydra.searchpath=[...]`, which a launcher hands to its processes.
+        """
         given: set[str] = set()
         rest: list[str] = []
-        position = 0
-        names = {flag.partition(" ")[0]: flag.partition(" ")[2] for flag in self.flags}
-        while position < len(argv):
-            word, position = argv[position], position + 1
+        folders: list[str] = []
+        names = {flag.partition(" ")[0]: flag.partition(" ")[2] for flag in self.all_flags}
+        words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+        while words:
+            word = words.pop(0)
+            name = SHORT_FLAGS.get(word, word)
             if not word.startswith("-"):
                 rest.append(word)
-            elif word not in names:
-                known = ", ".join([*self.flags, *HELP_FLAGS])
+                continue
+            if name not in names:
+                known = ", ".join([*self.all_flags, *HELP_FLAGS])
                 raise ConfigError(f"unknown option '{word}'; there are {known}")
-            else:
-                given.add(word)
-                if value := names[word]:
-                    if argv[position : position + 1] != [value]:
-                        raise ConfigError(f"'{word}' takes one value; write {word} {value}")
-                    position += 1
-        return given, rest
+            given.add(name)
+            if value := names[name]:
+                following = words.pop(0) if words else None
+                if following is None or (value.islower() and following != value):
+                    raise ConfigError(f"'{word}' takes one value; write {word} {value}")
+                if name == "--config-dir":
+                    folders.append(following)
+        for folder in folders:
+            if not os.path.isdir(folder):
+                raise ConfigError(f"--config-dir {folder} is no folder; give one with files such as model/mine.yaml")
+        path = ",".join(f"file://{os.path.abspath(folder)}" for folder in folders)
+        return given, [*rest, *([f"hydra.searchpath=[{path}]"] if folders else [])]
 
 
 def run_command(action: Callable[[list[str]], int], argv: list[str], command: Command | None = None) -> int:
@@ -70,6 +94,8 @@ def run_command(action: Callable[[list[str]], int], argv: list[str], command: Co
 
             print(help_text(command), end="")
             code = 0
+        elif command is not None and command.groups and PRINTING & {SHORT_FLAGS.get(word, word) for word in argv}:
+            code = print_settings(command, argv)
         else:
             code = action(argv)
         sys.stdout.flush()
@@ -101,14 +127,22 @@ def print_error(message: str) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
 
 
-def print_settings(overrides: list[str]) -> int:
-    """Print the composed, checked settings of a run as YAML: what `--cfg job` does."""
+def print_settings(command: Command, argv: list[str]) -> int:
+    """Print the composed, checked settings of a run as YAML, `--cfg job`, or where they come from, `--info`."""
     from omegaconf import OmegaConf
 
-    from conf.compose import compose_config, compose_settings
+    from conf.check import check
+    from conf.compose import compose_config, print_info, typed
 
-    compose_settings(overrides)
-    print(OmegaConf.to_yaml(compose_config(overrides)), end="")
+    flags, overrides = command.split_flags(argv)
+    if overrides[:1] == [command.action]:
+        overrides = overrides[1:]
+    config = compose_config(overrides)
+    check(typed(config))
+    if "--info" in flags:
+        print_info(overrides)
+    if "--cfg" in flags:
+        print(OmegaConf.to_yaml(config), end="")
     return 0
 
 

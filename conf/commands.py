@@ -15,6 +15,16 @@ from conf.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "command"
 TASKS = FOLDER / "evaluate"  # defaults of each task of train.evaluate
+SYNONYMS = {  # words of other tools -> the setting here
+    "checkpoint": "run",
+    "model": "run",
+    "max_tokens": "max_new_tokens",
+    "n": "samples",
+    "num_samples": "samples",
+    "benchmark": "task",
+    "input": "source",
+    "output_dir": "target",
+}
 Command = TypeVar("Command", bound="Sampling | Evaluate | Import | Export | Status")
 
 
@@ -108,8 +118,13 @@ def read_command(schema: type[Command], argv: list[str]) -> Command:
     lists = {field.name for field in fields(schema) if field.type == list[str]}
     for word in argv:
         key, equals, value = word.partition("=")
+        if key.startswith("~"):
+            raise ConfigError(f"'{word}': a setting of this command cannot be removed; leave it out for its default")
+        key = key.lstrip("+")
         if not equals:
             raise ConfigError(f"'{word}' is not a setting; settings are written key=value")
+        if key not in known and SYNONYMS.get(key) in known:
+            raise ConfigError(f"unknown setting '{key}'; did you mean '{SYNONYMS[key]}'?")
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             meant = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
@@ -117,7 +132,9 @@ def read_command(schema: type[Command], argv: list[str]) -> Command:
         if key in lists and not value.startswith("["):
             raise ConfigError(f"{key}={value} is no list; write {key}=[...], with its parts in quotes")
         try:
-            config = OmegaConf.merge(config, {key: value} if key in texts else OmegaConf.from_dotlist([word]))
+            config = OmegaConf.merge(
+                config, {key: value} if key in texts else OmegaConf.from_dotlist([f"{key}={value}"])
+            )
         except (OmegaConfBaseException, YAMLError) as error:
             raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
     missing = sorted(OmegaConf.missing_keys(config))

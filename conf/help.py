@@ -34,7 +34,7 @@ def help_text(command: Command) -> str:
     width = min(MAX_WIDTH, shutil.get_terminal_size((MAX_WIDTH, 24)).columns)
     lines = [f"usage: {command.program} {command.usage}", "", *_wrap(command.summary, width)]
     lines += ["", "Examples:", *(f"  {example}" for example in command.examples)]
-    flags = {**command.flags, ", ".join(HELP_FLAGS): "print this help"}
+    flags = {**command.all_flags, ", ".join(HELP_FLAGS): "print this help"}
     lines += ["", "Options:", *(line for flag, meaning in flags.items() for line in _entry(flag, meaning, width))]
     if command.settings:
         options = read_options(FOLDER / "command" / f"{command.settings}.yaml")
@@ -48,6 +48,14 @@ def help_text(command: Command) -> str:
     if command.groups:
         lines += _groups(width)
     return "\n".join([*lines, "", *_wrap(EXIT_CODES, width), ""])
+
+
+def short_help(command: Command) -> str:
+    """Usage and examples: what a command shows that is called without arguments and cannot run without them."""
+    examples = "\n".join(f"  {example}" for example in command.examples)
+    return (
+        f"usage: {command.program} {command.usage}\n\nExamples:\n{examples}\n\n`{command.program} --help` explains.\n"
+    )
 
 
 def read_options(path: Path, prefix: str = "") -> list[Option]:

@@ -260,6 +260,7 @@ class RunConfig:
     """Folder, seed and checkpoints of the run: conf/config.yaml."""
 
     root: str = MISSING
+    group: str = MISSING
     name: str = MISSING
     seed: int = MISSING
     save_every: int = MISSING
@@ -272,7 +273,6 @@ class RunConfig:
 class Settings:
     """All settings of a run."""
 
-    experiment: str = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     recipe: dict[str, RecipeConfig] = field(default_factory=dict)
     stages: dict[str, StageConfig] = field(default_factory=dict)

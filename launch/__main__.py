@@ -15,10 +15,11 @@ import psutil  # type: ignore[import-untyped]
 
 from conf.check import check
 from conf.choices import ClusterKind
-from conf.command_line import CFG_FLAG, Command, print_settings, run_command
+from conf.command_line import Command, run_command
 from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
+from conf.help import short_help
 from conf.run_folder import check_run_folder, is_finished, run_folder, save_settings
 from conf.schedule import schedule_lines
 from conf.schema import Settings
@@ -32,12 +33,13 @@ from launch.sweep import sweep_points
 
 COMMAND = Command(
     program="python -m launch",
-    usage="[-m] [--cfg job] [GROUP=CHOICE ...] [KEY=VALUE ...]",
+    usage="[-m] [GROUP=CHOICE ...] [KEY=VALUE ...]",
     summary="Starts a run: checks its settings, prepares its data and starts its processes on this machine, on the "
     "hosts of a hostfile, or as a chain of Slurm jobs. The same command resumes a run that was interrupted. "
     "`status`, `cancel`, `logs` and `sync` act on runs that were started: `python -m launch status --help`.",
     examples=(
         "python -m launch experiment=quickstart",
+        "python -m launch run.name=mine stage=mono data=files data.corpora.mono.paths=[code.jsonl]",
         "python -m launch experiment=codegen_2b cluster=slurm_a100 nodes=8 cluster.slurm.partition=gpu",
         "python -m launch model=350m stage=mono data=hub dry_run=true",
         "python -m launch -m optimizer.weight_decay=0.1,0.01",
@@ -48,7 +50,6 @@ COMMAND = Command(
     flags={
         "-m": "start a run for each value of the settings written KEY=A,B; with Slurm as a job array",
         "--multirun": "as -m",
-        **CFG_FLAG,
     },
     groups=True,
     resumable=True,
@@ -81,14 +82,15 @@ def main(argv: list[str]) -> int:
     if argv and argv[0] in SUBCOMMANDS:
         command, action = SUBCOMMANDS[argv[0]]
         return run_command(action, argv[1:], command)
+    if not argv:  # training for minutes what nobody named would be a surprise
+        print(short_help(COMMAND), end="")
+        return 0
     return run_command(launch, argv, COMMAND)
 
 
 def launch(argv: list[str]) -> int:
     """Check every run of `argv`, then start or submit them."""
     flags, overrides = COMMAND.split_flags(argv)
-    if "--cfg" in flags:
-        return print_settings(overrides)
     queue = slurm.queue()
     sweeps = bool(flags & {"-m", "--multirun"})
     plans = [plan_launch(point, queue) for point in (sweep_points(overrides) if sweeps else [overrides])]
@@ -180,7 +182,7 @@ def submit(plans: list[LaunchPlan], dry_run: bool) -> int:
         print("every stage is finished")
         return 0
     if array:
-        title = folder = Path(first.run.root) / ".sweeps" / first.experiment
+        title = folder = Path(first.run.root) / ".sweeps" / first.run.group
     else:
         title = plans[0].folder
         folder = title / "jobs"

@@ -4,21 +4,20 @@ import os
 import sys
 import warnings
 
-from conf.command_line import CFG_FLAG, Command, print_settings, run_command
+from conf.command_line import Command, run_command
 from conf.compose import compose_settings
 from train.logs import log_failure
 from train.stop import StopSignal
 
 COMMAND = Command(
     program="python -m train",
-    usage="[--cfg job] [GROUP=CHOICE ...] [KEY=VALUE ...]",
+    usage="[GROUP=CHOICE ...] [KEY=VALUE ...]",
     summary="Trains the stages of a run, as one of its processes. `python -m launch` prepares the data and starts "
     "as many processes as the settings need, with these arguments; without a launcher this is a run of one process.",
     examples=(
         "python -m train --cfg job model=16b stage=mono",
         "python -m train experiment=quickstart layout.micro_batch_size=8",
     ),
-    flags=CFG_FLAG,
     groups=True,
 )
 
@@ -32,9 +31,7 @@ def run_rank(argv: list[str]) -> int:
     """Run this process's rank to the end of the run, or print the settings."""
     stop = StopSignal()
     bind_cores()
-    flags, overrides = COMMAND.split_flags(argv)
-    if "--cfg" in flags:
-        return print_settings(overrides)
+    _, overrides = COMMAND.split_flags(argv)
     settings = compose_settings(overrides, int(os.environ.get("WORLD_SIZE", "1")))
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
     from train.loop import train  # torch and DeepSpeed are loaded only for settings that can run

@@ -205,7 +205,7 @@ def open_tracker(context: RunContext, stage: str, lineage: dict[str, Any]) -> Tr
 
 
 def wandb_run(folder: Path, stage: str, settings: Settings, lineage: dict[str, Any]) -> Any:
-    """One W&B run a stage: group = experiment, job type = stage. The same folder and stage continue the same run."""
+    """One W&B run a stage: group = run.group, job type = stage. The same folder and stage continue the same run."""
     import wandb
 
     return wandb.init(
@@ -214,7 +214,7 @@ def wandb_run(folder: Path, stage: str, settings: Settings, lineage: dict[str, A
         dir=str(folder),
         id=wandb_id(folder.resolve(), stage),
         name=f"{settings.run.name}/{stage}",
-        group=settings.experiment,
+        group=settings.run.group,
         job_type=stage,
         tags=[settings.model.name, settings.layout.name, settings.stages[stage].corpus],
         config={**plain(settings), "lineage": lineage, "environment": read_json(folder / ENVIRONMENT)},

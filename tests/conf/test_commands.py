@@ -10,12 +10,15 @@ def test_words_are_typed_and_texts_are_taken_as_they_are() -> None:
     sample = read_command(Sample, ["run=a", "prompt=def f(x): [1, {", "top_p=1", "seed=7"])
     assert (sample.run, sample.prompt, sample.top_p, sample.seed) == ("a", "def f(x): [1, {", 1.0, 7)
     assert read_command(Sample, ["run=1", "prompt=a=b"]).run == "1"
+    assert read_command(Sample, ["run=1", "prompt=a", "+samples=3", "stop=[a, 'b c']"]).stop == ["a", "b c"]
 
 
 @pytest.mark.parametrize(
     ("schema", "words", "said"),
     [
         (Sample, ["rn=a"], "unknown setting 'rn'; did you mean 'run'?"),
+        (Sample, ["max_tokens=3"], "unknown setting 'max_tokens'; did you mean 'max_new_tokens'?"),
+        (Sample, ["~stop"], "'~stop': a setting of this command cannot be removed"),
         (Sample, ["zzz=a"], "unknown setting 'zzz'; there are max_new_tokens,"),
         (Sample, ["run"], "'run' is not a setting; settings are written key=value"),
         (Sample, ["run=a", "prompt=x", "top_p=b"], "top_p: Value 'b'"),

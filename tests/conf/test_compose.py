@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.compose import compose_settings, load_settings
+from conf.compose import compose_settings, load_settings, note
 from conf.errors import ConfigError
 from conf.schema import plain
 
@@ -170,6 +170,9 @@ def test_unconfirmed_figures_say_so() -> None:
         (["experiment=null"], "experiment=null does not exist; there are codegen_16b,"),
         (["commandd=sample"], "unknown setting 'commandd'; see conf/"),
         (["=3"], "=3"),
+        (["experiment=mine"], "experiment=mine does not exist; there are codegen_16b,"),
+        (["~zork"], "unknown setting 'zork'"),
+        (["~model.n_layer"], "~model.n_layer: this setting cannot be removed"),
         (["run.name=???"], "run.name has no value"),
     ],
 )
@@ -188,10 +191,44 @@ def test_every_choice_that_a_message_lists_can_be_chosen(group: str) -> None:
         compose_settings([f"{group}={choice}", *(["model=350m"] if choice.startswith("a100") else [])])
 
 
-def test_a_cluster_layout_without_the_size_says_which_sizes_it_has() -> None:
-    with pytest.raises(ConfigError) as caught:
-        compose_settings(["layout=a100_8", "model=tiny"])
-    assert all(size in str(caught.value) for size in ("a100_8", "tiny", "350m", "2b", "6b", "16b"))
+def test_a_cluster_layout_without_the_size_takes_a_larger_ones_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    note.cache_clear()
+    layout = compose_settings(["layout=a100_8", "model=tiny"]).layout
+    said = capsys.readouterr().err
+    assert said.startswith("note: layout=a100_8 has no values for model=tiny; those of 350m are used (or write ")
+    assert layout == compose_settings(["layout=a100_8", "model=350m"]).layout and said.count("\n") == 1
+
+
+def test_habits_from_hydra() -> None:
+    settings = compose_settings(
+        [
+            "~evaluation.sample_prompts.nl",
+            "+evaluation.sample_prompts.mine=x",
+            "++model.dropout=0.5",
+            "data.corpora.nl.paths=[a,b]",
+        ]
+    )
+    assert list(settings.evaluation.sample_prompts) == ["multi", "mono", "mine"]
+    assert settings.model.dropout == 0.5 and settings.data.corpora["nl"].paths == ["a", "b"]
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A folder of one's own settings: a size, and an experiment that chooses it."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "experiment").mkdir()
+    size = "defaults: [base]\nname: 1b\nn_layer: 24\nn_embd: 2048\nn_head: 16\nrotary_dim: 32\n"
+    (tmp_path / "model/1b.yaml").write_text(size)
+    experiment = "# @package _global_\ndefaults:\n  - override /model: 1b\nrun:\n  name: mine\n"
+    (tmp_path / "experiment/mine.yaml").write_text(experiment)
+    return tmp_path
+
+
+def test_a_new_size_is_one_file_wherever_it_is(mine: Path) -> None:
+    settings = compose_settings([f"hydra.searchpath=[file://{mine}]", "experiment=mine", "layout=a100_64"])
+    theirs = compose_settings(["model=2b", "layout=a100_64"])
+    assert (settings.run.name, settings.model.n_embd, settings.model.vocab_size) == ("mine", 2048, 51200)
+    assert settings.recipe == theirs.recipe and settings.layout == theirs.layout
 
 
 def test_saved_settings_come_back(tmp_path: Path) -> None:

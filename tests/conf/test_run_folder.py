@@ -52,6 +52,7 @@ FREE = [
     "tracking.log_every=1",
     "evaluation.every=3",
     "run.save_every=7",
+    "run.group=others",
     "run.keep_checkpoints=1",
     "data.cache=elsewhere",
     "data.on_error=skip",
@@ -69,9 +70,8 @@ BOUND = [
     ("model.n_layer=5", "model.n_layer was 4, now 5"),
     ("optimizer.beta2=0.95", "optimizer.beta2 was 0.999, now 0.95"),
     ("optimizer.decay=jaxformer", "optimizer.decay was matrices, now jaxformer"),
-    ("stages.multi.steps=77", "stages.multi.steps was 120, now 77"),
+    ("stages.multi.peak_learning_rate=0.001", "stages.multi.peak_learning_rate was 0.003, now 0.001"),
     ("data.filters.digit_fraction=0.5", "data.filters.digit_fraction was 0.9, now 0.5"),
-    ("experiment=quickstart", "experiment was codegen, now quickstart"),
     ("data.corpora.mono.max_bytes=null", "data.corpora.mono.max_bytes was 6000000, now None"),
 ]
 

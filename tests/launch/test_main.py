@@ -43,11 +43,34 @@ def test_bad_input_is_one_line_and_exit_code_2(words: list[str], said: str, tmp_
 def test_dry_run_prints_the_commands_and_starts_nothing(tmp_path: Path) -> None:
     done = launch(tmp_path, "experiment=quickstart", "dry_run=true", "cluster.processes_per_node=4")
     assert done.returncode == 0
-    first, prepare, train = done.stdout.splitlines()
+    first, *schedules, prepare, train = done.stdout.splitlines()
+    assert [line.partition(";")[0] for line in schedules] == [
+        f"stage {name}: 120 steps, 491,520 tokens" for name in ("nl", "multi", "mono")
+    ]
     assert first == "starting runs/quickstart-tiny: 4 processes"
     assert prepare.endswith("-m train.data prepare experiment=quickstart cluster.processes_per_node=4")
     assert "deepspeed.launcher.launch" in train and "dry_run" not in train
     assert not list(tmp_path.iterdir())
+
+
+def test_without_arguments_it_shows_how_it_is_called_and_trains_nothing(tmp_path: Path) -> None:
+    done = launch(tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("usage: python -m launch ") and done.stderr == ""
+    assert "python -m launch experiment=quickstart" in done.stdout and len(done.stdout.splitlines()) < 20
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_size_in_a_folder_of_ones_own_is_launched_and_its_processes_find_it(tmp_path: Path) -> None:
+    (tmp_path / "mine/model").mkdir(parents=True)
+    (tmp_path / "mine/model/1b.yaml").write_text(
+        "defaults: [base]\nname: 1b\nn_layer: 24\nn_embd: 2048\nn_head: 16\nrotary_dim: 32\n"
+    )
+    done = launch(tmp_path, "--config-dir", "mine", "model=1b", "layout=a100_8", "dry_run=true")
+    assert done.returncode == 0
+    assert "note: model=1b has no recipe; that of 2b, the nearest size, is used" in done.stderr
+    assert "note: layout=a100_8 has no values for model=1b; those of 2b are used" in done.stderr
+    prepare = next(line for line in done.stdout.splitlines() if "-m train.data prepare" in line)
+    assert f"hydra.searchpath=[file://{tmp_path}/mine]" in prepare
 
 
 def test_a_missing_corpus_ends_before_any_process_starts(tmp_path: Path) -> None:
@@ -59,7 +82,7 @@ def test_a_missing_corpus_ends_before_any_process_starts(tmp_path: Path) -> None
 def test_a_run_that_is_another_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "runs/codegen-tiny").mkdir(parents=True)
     (tmp_path / "runs/codegen-tiny/notes").write_text("mine")
-    done = launch(tmp_path)
+    done = launch(tmp_path, "model=tiny")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""
     assert "runs/codegen-tiny is not empty and holds no run" in done.stderr
     assert [path.name for path in (tmp_path / "runs/codegen-tiny").iterdir()] == ["notes"]

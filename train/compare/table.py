@@ -17,9 +17,7 @@ from train.compare.curves import Curve, compute_metrics
 from train.compare.units import format_si
 
 # Settings of location and tracking, which do not affect results; and recipe, whose values the stages repeat.
-IGNORED_SETTINGS = re.compile(
-    r"run\.(?!seed)|tracking\.|recipe\.|dry_run$|experiment$|data\.cache$|evaluation\.sample_"
-)
+IGNORED_SETTINGS = re.compile(r"run\.(?!seed)|tracking\.|recipe\.|dry_run$|data\.cache$|evaluation\.sample_")
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "!=": operator.ne,
     "<=": operator.le,

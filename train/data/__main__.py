@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from conf.command_line import CFG_FLAG, Command, print_settings, run_command
+from conf.command_line import Command, run_command
 from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
@@ -11,14 +11,14 @@ from train.stop import SIGNALS
 
 COMMAND = Command(
     program="python -m train.data",
-    usage="prepare [--cfg job] [GROUP=CHOICE ...] [KEY=VALUE ...]",
+    usage="prepare [GROUP=CHOICE ...] [KEY=VALUE ...]",
     summary="Downloads or reads the corpora of a run, filters and tokenizes them, and stores the tokens in data.cache, "
     "where every run with the same data settings finds them. `python -m launch` does this by itself before it trains.",
     examples=(
         "python -m train.data prepare experiment=quickstart",
         "python -m train.data prepare model=350m data=hub data.corpora.nl.max_bytes=1_000_000_000",
     ),
-    flags=CFG_FLAG,
+    action="prepare",
     groups=True,
     resumable=True,
 )
@@ -33,11 +33,9 @@ def prepare_data(argv: list[str]) -> int:
     """Prepare the data. A signal ends the process at once: unfinished data is never visible."""
     for number in SIGNALS:
         signal.signal(number, lambda *_: sys.exit(INTERRUPTED))
-    flags, words = COMMAND.split_flags(argv)
+    _, words = COMMAND.split_flags(argv)
     if words[:1] != ["prepare"]:
         raise ConfigError("say what to do: python -m train.data prepare key=value ...")
-    if "--cfg" in flags:
-        return print_settings(words[1:])
     from train.data.prepare import prepare  # slow to import: only for arguments that can run
 
     prepare(compose_settings(words[1:]))

@@ -8,7 +8,7 @@ from typing import Any
 
 from conf.check import check, data_parallel_size, gradient_accumulation_steps
 from conf.choices import Balance
-from conf.command_line import CFG_FLAG, Command, print_settings, run_command
+from conf.command_line import Command, run_command
 from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.schema import Settings
@@ -17,14 +17,14 @@ from train.plan.table import show
 GIB = 2**30
 COMMAND = Command(
     program="python -m train.plan",
-    usage="[--json] [--cfg job] [GROUP=CHOICE ...] [KEY=VALUE ...]",
+    usage="[--json] [GROUP=CHOICE ...] [KEY=VALUE ...]",
     summary="Prints the layers, memory and traffic of every pipeline stage of a layout, without a GPU. Where "
     "cluster.device_memory_gib is set and the layout does not fit, it names the nearest that does (exit code 2).",
     examples=(
         "python -m train.plan model=16b layout=a100_64 cluster.device_memory_gib=80",
         "python -m train.plan model=6b layout=a100_8 layout.zero_stage=3 --json",
     ),
-    flags={"--json": "print every figure as JSON; memory in bytes", **CFG_FLAG},
+    flags={"--json": "print every figure as JSON; memory in bytes"},
     groups=True,
 )
 
@@ -37,8 +37,6 @@ def main(argv: list[str]) -> int:
 def print_plan(argv: list[str]) -> int:
     """Print the plan. Errors: `ConfigError` for settings that are wrong or do not fit the devices' memory."""
     flags, overrides = COMMAND.split_flags(argv)
-    if "--cfg" in flags:
-        return print_settings(overrides)
     settings = compose_settings(overrides)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # a plan needs no GPU, and DeepSpeed would look for one
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")

@@ -1,0 +1,193 @@
+"""What Hydra and OmegaConf say about settings that do not compose, in one line: file, key, what to write instead."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from hydra import compose
+from hydra.errors import OverrideParseException
+from omegaconf import DictConfig
+
+FOLDER = Path(__file__).parent
+GROUPS = {path.parent.name for path in FOLDER.glob("*/*.yaml")} - {"command"}  # conf/commands.py reads that one
+
+SYNONYMS = {  # words of other trainers -> the setting here; STAGE is one of the stages
+    "lr": "stages.STAGE.peak_learning_rate",
+    "learning_rate": "stages.STAGE.peak_learning_rate",
+    "max_lr": "stages.STAGE.peak_learning_rate",
+    "min_lr": "stages.STAGE.end_learning_rate",
+    "batch_size": "stages.STAGE.global_batch_size",
+    "train_batch_size": "stages.STAGE.global_batch_size",
+    "per_device_train_batch_size": "layout.micro_batch_size",
+    "micro_batch": "layout.micro_batch_size",
+    "gradient_accumulation_steps": "layout.micro_batch_size",
+    "max_steps": "stages.STAGE.steps",
+    "train_iters": "stages.STAGE.steps",
+    "num_train_epochs": "stages.STAGE.epochs",
+    "num_epochs": "stages.STAGE.epochs",
+    "warmup": "stages.STAGE.warmup_steps",
+    "seq_len": "model.context_length",
+    "seq_length": "model.context_length",
+    "sequence_length": "model.context_length",
+    "block_size": "model.context_length",
+    "max_seq_len": "model.context_length",
+    "hidden_size": "model.n_embd",
+    "d_model": "model.n_embd",
+    "num_layers": "model.n_layer",
+    "n_layers": "model.n_layer",
+    "num_heads": "model.n_head",
+    "n_heads": "model.n_head",
+    "dp": "layout.data_parallel_size",
+    "tp": "layout.tensor_parallel_size",
+    "pp": "layout.pipeline_parallel_size",
+    "sp": "layout.sequence_parallel",
+    "zero": "layout.zero_stage",
+    "dtype": "layout.precision",
+    "gradient_checkpointing": "layout.recompute",
+    "activation_checkpointing": "layout.recompute",
+    "wd": "optimizer.weight_decay",
+    "grad_clip": "optimizer.gradient_clipping",
+    "clip_grad": "optimizer.gradient_clipping",
+    "max_grad_norm": "optimizer.gradient_clipping",
+    "adam_beta1": "optimizer.beta1",
+    "adam_beta2": "optimizer.beta2",
+    "output_dir": "run.root",
+    "num_gpus": "cluster.processes_per_node",
+    "gpus": "cluster.processes_per_node",
+    "log_interval": "tracking.log_every",
+    "eval_interval": "evaluation.every",
+    "save_interval": "run.save_every",
+}
+
+
+def choices_of(group: str, folders: list[Path]) -> list[str]:
+    """The files of a group that can be chosen, in any of `folders`; `base`, what the others share, is none."""
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")} - {"base"})
+
+
+def explain(error: Exception, overrides: list[str], folders: list[Path]) -> str:
+    """One line for an `error` of Hydra, OmegaConf or YAML in settings composed from `overrides`."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{mark.name}:{mark.line + 1}: {error.problem}; this is no YAML"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"'{error.override}' cannot be read; a value with brackets, commas or quotes in it needs quotes around it"
+        )
+    text = str(error)
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0]
+        if f"'{key}'" in text and ("Could not override" in text or "Could not delete" in text):
+            return unknown(key)
+    place = _file(re.search(r"In '([^']+)': ", text), folders)
+    if no_group := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
+        return place + unknown(no_group[1])
+    if absent := re.search(r"Could not (?:find|load) '([^']+)'", text):
+        group, _, choice = absent[1].rpartition("/")
+        experiments = [word.partition("=")[2] for word in overrides if word.startswith("experiment=")]
+        place = place or "".join(f"{_where('experiment/' + name, folders)}: " for name in experiments)
+        choices = ", ".join(choices_of(group, folders)) or "none"
+        return f"{place}{group or 'file'}={choice} does not exist; there are {choices}"
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    found = re.search(r"full_key: (\S+)", f"{text}\n{cause}")
+    line = re.sub(r"^In '[^']+': \w+ raised while composing config:\n", "", str(cause).strip()).splitlines()[0]
+    if found and re.search(r"Key '.*' (is )?not in ", line):
+        return place + unknown(found[1])
+    if "does not support deletion" in line and found:
+        return f"~{found[1]}: this setting cannot be removed; give it another value, null where it may be empty"
+    return place + (f"{found[1]}: {line}" if found and found[1] not in line else line)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return str(error).strip().splitlines()[0]
+
+
+def _file(found: re.Match[str] | None, folders: list[Path]) -> str:
+    """The path, with a colon, of the file that Hydra names by its place in the search path; nothing without one."""
+    return f"{_where(found[1], folders)}: " if found and found[1] != "config" else ""
+
+
+def _where(name: str, folders: list[Path]) -> Path:
+    """The file of a choice, such as `model/tiny`; a folder of the user's own comes before conf/."""
+    paths = [folder / f"{name}.yaml" for folder in reversed(folders)]
+    return next((path for path in paths if path.is_file()), paths[-1])
+
+
+def unknown(key: str) -> str:
+    """Name the setting that `key` may have meant."""
+    with_defaults = compose("config", [])
+    known = list(_keys(with_defaults, ""))
+    if key in known and key.startswith("stages."):
+        return f"'{key}' belongs to a stage that is not selected; add it to stage=..."
+    if key in known:
+        return f"'{key}' takes new names one by one, as +{key}.NAME=VALUE"
+    meant = _meant(key, known, next(iter(with_defaults.stages)))
+    return f"unknown setting '{key}'; " + (f"did you mean '{meant}'?" if meant else "see conf/ for those there are")
+
+
+def _meant(key: str, known: list[str], stage: str) -> str | None:
+    """A synonym of another trainer's, a setting whose last word is `key`'s, or the closest spelling."""
+    word = key.rpartition(".")[2]
+    parts = key.split(".")
+    if parts[0] == "stages" and len(parts) > 2:
+        stage = parts[1]
+    if word in SYNONYMS:
+        return SYNONYMS[word].replace("STAGE", stage)
+    ending = [name for name in known if name.rpartition(".")[2] == word and not name.startswith("recipe.")]
+    if ending and "." not in key:
+        return ending[0]
+    close = difflib.get_close_matches(key, [*known, *sorted(GROUPS)], n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def _keys(config: Any, prefix: str) -> Iterator[str]:
+    for name, value in config.items_ex(resolve=False):
+        yield f"{prefix}{name}"
+        if isinstance(value, DictConfig):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
+def size_fallback(missing: str, folders: list[Path]) -> tuple[str, str] | None:
+    """(override, line) for a model that has no `recipe/<model>` or `layout/sizes/<model>_<gpus>`; else None.
+
+    The recipe is that of the size nearest in parameters; the layout that of the next larger one, for it must fit.
+    """
+    group, _, name = missing.rpartition("/")
+    model, _, gpus = name.partition("_")
+    count = _parameters(model, folders)
+    if group not in ("recipe", "layout/sizes") or count is None:
+        return None
+    known = {choice: _parameters(choice, folders) for choice in choices_of("model", folders)}
+    there = {
+        choice: size
+        for choice, size in known.items()
+        if size is not None and name.replace(model, choice) in choices_of(group, folders)
+    }
+    if not there:
+        return None
+    if group == "recipe":
+        nearest = min(there, key=lambda choice: abs(math.log(there[choice] / count)))
+        line = f"model={model} has no recipe; that of {nearest}, the nearest size, is used"
+        return f"recipe={nearest}", f"{line} (recipe={nearest}; or write recipe/{model}.yaml)"
+    larger = [choice for choice in there if there[choice] >= count]
+    nearest = min(larger, key=there.__getitem__) if larger else max(there, key=there.__getitem__)
+    line = f"layout=a100_{gpus} has no values for model={model}; those of {nearest} are used"
+    return f"layout/sizes@layout={nearest}_{gpus}", f"{line} (or write layout/sizes/{model}_{gpus}.yaml)"
+
+
+def _parameters(model: str, folders: list[Path]) -> int | None:
+    """About how many parameters the blocks of `model` have; None where there is no such file."""
+    for folder in reversed(folders):
+        path = folder / "model" / f"{model}.yaml"
+        if path.is_file():
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if isinstance(values, dict) and {"n_layer", "n_embd"} <= values.keys():
+                return 12 * int(values["n_layer"]) * int(values["n_embd"]) ** 2
+    return None
