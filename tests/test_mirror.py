@@ -16,7 +16,6 @@ EXCEPTIONS = {
 PENDING = {  # pending: remove each line with the test file that makes it unnecessary
     "conf/command_line.py",  # pending
     "conf/duration.py",  # pending
-    "conf/help.py",  # pending
     "model/dtypes.py",  # pending
     "model/huggingface/checkpoint.py",  # pending
     "model/layer_costs.py",  # pending

@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from pytest import CaptureFixture
 
 from conf.compose import compose_settings
+from launch.__main__ import main
 from launch.local import world_size
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +73,28 @@ def test_a_size_in_a_folder_of_ones_own_is_launched_and_its_processes_find_it(tm
     assert "note: layout=a100_8 has no values for model=1b; those of 2b are used" in done.stderr
     prepare = next(line for line in done.stdout.splitlines() if "-m train.data prepare" in line)
     assert f"hydra.searchpath=[file://{tmp_path}/mine]" in prepare
+
+
+EXPERIMENTS = {"codegen_350m": 8, "codegen_2b": 64, "codegen_6b": 64, "codegen_16b": 512}  # GPUs of their layouts
+EXPERIMENTS |= dict.fromkeys(("finetune_python", "smoke", "quickstart"), 2)
+
+
+@pytest.mark.parametrize(("experiment", "processes"), EXPERIMENTS.items())
+def test_every_experiment_launches_with_nothing_else(
+    experiment: str, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("launch.local.visible_gpus", list)
+    assert main([f"experiment={experiment}", "dry_run=true"]) == 0
+    first, prepare, train = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"starting runs/{experiment}") and first.endswith(f": {processes} processes")
+    assert prepare.endswith(f"-m train.data prepare experiment={experiment}")
+    assert train.endswith(f"train experiment={experiment}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_experiment_is_listed_above() -> None:
+    assert EXPERIMENTS.keys() == {path.stem for path in (ROOT / "conf/experiment").glob("*.yaml")}
 
 
 def test_a_missing_corpus_ends_before_any_process_starts(tmp_path: Path) -> None:
