@@ -46,6 +46,7 @@ PENDING = {  # pending: remove each line with the test file that makes it unnece
 }
 
 SECOND_FILES = {  # a second test file of one source file, for tests with a set-up of their own
+    "tests/launch/test_setup.py",  # launch/setup.sh
     "tests/launch/test_slurm_script.py",  # launch/slurm.py where no Slurm is installed
     "tests/train/evaluate/test_sandbox_users.py",  # train/evaluate/sandbox.py as other users
 }

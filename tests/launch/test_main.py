@@ -86,7 +86,7 @@ def test_every_experiment_launches_with_nothing_else(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("launch.local.visible_gpus", list)
     assert main([f"experiment={experiment}", "dry_run=true"]) == 0
-    first, prepare, train = capsys.readouterr().out.splitlines()
+    first, *_, prepare, train = capsys.readouterr().out.splitlines()
     assert first.startswith(f"starting runs/{experiment}") and first.endswith(f": {processes} processes")
     assert prepare.endswith(f"-m train.data prepare experiment={experiment}")
     assert train.endswith(f"train experiment={experiment}")
