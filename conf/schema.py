@@ -198,6 +198,19 @@ class SlurmConfig:
 
 
 @dataclass
+class GpuConfig:
+    """Figures of one GPU that `train.plan` predicts time from: conf/cluster."""
+
+    peak_tflops: float = MISSING
+    matmul_efficiency: float = MISSING
+    attention_efficiency: float = MISSING
+    memory_gb_per_second: float = MISSING
+    memory_efficiency: float = MISSING
+    node_gb_per_second: float = MISSING
+    network_gb_per_second: float = MISSING
+
+
+@dataclass
 class ClusterConfig:
     """Machines: conf/cluster."""
 
@@ -216,6 +229,7 @@ class ClusterConfig:
     shared_folder_seconds: float = MISSING
     peak_tflops: float | None = None
     device_memory_gib: float | None = None
+    gpu: GpuConfig = field(default_factory=GpuConfig)
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
 

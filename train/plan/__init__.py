@@ -2,3 +2,5 @@
 
 What may enter: what only this command needs.
 """
+
+GPUS_A_NODE = 8  # where the settings do not say

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import warnings
+from dataclasses import asdict
 from typing import Any
 
 from conf.check import check, data_parallel_size, gradient_accumulation_steps
@@ -12,19 +13,25 @@ from conf.command_line import Command, run_command
 from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.schema import Settings
-from train.plan.table import show
+from train.plan import GPUS_A_NODE
+from train.plan.table import show, show_best
 
 GIB = 2**30
 COMMAND = Command(
     program="python -m train.plan",
-    usage="[--json] [GROUP=CHOICE ...] [KEY=VALUE ...]",
-    summary="Prints the layers, memory and traffic of every pipeline stage of a layout, without a GPU. Where "
-    "cluster.device_memory_gib is set and the layout does not fit, it names the nearest that does (exit code 2).",
+    usage="[--json] [--best] [gpus=N] [GROUP=CHOICE ...] [KEY=VALUE ...]",
+    summary="Prints the layers, memory and traffic of every pipeline stage of a layout, and the time of a step, "
+    "without a GPU. Where cluster.device_memory_gib is set and the layout does not fit, it names the nearest that does "
+    "(exit code 2). gpus=N plans for N GPUs, in nodes of eight.",
     examples=(
         "python -m train.plan model=16b layout=a100_64 cluster.device_memory_gib=80",
+        "python -m train.plan model=16b gpus=512 --best",
         "python -m train.plan model=6b layout=a100_8 layout.zero_stage=3 --json",
     ),
-    flags={"--json": "print every figure as JSON; memory in bytes"},
+    flags={
+        "--json": "print every figure as JSON; memory in bytes",
+        "--best": "print the five fastest layouts that fit, and the command for the first",
+    },
     groups=True,
 )
 
@@ -36,13 +43,16 @@ def main(argv: list[str]) -> int:
 
 def print_plan(argv: list[str]) -> int:
     """Print the plan. Errors: `ConfigError` for settings that are wrong or do not fit the devices' memory."""
-    flags, overrides = COMMAND.split_flags(argv)
+    flags, words = COMMAND.split_flags(argv)
+    overrides = with_gpus(words)
     settings = compose_settings(overrides)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # a plan needs no GPU, and DeepSpeed would look for one
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     from train.plan.planner import on_gpu, plan, world_size  # loads torch: only for settings that can run
 
     size = world_size(settings)
+    if "--best" in flags:
+        return print_best(on_gpu(settings), size, overrides)
     settings = on_gpu(compose_settings(overrides, size))
     check(settings, size)
     stages = plan(settings, size)
@@ -52,6 +62,40 @@ def print_plan(argv: list[str]) -> int:
     else:
         show(figures)
     refuse_what_does_not_fit(settings, size, stages)
+    return 0
+
+
+def with_gpus(words: list[str]) -> list[str]:
+    """`words` with `gpus=N` as the cluster's nodes and processes. Errors: `ConfigError` where N makes no nodes."""
+    given = [word.removeprefix("gpus=") for word in words if word.startswith("gpus=")]
+    overrides = [word for word in words if not word.startswith("gpus=")]
+    if not given:
+        return overrides
+    count = int(given[-1]) if given[-1].isdigit() else 0
+    if count < 1 or (count > GPUS_A_NODE and count % GPUS_A_NODE):
+        raise ConfigError(f"gpus={given[-1]} must be 1 to {GPUS_A_NODE}, or a multiple of {GPUS_A_NODE}")
+    per_node = min(count, GPUS_A_NODE)
+    cluster = [] if any(word.startswith("cluster=") for word in overrides) else ["cluster=slurm_a100"]
+    return [*overrides, *cluster, f"cluster.nodes={count // per_node}", f"cluster.processes_per_node={per_node}"]
+
+
+def print_best(settings: Settings, size: int, overrides: list[str]) -> int:
+    """Print the fastest layouts that fit. Errors: `ConfigError` where none does, or memory is not known."""
+    from train.plan.planner import usable_bytes
+    from train.plan.search import fastest_layouts, settings_of
+
+    memory = settings.cluster.device_memory_gib
+    if memory is None:
+        raise ConfigError("--best needs the memory of a GPU; add cluster.device_memory_gib=80, or cluster=slurm_a100")
+    found = fastest_layouts(settings, size, usable_bytes(memory))
+    if not found:
+        raise ConfigError(f"no layout of model={settings.model.name} fits {size} GPUs of {memory:g} GiB; use more")
+    rows = [
+        {**settings_of(each.layout), "step_seconds": each.time.total, "mfu": each.time.mfu, "memory": each.memory}
+        for each in found
+    ]
+    words = [f"layout.{key}={str(value).lower()}" for key, value in settings_of(found[0].layout).items()]
+    show_best(f"{settings.model.name} on {size} GPUs", rows, " ".join(["python -m launch", *overrides, *words]))
     return 0
 
 
@@ -79,12 +123,15 @@ def summary(settings: Settings, size: int, stages: list[Any]) -> dict[str, Any]:
     """Every figure of the plan by name; memory in bytes on one GPU."""
     from model.flops import flops_per_token, parameters
     from train.plan.planner import usable_bytes
+    from train.plan.published import compare_published
+    from train.plan.speed import predict
 
     memory = settings.cluster.device_memory_gib
     layout, model = settings.layout, settings.model
     name, first = next(iter(settings.stages.items()))
     count = gradient_accumulation_steps(settings, first.global_batch_size, size)
     tokens = first.global_batch_size * model.context_length
+    time = predict(settings, size)
     return {
         "model": model.name,
         "model_parameters": parameters(model),
@@ -108,6 +155,11 @@ def summary(settings: Settings, size: int, stages: list[Any]) -> dict[str, Any]:
         "tokens_per_step": tokens,
         "pipeline_bubble": (len(stages) - 1) / (count + len(stages) - 1),
         "tflop_per_step_per_gpu": flops_per_token(model) * tokens / size / 1e12,
+        "seconds": {name: value for name, value in asdict(time).items() if name != "mfu"},
+        "step_seconds": time.total,
+        "mfu": time.mfu,
+        "tokens_per_second": tokens / time.total,
+        "published": compare_published(settings),
         "device_memory_gib": memory,
         "usable": None if memory is None else usable_bytes(memory),
         "stages": [

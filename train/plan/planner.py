@@ -23,8 +23,8 @@ from parallel.pipeline import pipeline_bounds
 from parallel.simulate import pipeline_stage_rank, simulated_mesh
 from parallel.zero import deepspeed_config
 from train.optimizer import decays
+from train.plan import GPUS_A_NODE
 
-GPUS_A_NODE = 8
 CONTEXT_BYTES = 2 * 2**30  # kept free on each GPU: CUDA's context, NCCL's and cuBLAS's buffers
 FRAGMENTATION = 0.05  # kept free on each GPU, of its memory: blocks that the allocator cannot use
 

@@ -66,6 +66,43 @@ def show(plan: dict[str, Any]) -> None:
     else:
         log(f"A GPU has {memory:g} GiB, {plan['usable'] / GIB:.1f} usable (the rest: CUDA, NCCL, fragmentation).\n")
     show_collectives(plan, log)
+    show_time(plan, log)
+
+
+def show_time(plan: dict[str, Any], log: Any) -> None:
+    """Print the predicted seconds of a step by part, and rates that others published beside their prediction."""
+    table = Table(title="Seconds of one step, predicted from cluster.gpu", title_justify="left")
+    for name in (*plan["seconds"], "step"):
+        table.add_column(name.replace("_", " "), justify="right", min_width=6)
+    table.add_row(*(f"{value:.3f}" for value in (*plan["seconds"].values(), plan["step_seconds"])))
+    log(table)
+    log(
+        f"MFU {plan['mfu']:.1%}, {plan['tokens_per_second']:,.0f} tokens/s; saving, evaluation and input not counted.\n"
+    )
+    if not plan["published"]:
+        return
+    table = Table(title="The same prediction for runs that were published", title_justify="left")
+    for column in ("run", "GPUs", "MFU", "predicted", "error"):
+        table.add_column(column, justify="left" if column == "run" else "right")
+    for row in plan["published"]:
+        error = row["predicted"] / row["mfu"] - 1
+        shares = (f"{row['mfu']:.1%}", f"{row['predicted']:.1%}", f"{error:+.1%}")
+        table.add_row(f"{row['source']} {row['model']}", str(row["gpus"]), *shares)
+    log(table)
+
+
+def show_best(title: str, rows: list[dict[str, Any]], command: str) -> None:
+    """Print the layouts of `train.plan --best`, the fastest first, and the command that launches it."""
+    console = Console(width=100, highlight=False)
+    table = Table(title=f"Fastest layouts of {title}", title_justify="left")
+    names = {"step_seconds": "s a step", "mfu": "MFU", "memory": "GiB", "zero_stage": "ZeRO"}
+    for key in rows[0]:
+        table.add_column(names.get(key, key.replace("_", " ").removesuffix(" size")), justify="right")
+    for row in rows:
+        figures = (f"{row['step_seconds']:.3f}", f"{row['mfu']:.1%}", f"{row['memory'] / GIB:.1f}")
+        table.add_row(*(str(row[key]) for key in list(row)[:-3]), *figures)
+    console.print(table)
+    console.print(command, soft_wrap=True)
 
 
 def show_collectives(plan: dict[str, Any], log: Any) -> None:

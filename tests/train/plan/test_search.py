@@ -1,0 +1,67 @@
+"""The fastest layouts that fit."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conf.check import check
+from conf.compose import compose_settings
+from train.plan.planner import on_gpu, plan, usable_bytes
+from train.plan.search import fastest_layouts
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_layouts_fit_run_and_are_in_order() -> None:
+    settings = on_gpu(compose_settings(["cluster=slurm_a100", "model=350m"]))
+    usable = usable_bytes(12)
+    found = fastest_layouts(settings, 8, usable, count=2)
+    assert len(found) == 2 and found[0].time.total <= found[1].time.total
+    for each in found:
+        assert each.memory <= usable
+    free = fastest_layouts(settings, 8, usable_bytes(80), count=1)
+    assert free[0].time.total < found[0].time.total, "more memory allows a faster layout"
+
+
+def test_none_fits_a_gpu_that_is_too_small() -> None:
+    settings = on_gpu(compose_settings(["cluster=slurm_a100", "model=350m"]))
+    assert fastest_layouts(settings, 8, 0) == []
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "train.plan", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ})
+
+
+def test_the_printed_command_is_a_run_that_fits() -> None:
+    done = run("model=350m", "gpus=8", "--best")
+    assert done.returncode == 0 and done.stderr == ""
+    command = next(line for line in done.stdout.splitlines() if line.startswith("python -m launch"))
+    overrides = shlex.split(command)[3:]
+    settings = on_gpu(compose_settings(overrides, 8))
+    check(settings, 8)
+    assert max(stage.total for stage in plan(settings, 8)) <= usable_bytes(80)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["gpus=12"], "gpus=12 must be 1 to 8, or a multiple of 8"),
+        (["gpus=many"], "gpus=many must be"),
+        (["--best"], "--best needs the memory of a GPU"),
+    ],
+)
+def test_what_cannot_be_searched_is_one_line(words: list[str], said: str) -> None:
+    done = run(*words)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_gpus_are_nodes_of_eight() -> None:
+    figures = json.loads(run("model=350m", "gpus=16", "--json").stdout)
+    assert figures["gpus"] == 16
+    assert figures["step_seconds"] == pytest.approx(sum(figures["seconds"].values()))

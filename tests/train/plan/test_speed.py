@@ -1,0 +1,70 @@
+"""Predicted seconds of a step: counts by hand, and what must grow or shrink with each setting."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from conf.compose import compose_settings
+from conf.schema import Settings
+from train.plan.speed import StepTime, predict
+
+
+def settings_of(*overrides: str) -> Settings:
+    return compose_settings(["cluster=slurm_a100", "model=2b", "layout.precision=bf16", *overrides])
+
+
+def time_of(*overrides: str, size: int = 8) -> StepTime:
+    return predict(settings_of(*overrides), size)
+
+
+def test_the_products_of_a_step_are_counted_exactly() -> None:
+    """One GPU: 6 operations a weight and token, at 75% of 312 TFLOP/s less the edges of products of width 2560."""
+    settings = settings_of()
+    model, tokens = settings.model, 512 * 2048
+    weights = 12 * model.n_layer * model.n_embd**2 + model.vocab_size * model.n_embd
+    rate = 312e12 * 0.75 * 2560 / (2560 + 128)
+    assert predict(settings, 1).matmul == pytest.approx(6 * weights * tokens / rate, rel=1e-12)
+
+
+def test_one_gpu_sends_nothing_and_twice_as_many_halve_the_products() -> None:
+    one, two = time_of(size=1), time_of(size=2)
+    assert one.data_parallel == one.tensor_parallel == one.pipeline_bubble == one.recompute == 0
+    assert two.matmul == pytest.approx(one.matmul / 2) and two.data_parallel > 0
+    assert one.total == pytest.approx(one.matmul + one.attention + one.elementwise + one.optimizer)
+
+
+def test_recomputing_costs_time_and_mfu() -> None:
+    none, selective, full = (time_of(f"layout.recompute={how}") for how in ("none", "selective", "full"))
+    assert 0 == none.recompute < selective.recompute < full.recompute
+    assert none.mfu > selective.mfu > full.mfu
+    assert full.recompute == pytest.approx(full.matmul / 3, rel=0.25)
+
+
+def test_a_pipeline_has_a_bubble_that_more_micro_batches_fill() -> None:
+    shape = ("layout.pipeline_parallel_size=4",)
+    many, few = time_of(*shape, size=4), time_of(*shape, size=64)
+    assert many.pipeline_bubble / many.total < few.pipeline_bubble / few.total
+
+
+def test_tensor_parallelism_costs_collectives_of_which_overlap_hides_some() -> None:
+    shape = ("layout.tensor_parallel_size=8", "layout.sequence_parallel=true")
+    overlapped, exposed = time_of(*shape), time_of(*shape, "layout.tensor_parallel_overlap=false")
+    assert 0 < overlapped.tensor_parallel < exposed.tensor_parallel
+
+
+def test_replicas_across_nodes_are_slower_than_within_one_and_share_the_adapters() -> None:
+    within = time_of("layout.micro_batch_size=1", size=8).data_parallel
+    across = time_of("layout.micro_batch_size=1", size=16).data_parallel
+    alone = time_of("layout.micro_batch_size=1", "layout.tensor_parallel_size=8", size=16).data_parallel
+    assert across > within and alone * 8 > across  # an eighth of the weights, through an eighth of the adapters
+
+
+@pytest.mark.parametrize(
+    "faster", [{"peak_tflops": 989.0}, {"memory_gb_per_second": 3350.0}, {"network_gb_per_second": 50.0}]
+)
+def test_a_faster_gpu_or_network_takes_less_time(faster: dict[str, Any]) -> None:
+    settings = settings_of("layout.micro_batch_size=1")
+    gpu = replace(settings.cluster.gpu, **faster)
+    other = replace(settings, cluster=replace(settings.cluster, gpu=gpu))
+    assert predict(other, 64).total < predict(settings, 64).total

@@ -1,0 +1,83 @@
+"""The fastest layouts that fit: every layout's time is predicted, and memory is planned in that order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from conf.check import check
+from conf.choices import Recompute
+from conf.errors import ConfigError
+from conf.schema import LayoutConfig, Settings
+from train.plan import GPUS_A_NODE
+from train.plan.planner import plan
+from train.plan.speed import StepTime, predict
+
+POWERS = [2**n for n in range(7)]
+TRIES = 200  # layouts whose memory is planned, which takes a second or two each, before the search gives up
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layout that fits. memory: bytes on the fullest GPU."""
+
+    layout: LayoutConfig
+    time: StepTime
+    memory: int
+
+
+SEARCHED = (
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "sequence_parallel",
+    "zero_stage",
+    "recompute",
+    "micro_batch_size",
+)
+
+
+def settings_of(layout: LayoutConfig) -> dict[str, Any]:
+    """The settings under `layout` that the search chooses, as they are written on a command line."""
+    return {key: getattr(getattr(layout, key), "value", getattr(layout, key)) for key in SEARCHED}
+
+
+def fastest_layouts(settings: Settings, size: int, usable: int, count: int = 5) -> list[Candidate]:
+    """The `count` layouts with the least predicted time among those that fit `usable` bytes on each of `size` GPUs.
+
+    Tensor parallelism stays within a node, and its hidden states are cut by sequence. Offloading is as `settings` has
+    it. Fewer than `count`, or none, where not so many fit.
+    """
+    found: list[Candidate] = []
+    ranked = sorted(_candidates(settings, size), key=lambda pair: pair[1].total)
+    for other, time in ranked[:TRIES]:
+        if max(stage.total for stage in plan(other, size, measure=False)) > usable:
+            continue
+        memory = max(stage.total for stage in plan(other, size))
+        if memory <= usable:
+            found.append(Candidate(other.layout, time, memory))
+        if len(found) == count:
+            break
+    return found
+
+
+def _candidates(settings: Settings, size: int) -> Iterator[tuple[Settings, StepTime]]:
+    """Every layout that `settings` can run with on `size` GPUs, and its time."""
+    for tensor, pipeline, zero, recompute, micro in product(POWERS, POWERS, (1, 2, 3), Recompute, POWERS):
+        if tensor > GPUS_A_NODE:
+            continue
+        layout = replace(
+            settings.layout,
+            tensor_parallel_size=tensor,
+            pipeline_parallel_size=pipeline,
+            data_parallel_size=None,
+            sequence_parallel=tensor > 1,
+            zero_stage=zero,
+            recompute=recompute,
+            micro_batch_size=micro,
+        )
+        other = replace(settings, layout=layout)
+        try:
+            check(other, size)
+        except ConfigError:
+            continue
+        yield other, predict(other, size)

@@ -1,0 +1,187 @@
+"""Seconds of one optimizer step, predicted from a GPU's figures (`cluster.gpu`) and counts of operations and bytes.
+
+Each part of a block is bound by matrix products or by memory, and takes its operations or bytes over the rate that such
+work reaches while training; collectives take their bytes over the bandwidth of the link, less what computing hides.
+`train.plan.published` compares the same prediction with rates that others have published.
+"""
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+
+from conf.check import data_parallel_size, gradient_accumulation_steps
+from conf.choices import Recompute
+from conf.schema import GpuConfig, LayoutConfig, ModelConfig, Settings
+from model.flops import flops_per_token
+from parallel.pipeline import pipeline_bounds
+from train.plan import GPUS_A_NODE
+
+HALF, FULL = 2, 4  # bytes of bf16 and fp32
+
+
+@dataclass(frozen=True)
+class Software:
+    """What an implementation moves, apart from its products.
+
+    elementwise_passes: reads and writes of `[tokens, hidden]` in a block, forward and backward: norm, rotary, GELU,
+    residual. branch_collectives: pairs of all-gather and reduce-scatter in a block's forward pass under tensor
+    parallelism. hidden_collectives: of the four of a pair, forward and backward, those beside which something is
+    computed. logit_bytes: moved for each logit, forward and backward. interleaving: of the pipeline's schedule, which
+    divides its bubble.
+    stored_scores: attention writes its scores to memory.
+    """
+
+    elementwise_passes: float
+    branch_collectives: int = 1
+    hidden_collectives: int = 0
+    logit_bytes: float = 16
+    interleaving: int = 1
+    stored_scores: bool = False
+
+
+EAGER, COMPILED = 110.0, 65.0  # passes of a CodeGen block as torch runs it, and as inductor fuses it
+EDGE = 128  # inner dimension at which a product reaches half of `matmul_efficiency`
+SCORE_BYTES = 24  # moved for each score that attention stores, forward and backward
+GRADIENT_BYTES = 20  # moved for each weight to add a micro-batch's gradient to the fp32 sum
+ADAMW_BYTES = 40  # moved for each weight in the optimizer step: weight, gradient and moments, norm and clipping
+ZERO3_HIDDEN = 0.8  # share of the computing time in which ZeRO-3's collectives go on; a tenth is never hidden
+ZERO2_HIDDEN = 0.7  # share of ZeRO-2's reduction that runs beside the backward pass
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one optimizer step by part, on the slowest pipeline stage; MFU as `model.flops` counts."""
+
+    matmul: float
+    attention: float
+    elementwise: float
+    recompute: float
+    tensor_parallel: float
+    pipeline_bubble: float
+    data_parallel: float
+    optimizer: float
+    mfu: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of the step."""
+        return float(sum(asdict(self).values())) - self.mfu
+
+
+def own_software(settings: Settings) -> Software:
+    """What this stack moves with the kernels and the layout of `settings`."""
+    hidden = 1 if settings.layout.tensor_parallel_overlap else 0
+    return Software(COMPILED if settings.kernels.compile else EAGER, hidden_collectives=hidden)
+
+
+def predict(settings: Settings, size: int) -> StepTime:
+    """One optimizer step of the first training stage of `settings` on `size` GPUs of `settings.cluster.gpu`."""
+    batch = next(iter(settings.stages.values())).global_batch_size
+    count = gradient_accumulation_steps(settings, batch, size)
+    replicas = data_parallel_size(settings, size)
+    return step_time(settings.model, settings.layout, settings.cluster.gpu, count, replicas, own_software(settings))
+
+
+def step_time(
+    model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, count: int, replicas: int, software: Software
+) -> StepTime:
+    """One optimizer step of `count` micro-batches on each of `replicas` model replicas."""
+    tp, pp = layout.tensor_parallel_size, layout.pipeline_parallel_size
+    tokens = layout.micro_batch_size * model.context_length
+    block, head = block_seconds(model, layout, gpu, software), head_seconds(model, layout, gpu, software)
+    costs = [0.0, *[sum(block.values())] * model.n_layer, sum(head.values())]
+    bounds = pipeline_bounds(costs, pp)
+    first, end = max(pairwise(bounds), key=lambda cut: sum(costs[cut[0] : cut[1]]))
+    blocks, heads = min(end, model.n_layer + 1) - max(first, 1), end // (model.n_layer + 2)
+    parts = {name: count * (blocks * block[name] + heads * head.get(name, 0.0)) for name in block}
+    if pp > 1:
+        boundary = 2 * HALF * tokens * model.n_embd / tp / (gpu.network_gb_per_second * 1e9)
+        parts["bubble"] = (pp - 1) / software.interleaving * sum(parts.values()) / count + count * boundary
+    weights = (12 * blocks * model.n_embd**2 + (heads or first == 0) * model.vocab_size * model.n_embd) / tp
+    data = data_parallel_seconds(weights, layout, gpu, count, replicas, sum(parts.values()))
+    own = weights / (replicas if layout.zero_stage else 1)
+    optimizer = own * ADAMW_BYTES / _memory_rate(gpu)
+    seconds = sum(parts.values()) + data + optimizer
+    work = flops_per_token(model) * tokens * count / (tp * pp)
+    return StepTime(
+        matmul=parts["matmul"],
+        attention=parts["attention"],
+        elementwise=parts["elementwise"],
+        recompute=parts["recompute"],
+        tensor_parallel=parts["tensor_parallel"],
+        pipeline_bubble=parts.get("bubble", 0.0),
+        data_parallel=data,
+        optimizer=optimizer,
+        mfu=work / seconds / (gpu.peak_tflops * 1e12),
+    )
+
+
+def block_seconds(model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, software: Software) -> dict[str, float]:
+    """Seconds of one micro-batch through one block, forward and backward, by part."""
+    d, seq, tp = model.n_embd, model.context_length, layout.tensor_parallel_size
+    tokens = layout.micro_batch_size * seq
+    product = _product_rate(gpu, d)
+    matmul = 6 * 12 * d * d * tokens / tp / product
+    scores = 4 * d * seq * tokens / tp  # operations of the forward pass with the whole mask
+    if software.stored_scores:
+        attention = 3 * scores / product + model.n_head * seq * tokens / tp * SCORE_BYTES / _memory_rate(gpu)
+    else:  # half of the mask; the backward pass computes the scores again
+        attention = 3.5 * scores / 2 / (gpu.peak_tflops * 1e12 * gpu.attention_efficiency)
+    passes = software.elementwise_passes * HALF * tokens * d / tp
+    elementwise = (passes + GRADIENT_BYTES * 12 * d * d / tp) / _memory_rate(gpu)
+    collectives = 0.0
+    if tp > 1:
+        moved = HALF * tokens * d * (tp - 1) / tp / (gpu.node_gb_per_second * 1e9)
+        collectives = software.branch_collectives * (4 - software.hidden_collectives) * moved
+    again = {
+        Recompute.none: 0.0,
+        Recompute.selective: attention / 3.5 + elementwise / 6,
+        Recompute.full: matmul / 3 + attention / 3.5 + elementwise / 3 + collectives / 2,
+    }[layout.recompute]
+    return {
+        "matmul": matmul,
+        "attention": attention,
+        "elementwise": elementwise,
+        "recompute": again,
+        "tensor_parallel": collectives,
+    }
+
+
+def head_seconds(model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, software: Software) -> dict[str, float]:
+    """Seconds of one micro-batch through the head and the loss, forward and backward, by part."""
+    tokens = layout.micro_batch_size * model.context_length
+    logits = tokens * model.vocab_size / layout.tensor_parallel_size
+    return {
+        "matmul": 6 * model.n_embd * logits / _product_rate(gpu, model.n_embd),
+        "elementwise": software.logit_bytes * logits / _memory_rate(gpu),
+    }
+
+
+def data_parallel_seconds(
+    weights: float, layout: LayoutConfig, gpu: GpuConfig, count: int, replicas: int, computing: float
+) -> float:
+    """Seconds that the replicas' collectives add to a step. weights: of one process; computing: its seconds.
+
+    A ring enters and leaves a node once, and there are as many rings as replicas in the node: together they use the
+    network adapters of all of them.
+    """
+    if replicas == 1:
+        return 0.0
+    in_node = max(1, GPUS_A_NODE // layout.tensor_parallel_size)
+    across = min(gpu.node_gb_per_second, in_node * gpu.network_gb_per_second)
+    bandwidth = (gpu.node_gb_per_second if replicas <= in_node else across) * 1e9
+    once = weights * (replicas - 1) / replicas / bandwidth  # seconds a byte of each weight
+    if layout.zero_stage == 3:  # gathered twice and reduced once for each micro-batch
+        total = 3 * HALF * once * count
+        return max(0.1 * total, total - ZERO3_HIDDEN * computing)
+    if layout.zero_stage == 2:  # reduced for each micro-batch, gathered once
+        return (1 - ZERO2_HIDDEN) * 2 * FULL * once * count + HALF * once
+    return 2 * FULL * once + (HALF * once if layout.zero_stage else 0.0)
+
+
+def _product_rate(gpu: GpuConfig, inner: int) -> float:
+    """Operations a second of products whose inner dimension is `inner`: short ones spend more time on their edges."""
+    return gpu.peak_tflops * 1e12 * gpu.matmul_efficiency * inner / (inner + EDGE)
+
+
+def _memory_rate(gpu: GpuConfig) -> float:
+    return gpu.memory_gb_per_second * 1e9 * gpu.memory_efficiency
