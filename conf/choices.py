@@ -74,6 +74,13 @@ class OnError(Enum):
     skip = "skip"
 
 
+class Dedup(Enum):
+    """Which documents are the same."""
+
+    exact = "exact"  # equal SHA-256 of the text: the paper's
+    minhash = "minhash"  # and near duplicates: equal bands of MinHash signatures
+
+
 class ClusterKind(Enum):
     """Who starts the processes."""
 

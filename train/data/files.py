@@ -1,169 +1,138 @@
-"""`data=files`: documents from JSONL, Parquet and text files, folders of these, or globs.
+"""`data=files`: the files of a corpus, and their division into shards that are prepared independently."""
 
-JSONL is read line by line here rather than with `datasets`, whose errors give neither the file nor the line.
-"""
-
-import glob
-import gzip
-import json
-from collections import Counter
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
 
-import pyarrow
 import pyarrow.parquet
 
-from conf.choices import OnError
 from conf.errors import DataError
 from conf.schema import CorpusConfig
-from train.data.documents import EXTENSIONS, Document, language_of
+from train.data.documents import EXTENSIONS
+from train.data.dropped import Dropped
+from train.data.formats import PROSE_EXTENSIONS, READERS, Part, kind_of
+from train.data.storage import FileState, find, open_binary, state_of, without_compression
 
-TABLE_EXTENSIONS = (".jsonl", ".jsonl.gz", ".parquet")
-PROSE_EXTENSIONS = (".txt", ".md", ".rst")
-
-
-@dataclass
-class UnreadableDocuments:
-    """Policy for documents that cannot be read: `fail` raises at the first, `skip` counts them."""
-
-    on_error: OnError
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def report(self, problem: str) -> None:
-        """Handle one unreadable document. problem: the message, with file and line.
-
-        Errors: `DataError` under `fail`.
-        """
-        if self.on_error is OnError.fail:
-            raise DataError(f"{problem}; fix it, or skip such documents with data.on_error=skip")
-        self.counts["unreadable"] += 1
+SHARD_BYTES = 64 << 20  # of input a shard; a file that is compressed, or no table, is never divided
+# In a folder of code, JSON and CSV are rarely tables of documents.
+FOLDER_KINDS: dict[bool, tuple[str, ...]] = {True: (".jsonl", ".ndjson", ".parquet", ".arrow", ".tar", "text")}
+FOLDER_KINDS[False] = (*FOLDER_KINDS[True], ".csv", ".tsv")
+DATASETS_FILES = ("dataset_info.json", "state.json", "dataset_dict.json")  # beside the Arrow files of `datasets`
 
 
-def list_files(key: str, corpus: CorpusConfig) -> list[Path]:
-    """The files of corpus `key`, sorted within each of its paths.
+@dataclass(frozen=True)
+class FileShard:
+    """Parts of files that are prepared together, with the state in which each file was found."""
 
-    A folder is searched recursively for JSONL and Parquet files and, in a code corpus, source files of the six
-    languages, otherwise text files. Errors: `DataError` for a path that does not exist or a glob without a match.
+    parts: tuple[Part, ...]
+    states: tuple[FileState, ...]
+    bytes: int
+
+
+def list_files(key: str, corpus: CorpusConfig, dropped: Dropped | None = None) -> list[str]:
+    """The files of corpus `key`, sorted within each of its paths; `dropped` gets those of a folder that are not read.
+
+    A folder is searched recursively for tables and archives and, in a code corpus, source files of the six languages,
+    otherwise text files. Errors: `DataError` for a path that does not exist, a glob without a match, a folder without
+    a file that is read, and a named file of an unknown kind.
     """
     setting = f"data.corpora.{key}.paths"
-    files: list[Path] = []
+    files: list[str] = []
     for name in corpus.paths:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            known = (*TABLE_EXTENSIONS, *(EXTENSIONS if corpus.code else PROSE_EXTENSIONS))
-            found = sorted(file for file in path.rglob("*") if file.name.lower().endswith(known) and file.is_file())
-            if not found:
-                raise DataError(f"{setting}: the folder {name} holds no file ending in {', '.join(known)}")
-        elif path.exists():
-            found = [path]
-        elif glob.has_magic(name):
-            found = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
-            if not found:
-                raise DataError(f"{setting}: {name} matches no file")
-        else:
-            raise DataError(f"{setting}: {name} does not exist")
+        try:
+            what, found = find(name)
+        except OSError as error:
+            raise DataError(f"{setting}: {name} cannot be reached: {error}") from None
+        if what == "folder":
+            kept = [file for file in found if _belongs(file, corpus)]
+            if dropped is not None:
+                for other in sorted(set(found) - set(kept)):
+                    if not other.endswith(DATASETS_FILES):
+                        dropped.add("unknown file type", other)
+            if not kept:
+                raise DataError(f"{setting}: the folder {name} holds no file ending in {', '.join(_endings(corpus))}")
+            files += kept
+            continue
+        if not found:
+            raise DataError(f"{setting}: {name} {'matches no file' if what else 'does not exist'}")
+        for file in found:
+            if kind_of(file, corpus) is None:
+                known = ", ".join([*READERS, ".tar", *PROSE_EXTENSIONS, *EXTENSIONS])
+                raise DataError(
+                    f"{setting}: {file} is of a kind that is not read; known are {known}, each also .gz, .zst, .xz or "
+                    f".bz2; where it is text, add its ending to data.corpora.{key}.extensions"
+                )
         files += found
     return list(dict.fromkeys(files))
 
 
-def read_files(key: str, corpus: CorpusConfig, unreadable: UnreadableDocuments) -> Iterator[Document]:
-    """The documents of corpus `key`, file by file.
+def file_states(key: str, corpus: CorpusConfig) -> list[FileState]:
+    """Each file with its size and time of change. Errors: `DataError` as in `list_files`."""
+    try:
+        return [state_of(name) for name in list_files(key, corpus)]
+    except OSError as error:
+        raise DataError(f"data.corpora.{key}.paths: a file vanished while the folder was listed: {error}") from None
 
-    Errors: `DataError` with the file and its line or row for what cannot be read, under on_error=fail.
+
+def file_shards(key: str, corpus: CorpusConfig) -> Iterator[FileShard]:
+    """The files in shards of about `SHARD_BYTES`, in order.
+
+    Small files are gathered until the hash of a name ends the shard, so that a new or changed file moves no other
+    shard's border but its neighbours'.
     """
-    for path in list_files(key, corpus):
-        name = path.name.lower()
-        try:
-            if name.endswith((".jsonl", ".jsonl.gz")):
-                yield from _jsonl(path, key, corpus, unreadable)
-            elif name.endswith(".parquet"):
-                yield from _parquet(path, key, corpus, unreadable)
-            else:
-                yield from _text(path, unreadable)
-        except (OSError, EOFError, pyarrow.ArrowException) as error:
-            unreadable.report(f"{path} cannot be read: {_first_line(error)}")
+    gathered: list[FileState] = []
+    for state in file_states(key, corpus):
+        parts = _divide(state, corpus)
+        if len(parts) == 1 and state.bytes < SHARD_BYTES:
+            gathered.append(state)
+            chance = int.from_bytes(hashlib.sha256(state.name.encode()).digest()[:8], "big") / 2**64
+            if chance < state.bytes / SHARD_BYTES or sum(one.bytes for one in gathered) > 2 * SHARD_BYTES:
+                yield _gather(gathered)
+                gathered = []
+            continue
+        if gathered:
+            yield _gather(gathered)
+            gathered = []
+        yield from (FileShard((part,), (state,), -(-state.bytes // len(parts))) for part in parts)
+    if gathered:
+        yield _gather(gathered)
 
 
-def row_document(
-    row: dict[str, Any], place: str, key: str, corpus: CorpusConfig, unreadable: UnreadableDocuments
-) -> Document | None:
-    """The document in one row of a table; None where the row is unreadable and skipped. place: for error messages."""
-    if corpus.text_column not in row:
-        unreadable.report(
-            f"{place} has no column '{corpus.text_column}' (it has {', '.join(map(str, row)) or 'none'}); "
-            f"name the column of the text with data.corpora.{key}.text_column=..."
-        )
-        return None
-    text = row[corpus.text_column]
-    if not isinstance(text, str):
-        unreadable.report(f"{place}: column '{corpus.text_column}' holds {type(text).__name__}, not text")
-        return None
+def _gather(states: list[FileState]) -> FileShard:
+    return FileShard(tuple(Part(state.name) for state in states), tuple(states), sum(state.bytes for state in states))
+
+
+def _divide(state: FileState, corpus: CorpusConfig) -> list[Part]:
+    """Parts of one file of about `SHARD_BYTES` each."""
+    kind, compression = kind_of(state.name, corpus), without_compression(state.name)[1]
+    if state.bytes <= SHARD_BYTES or compression or kind not in (".jsonl", ".ndjson", ".parquet"):
+        return [Part(state.name)]
+    if kind != ".parquet":
+        borders = [*range(0, state.bytes, SHARD_BYTES), state.bytes]
+        return [Part(state.name, start, stop) for start, stop in pairwise(borders)]
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        unreadable.report(f"{place}: the text holds a lone surrogate, which UTF-8 cannot encode")
-        return None
-    language = row.get(corpus.language_column) if corpus.language_column else None
-    return Document(text, place, str(language) if language else None, _licence(row))
+        with open_binary(state.name) as file, pyarrow.parquet.ParquetFile(file) as table:
+            groups = table.num_row_groups
+    except (OSError, pyarrow.ArrowException):
+        return [Part(state.name)]  # its reader names what is wrong with it
+    step = max(1, groups * SHARD_BYTES // state.bytes)
+    return [Part(state.name, start, min(start + step, groups)) for start in range(0, groups, step)] or [
+        Part(state.name)
+    ]
 
 
-def _licence(row: dict[str, Any]) -> str | None:
-    """The document's licence, from the first of the usual column names that is filled."""
-    for column in ("license", "licence", "licenses", "max_stars_repo_licenses"):
-        value = row.get(column)
-        if value:
-            return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return None
+def _belongs(name: str, corpus: CorpusConfig) -> bool:
+    """Whether a file that was found in a folder is read."""
+    kind = kind_of(name, corpus)
+    if kind == "text":
+        return without_compression(name)[0].lower().endswith(_text_endings(corpus))
+    return kind in FOLDER_KINDS[corpus.code]
 
 
-def _jsonl(path: Path, key: str, corpus: CorpusConfig, unreadable: UnreadableDocuments) -> Iterator[Document]:
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            place = f"{path}:{number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig"))
-            except UnicodeDecodeError as error:
-                unreadable.report(f"{place} is not UTF-8 (byte {error.start + 1} of the line)")
-                continue
-            except (ValueError, RecursionError) as error:
-                unreadable.report(f"{place} is not JSON: {_first_line(error)}")
-                continue
-            if not isinstance(row, dict):
-                unreadable.report(
-                    f"{place} is a JSON {type(row).__name__}, not an object with a column '{corpus.text_column}'"
-                )
-                continue
-            document = row_document(row, place, key, corpus, unreadable)
-            if document is not None:
-                yield document
+def _text_endings(corpus: CorpusConfig) -> tuple[str, ...]:
+    return (*(EXTENSIONS if corpus.code else PROSE_EXTENSIONS), *(one.lower() for one in corpus.extensions))
 
 
-def _parquet(path: Path, key: str, corpus: CorpusConfig, unreadable: UnreadableDocuments) -> Iterator[Document]:
-    with pyarrow.parquet.ParquetFile(path) as table:
-        if corpus.text_column not in table.schema_arrow.names:
-            row_document(dict.fromkeys(table.schema_arrow.names), str(path), key, corpus, unreadable)
-            return
-        number = 0
-        for batch in table.iter_batches(batch_size=256):  # rows; the texts of a batch are in memory together
-            for row in batch.to_pylist():
-                number += 1
-                document = row_document(row, f"{path}:{number}", key, corpus, unreadable)
-                if document is not None:
-                    yield document
-
-
-def _text(path: Path, unreadable: UnreadableDocuments) -> Iterator[Document]:
-    try:
-        text = path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        unreadable.report(f"{path} is not UTF-8 (byte {error.start + 1})")
-        return
-    yield Document(text, str(path), language_of(path.suffix, text))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _endings(corpus: CorpusConfig) -> tuple[str, ...]:
+    return (*(kind for kind in FOLDER_KINDS[corpus.code] if kind != "text"), *_text_endings(corpus))

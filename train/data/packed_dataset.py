@@ -10,12 +10,13 @@ import numpy
 from numpy.typing import NDArray
 
 from conf.choices import IGNORE_INDEX
+from train.data.token_file import TokenFile
 
 Sample = tuple[NDArray[numpy.int64], NDArray[numpy.int64]]
 
 
 class PackedDataset:
-    """A memory-mapped token file, read as samples of `context_length` tokens.
+    """A token file, read as samples of `context_length` tokens.
 
     Sample i has the inputs [i T, (i + 1) T) with T = `context_length`; its labels are the inputs shifted by one. Every
     token but the file's first, which is an eos, is a label exactly once. An incomplete last sample is dropped, or with
@@ -23,7 +24,7 @@ class PackedDataset:
     """
 
     def __init__(self, path: Path, dtype: str, context_length: int, keep_last: bool = False) -> None:
-        self._tokens = numpy.memmap(path, dtype=dtype, mode="r")
+        self._tokens = TokenFile(path, dtype)
         self._length = context_length
         self._keep_last = keep_last
 
@@ -33,11 +34,11 @@ class PackedDataset:
         return -(-labels // self._length) if self._keep_last else labels // self._length
 
     def __getitem__(self, index: int) -> Sample:
-        """(inputs, labels) of one sample, `[context_length]` each. Errors: `IndexError` past the end."""
+        """(inputs, labels) of one sample, `[context_length]` each. Errors: `IndexError`; `DataError` where damaged."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         start = index * self._length
-        tokens = self._tokens[start : start + self._length + 1].astype(numpy.int64)
+        tokens = self._tokens.read(start, start + self._length + 1).astype(numpy.int64)
         missing = self._length + 1 - len(tokens)
         inputs = numpy.pad(tokens[:-1], (0, missing))
         labels = numpy.pad(tokens[1:], (0, missing), constant_values=IGNORE_INDEX)

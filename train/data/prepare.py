@@ -1,27 +1,29 @@
-"""Preparation of all corpora into token files, cached in a folder named by its fingerprint.
+"""Preparation of the corpora that the stages read into token files, in a folder named by its fingerprint.
 
-The folder is written under a temporary name and renamed when complete: a killed preparation is never taken for a
-complete one, and of two concurrent preparations the second to finish discards its own.
+Shards of the corpora are made first, by all cores (pool.py), and stay in the cache: a preparation that was killed, or
+whose corpora have grown, makes those that are missing. The token files are then copied together from them
+(assemble.py), under a temporary name: a killed preparation is never taken for a complete one, and of two at once the
+second to finish discards its own.
 """
 
 import json
-import os
-import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from conf.errors import DataError
 from conf.schema import Settings, plain
-from model.tokenizer import Tokenizer, load_tokenizer, open_tokenizer, train_tokenizer
-from train.data.corpus import FilteredCorpus, filter_documents, sample_for_tokenizer, write_tokens
+from model.tokenizer import Tokenizer, load_tokenizer
+from train.data.assemble import assemble
 from train.data.fingerprint import fingerprint, selected_corpora
-
-ABANDONED_SECONDS = 24 * 3600  # age at which the partial folder of another machine is removed
+from train.data.partial_folder import partial_folder, remove_abandoned
+from train.data.pool import make_shards
+from train.data.progress import progress_bar
+from train.data.shard import ShardTask, list_shards, shard_name
+from train.data.tokenizer import prepare_tokenizer, tokenizer_hash
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ class CorpusFiles:
     validation_documents: int
     validation_bytes: int  # UTF-8 bytes of the validation text
     validation_tokens: int
+    languages: dict[str, int]  # programming language -> tokens to train on; "none" for other text
     dropped: dict[str, int]  # reason -> number of documents
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """PreparedData data, complete on disk."""
+    """Prepared data, complete on disk."""
 
     directory: Path
     corpora: dict[str, CorpusFiles]
@@ -73,50 +76,41 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedD
         tokens = ", ".join(f"{key} {files.train_tokens:,}" for key, files in prepared.corpora.items())
         log(f"data: reusing {directory} (tokens: {tokens})")
         return prepared
-    with _partial(directory) as partial:
-        _write(settings, partial, log)
-        try:
-            partial.rename(directory)
-        except OSError:
-            if not (directory / "summary.json").is_file():
-                raise
-            log(f"data: another process has prepared {directory} in the meantime; using that")
+    with _one_line_for_a_full_disk(directory.parent):
+        remove_abandoned(directory.parent)
+        _write(settings, directory, log)
     prepared = _open(directory, settings)
     if prepared is None:
         raise DataError(f"{directory} vanished while it was prepared; try again")
     return prepared
 
 
-def _write(settings: Settings, partial: Path, log: Callable[[str], None]) -> None:
-    """Write everything into the folder `partial`; `summary.json`, which marks it complete, last."""
-    data = settings.data
-    filtered: dict[str, FilteredCorpus] = {}
-    for key, corpus in selected_corpora(settings).items():
-        filtered[key] = filter_documents(key, corpus, data, partial / f"{key}.filtered.jsonl")
+def _write(settings: Settings, directory: Path, log: Callable[[str], None]) -> None:
+    """Make the tokenizer, the shards and from these `directory`; `summary.json`, which marks it complete, last."""
+    data, cache = settings.data, directory.parent
+    corpora = selected_corpora(settings)
     started = time.perf_counter()
-    tokenizer = _tokenizer(settings, filtered)
-    tokenizer.save(partial / "tokenizer")
+    folder = prepare_tokenizer(settings)
+    tokenizer, name = load_tokenizer(folder), tokenizer_hash(folder)
     log(f"data: tokenizer with {tokenizer.vocab_size:,} pieces in {time.perf_counter() - started:.0f} s")
     dtype = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
-    corpora = {}
-    for key, one in filtered.items():
-        parts = write_tokens(key, one, tokenizer, dtype, partial / key)
-        one.file.unlink()
-        counts = {f"{split}_{name}": count for split, part in parts.items() for name, count in asdict(part).items()}
-        corpora[key] = {"dtype": dtype, **counts, "dropped": dict(sorted(one.dropped.items()))}
-        log(_summary_line(key, corpora[key]))
-    summary = {"vocab_size": tokenizer.vocab_size, "data": plain(data), "corpora": corpora}
-    (partial / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-
-
-def _tokenizer(settings: Settings, filtered: dict[str, FilteredCorpus]) -> Tokenizer:
-    """The tokenizer at data.tokenizer.path, or one trained on a sample of the filtered corpora."""
-    config = settings.data.tokenizer
-    if config.path is not None:
-        return open_tokenizer(config.kind, config.path, settings.model.vocab_size)
-    share = config.train_bytes // len(filtered)
-    texts = (text for one in filtered.values() for text in sample_for_tokenizer(one, share))
-    return train_tokenizer(config.kind, texts, settings.model.vocab_size)
+    tasks = [
+        ShardTask(shard, corpus, data, folder, dtype, cache / "shards" / shard_name(shard, corpus, data, name))
+        for key, corpus in corpora.items()
+        for shard in list_shards(key, corpus)
+    ]
+    remove_abandoned(cache / "shards")
+    bounds = [corpus.max_bytes for corpus in corpora.values()]
+    expected = None if None in bounds else sum(bound or 0 for bound in bounds)
+    with progress_bar("reading and tokenizing", expected) as update:
+        made = make_shards(tasks, data.workers, update)
+    with partial_folder(directory) as partial:
+        counts = assemble(made, data, tokenizer.eos, partial)
+        tokenizer.save(partial / "tokenizer")
+        for key, of_corpus in counts.items():
+            log(_summary_line(key, of_corpus))
+        summary = {"vocab_size": tokenizer.vocab_size, "data": plain(data), "corpora": counts}
+        (partial / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def _summary_line(key: str, counts: dict[str, Any]) -> str:
@@ -154,51 +148,24 @@ def _open(directory: Path, settings: Settings) -> PreparedData | None:
 def _refuse_small(settings: Settings, corpora: dict[str, CorpusFiles]) -> None:
     for name, stage in settings.stages.items():
         needed = stage.global_batch_size * settings.model.context_length + 1
-        tokens = corpora[stage.corpus].train_tokens
-        if tokens < needed:
-            raise DataError(
-                f"corpus {stage.corpus} has {tokens:,} tokens to train on, and one batch of stage {name} needs "
-                f"{needed:,} (global_batch_size {stage.global_batch_size} x context_length "
-                f"{settings.model.context_length} + 1); give more text, or lower stages.{name}.global_batch_size"
-            )
+        for key in stage.corpora:
+            tokens = corpora[key].train_tokens
+            if tokens < needed:
+                raise DataError(
+                    f"corpus {key} has {tokens:,} tokens to train on, and one batch of stage {name} needs "
+                    f"{needed:,} (global_batch_size {stage.global_batch_size} x context_length "
+                    f"{settings.model.context_length} + 1); give more text, or lower stages.{name}.global_batch_size"
+                )
 
 
 @contextmanager
-def _partial(directory: Path) -> Iterator[Path]:
-    """A temporary folder beside `directory`, removed on exit unless renamed. Errors: `DataError` if writing fails."""
+def _one_line_for_a_full_disk(cache: Path) -> Iterator[None]:
+    """Errors: `DataError` where writing fails; what is finished stays."""
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(directory)
-        partial = directory.with_name(f"{directory.name}.partial.{socket.gethostname()}.{os.getpid()}")
-        partial.mkdir()
-        try:
-            yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        cache.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise DataError(
-            f"prepared data cannot be written to {directory.parent}: {error.strerror or error}; "
+            f"prepared data cannot be written to {cache}: {error.strerror or error}; "
             "free some space, or choose another folder with data.cache=..."
         ) from error
-
-
-def _remove_abandoned(directory: Path) -> None:
-    """Remove partial folders of killed preparations: of this machine's dead processes, of others after a day."""
-    for partial in directory.parent.glob(f"{directory.name}.partial.*"):
-        host, _, pid = partial.name.partition(".partial.")[2].rpartition(".")
-        if host == socket.gethostname():
-            abandoned = int(pid) == os.getpid() or not _is_running(int(pid))
-        else:
-            abandoned = time.time() - partial.stat().st_mtime > ABANDONED_SECONDS
-        if abandoned:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -8,6 +8,7 @@ import pytest
 from conf.choices import IGNORE_INDEX
 from train.data.batches import micro_batches, validation_batches
 from train.data.packed_dataset import PackedDataset, ShuffledOrder
+from train.data.token_file import TokenFileWriter
 
 LENGTH = 8
 
@@ -16,7 +17,8 @@ LENGTH = 8
 def dataset(tmp_path):
     """21 samples of consecutive tokens."""
     path = tmp_path / "tokens.bin"
-    path.write_bytes(np.arange(21 * LENGTH + 1, dtype="<u2").tobytes())
+    with TokenFileWriter(path, "<u2") as file:
+        file.write(np.arange(21 * LENGTH + 1))
     return PackedDataset(path, "<u2", LENGTH)
 
 

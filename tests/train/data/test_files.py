@@ -1,86 +1,17 @@
-import gzip
+"""The files of a corpus and their shards: nothing is left out without a word, and each byte is in one shard."""
+
 import json
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from conf.choices import OnError, Source
+from conf.choices import OnError
 from conf.errors import DataError
-from conf.schema import CorpusConfig
-from train.data.files import UnreadableDocuments, list_files, read_files
-
-
-def corpus(*paths, **settings):
-    return CorpusConfig(source=Source.files, name="mine", paths=[str(path) for path in paths], **settings)
-
-
-def read(*paths, on_error=OnError.fail, **settings):
-    return list(read_files("nl", corpus(*paths, **settings), UnreadableDocuments(on_error)))
-
-
-def jsonl(path, *lines):
-    path.write_bytes(b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines))
-    return path
-
-
-def test_jsonl_names_file_and_line(tmp_path):
-    path = jsonl(tmp_path / "a.jsonl", {"text": "one\r\n"}, b"\n", {"text": "two", "license": "MIT", "lang": "Go"})
-    first, second = read(path, language_column="lang")
-    assert (first.text, first.source, first.language) == ("one\r\n", f"{path}:1", None)
-    assert (second.text, second.source, second.language, second.licence) == ("two", f"{path}:3", "Go", "MIT")
-
-
-def test_compressed_jsonl(tmp_path):
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"text": "one"}\n{"text": "two"}\n'))
-    assert [document.text for document in read(path)] == ["one", "two"]
-    path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(DataError, match=f"{path} cannot be read"):
-        read(path)
-
-
-BROKEN = [
-    (b'{"text": "cut\n', "is not JSON: "),
-    (b'{"text": "\xff"}\n', r"is not UTF-8 \(byte 11 of the line\)"),
-    (b'["text"]\n', "is a JSON list, not an object with a column 'text'"),
-    (b'{"content": "x"}\n', r"has no column 'text' \(it has content\).*data.corpora.nl.text_column="),
-    (b'{"text": null}\n', "column 'text' holds NoneType, not text"),
-    (b'{"text": "\\ud800"}\n', "the text holds a lone surrogate"),
-]
-
-
-@pytest.mark.parametrize(("line", "words"), BROKEN)
-def test_a_broken_line_is_named_under_fail(tmp_path, line, words):
-    path = jsonl(tmp_path / "a.jsonl", {"text": "one"}, line, {"text": "two"})
-    with pytest.raises(DataError, match=f"{path}:2:? {words}.*data.on_error=skip") as error:
-        read(path)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(("line", "words"), BROKEN)
-def test_a_broken_line_is_left_out_and_counted_under_skip(tmp_path, line, words):
-    path = jsonl(tmp_path / "a.jsonl", {"text": "one"}, line, {"text": "two"})
-    unreadable = UnreadableDocuments(OnError.skip)
-    assert [document.text for document in read_files("nl", corpus(path), unreadable)] == ["one", "two"]
-    assert unreadable.counts == {"unreadable": 1}
-
-
-def test_parquet(tmp_path):
-    path = tmp_path / "a.parquet"
-    table = {"content": ["one", None, "two"], "lang": ["C", "C", None], "licenses": [["MIT", "BSD"], None, []]}
-    pyarrow.parquet.write_table(pyarrow.table(table), path)
-    settings = {"text_column": "content", "language_column": "lang"}
-    first, second = read(path, on_error=OnError.skip, **settings)
-    assert (first.text, first.source, first.language, first.licence) == ("one", f"{path}:1", "C", "MIT, BSD")
-    assert (second.text, second.source, second.language) == ("two", f"{path}:3", None)
-    with pytest.raises(DataError, match=f"{path}:2: column 'content' holds NoneType"):
-        read(path, **settings)
-    with pytest.raises(DataError, match=r"has no column 'text' \(it has content, lang, licenses\)"):
-        read(path)
-    path.write_bytes(b"PAR1 not a table")
-    with pytest.raises(DataError, match=f"{path} cannot be read"):
-        read(path, **settings)
+from tests.train.data.test_formats import corpus, jsonl, read
+from train.data.dropped import Dropped
+from train.data.files import file_shards, list_files
+from train.data.formats import read_part
 
 
 def test_text_files_folders_and_globs(tmp_path):
@@ -88,7 +19,9 @@ def test_text_files_folders_and_globs(tmp_path):
     for name in ("b.txt", "sub/a.md", "c.py", "image.png"):
         (tmp_path / name).write_text(f"{name}\n")
     jsonl(tmp_path / "d.jsonl", {"text": "row"})
-    assert [document.text for document in read(tmp_path)] == ["b.txt\n", "row", "sub/a.md\n"]
+    dropped = Dropped(OnError.fail)
+    assert [document.text for document in read(tmp_path, dropped=dropped)] == ["b.txt\n", "row", "sub/a.md\n"]
+    assert dropped.examples == {"unknown file type": [f"{tmp_path}/c.py", f"{tmp_path}/image.png"]}
     assert [document.text for document in read(tmp_path / "**" / "*.md")] == ["sub/a.md\n"]
     code = read(tmp_path, code=True)
     assert [(document.source, document.language) for document in code] == [
@@ -104,16 +37,66 @@ def test_text_files_folders_and_globs(tmp_path):
         ("gone.jsonl", "gone.jsonl does not exist"),
         ("*.jsonl", "matches no file"),
         ("", "holds no file ending in .jsonl"),
+        ("memory://gone/a.jsonl", "does not exist"),
+        ("nothing://a/b.jsonl", "cannot be reached: Protocol not known: nothing"),
     ],
 )
 def test_a_path_that_leads_nowhere_is_one_clear_line(tmp_path, name, words):
     with pytest.raises(DataError, match=f"data.corpora.nl.paths: .*{words}"):
-        read(tmp_path / name)
+        read(name if "://" in name else tmp_path / name)
 
 
-def test_text_that_is_not_utf8_is_named(tmp_path):
-    path = tmp_path / "latin.txt"
-    path.write_bytes("caf\u00e9".encode("latin-1"))
-    with pytest.raises(DataError, match=f"{path} is not UTF-8 \\(byte 4\\)"):
-        read(path)
-    assert read(path, on_error=OnError.skip) == []
+def test_a_named_file_of_an_unknown_kind_is_refused_by_name(tmp_path):
+    (tmp_path / "a.pdf").write_text("x")
+    (tmp_path / "b.rs").write_text("fn main() {}\n")
+    for name in ("a.pdf", "*.pdf"):
+        with pytest.raises(DataError, match=r"a\.pdf is of a kind that is not read; known are \.jsonl, .*extensions"):
+            read(tmp_path / name)
+    assert [document.text for document in read(tmp_path, extensions=[".rs"])] == ["fn main() {}\n"]
+
+
+def texts_of(shards, config):
+    return [
+        document.text
+        for shard in shards
+        for part in shard.parts
+        for document in read_part(part, "nl", config, Dropped(OnError.fail))
+    ]
+
+
+def test_large_files_are_divided_and_small_ones_gathered(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.data.files.SHARD_BYTES", 1000)
+    jsonl(tmp_path / "big.jsonl", *[{"text": f"line {number}"} for number in range(200)])
+    table = pyarrow.table({"text": [f"row {number} {number**9}" for number in range(200)]})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet", row_group_size=20, compression="none")
+    for number in range(100):
+        (tmp_path / f"small{number:03}.txt").write_text(f"small {number} " + "x" * 40)
+    config = corpus(tmp_path)
+    shards = list(file_shards("nl", config))
+    assert len(shards) > 12 and max(shard.bytes for shard in shards) < 3000
+    texts = texts_of(shards, config)
+    assert len(texts) == len(set(texts)) == 500
+    assert [shard.parts[0].start for shard in shards if "parquet" in shard.parts[0].name] != [0]
+    before = {shard.parts for shard in shards}
+    (tmp_path / "small050b.txt").write_text("one more")
+    assert len({shard.parts for shard in file_shards("nl", config)} - before) <= 2, "the other shards are as they were"
+
+
+def test_urls_are_read_as_files_are(tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    rows = "".join(json.dumps({"text": f"row {number}"}) + "\n" for number in range(3))
+    for name in ("/corpus/a.jsonl", "/corpus/sub/b.jsonl"):
+        memory.pipe(name, rows.encode())
+    memory.pipe("/corpus/c.bin", b"x")
+    try:
+        dropped = Dropped(OnError.fail)
+        for path, count in (("memory://corpus", 6), ("memory://corpus/a.jsonl", 3), ("memory://corpus/**/*.jsonl", 6)):
+            assert len(read(path, dropped=dropped)) == count
+        assert dropped.examples == {"unknown file type": ["memory:///corpus/c.bin"]}
+        first = [shard.states for shard in file_shards("nl", corpus("memory://corpus"))]
+        memory.pipe("/corpus/a.jsonl", rows.encode())
+        assert [shard.states for shard in file_shards("nl", corpus("memory://corpus"))] != first, "it was written anew"
+    finally:
+        memory.rm("/corpus", recursive=True)

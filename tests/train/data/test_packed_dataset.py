@@ -4,11 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.data.packed_dataset import IGNORE_INDEX, PackedDataset, ShuffledOrder
+from train.data.token_file import TokenFileWriter
 
 
 def write(folder, tokens, dtype="<u2"):
     path = folder / "tokens.bin"
-    path.write_bytes(numpy.arange(tokens, dtype=dtype).tobytes())
+    with TokenFileWriter(path, dtype) as file:
+        file.write(numpy.arange(tokens))
     return path
 
 

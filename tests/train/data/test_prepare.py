@@ -1,12 +1,10 @@
 import json
-import os
 import pickle
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy
@@ -15,7 +13,7 @@ import pytest
 import train.data.prepare as module
 from conf.errors import ConfigError, DataError
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
-from tests.train.data.conftest import write_jsonl
+from tests.train.data.conftest import text, write_jsonl
 from train.data.prepare import find_prepared, prepare
 
 
@@ -77,73 +75,111 @@ def test_a_wide_vocabulary_gets_wide_tokens(settings, monkeypatch):
         def __getattr__(self, name):
             return getattr(self._tokenizer, name)
 
-    train = module.train_tokenizer
-    monkeypatch.setattr(module, "train_tokenizer", lambda *given: Wide(train(*given)))
+    load = module.load_tokenizer
+    monkeypatch.setattr(module, "load_tokenizer", lambda folder: Wide(load(folder)))
     files = prepare(settings, lambda line: None).corpora["nl"]
     assert files.dtype == "<u4"
     assert files.train.stat().st_size == 4 * files.train_tokens
 
 
-SLOW = """
-import pickle, sys, time
+KILLED = """
+import os, pickle, signal, sys
+import train.data.pool as pool
 import train.data.prepare as module
-def stop(*given):
+write = pool.write_shard
+def once(task, done=[]):
     assert "torch" not in sys.modules
-    print("in the middle", flush=True)
-    time.sleep(60)
-module.train_tokenizer = stop
+    if done:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(write(task))
+    return done[0]
+pool.write_shard = once
 module.prepare(pickle.load(open(sys.argv[1], "rb")))
 """
 
 
-def test_a_killed_preparation_leaves_nothing_that_looks_complete(settings, tmp_path):
+def finished_shards(settings):
+    shards = Path(settings.data.cache) / "shards"
+    return {path.parent.name: path.stat().st_mtime_ns for path in shards.glob("*/shard.json")}
+
+
+def test_a_killed_preparation_goes_on_with_what_is_missing(settings, tmp_path):
     (tmp_path / "settings.pickle").write_bytes(pickle.dumps(settings))
-    killed = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(tmp_path / "settings.pickle")], stdout=subprocess.PIPE, text=True
-    )
-    assert killed.stdout is not None and killed.stdout.readline() == "in the middle\n"
-    running = [path.name for path in Path(settings.data.cache).iterdir()]
-    module._remove_abandoned(Path(settings.data.cache) / running[0].split(".")[0])
-    assert [path.name for path in Path(settings.data.cache).iterdir()] == running, "it is still at work"
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    killed.stdout.close()
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "settings.pickle")], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert find_prepared(settings) is None
+    before = finished_shards(settings)
+    assert len(before) == 1
+    (Path(settings.data.cache) / "shards" / f"x.partial.{socket.gethostname()}.999999999").mkdir()
     prepared = prepare(settings, lambda line: None)
-    assert list(Path(settings.data.cache).iterdir()) == [prepared.directory], "its remains are removed"
+    after = finished_shards(settings)
+    assert len(after) == 2 and before.items() <= after.items(), "what was finished is not made again"
+    assert not list(Path(settings.data.cache).rglob("*.partial.*")), "the remains are removed"
+    whole = contents(prepared.directory)
+    shutil.rmtree(settings.data.cache)
+    assert contents(prepare(settings, lambda line: None).directory) == whole, "as if it had never been killed"
+
+
+def test_other_stages_validation_sets_and_bounds_make_no_shard_again(settings):
+    prepare(settings, lambda line: None)
+    before = finished_shards(settings)
+    settings.data.validation_bytes = 2000
+    first = prepare(settings, lambda line: None).corpora["nl"]
+    assert 0 < first.validation_bytes <= 2000
+    settings.data.corpora["nl"].max_bytes = 20_000
+    assert prepare(settings, lambda line: None).corpora["nl"].train_bytes < 20_000
+    settings.data.dedup_across_corpora = True
+    del settings.stages["code"]
+    assert list(prepare(settings, lambda line: None).corpora) == ["nl"], "what no stage reads is not prepared"
+    assert finished_shards(settings) == before
+
+
+def test_a_changed_file_makes_its_own_shard_again(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.data.files.SHARD_BYTES", 30_000)
+    SentencePieceTokenizer.train([text(seed) for seed in range(99)], 400).save(tmp_path / "given")
+    settings.data.tokenizer.path = str(tmp_path / "given")
+    paths = [write_jsonl(tmp_path / f"{n}.jsonl", [text(50 * n + seed) for seed in range(60)]) for n in range(4)]
+    settings.data.corpora["nl"].paths = [str(path) for path in paths]
+    prepare(settings, lambda line: None)
+    before = finished_shards(settings)
+    write_jsonl(paths[2], [text(1000 + seed) for seed in range(60)])
+    prepare(settings, lambda line: None)
+    after = finished_shards(settings)
+    assert len(after) == len(before) + 1 and before.items() <= after.items()
+
+
+def test_processes_make_what_one_makes(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.data.files.SHARD_BYTES", 20_000)
+    alone = contents(prepare(settings, lambda line: None).directory)
+    assert len(finished_shards(settings)) > 4
+    shutil.rmtree(settings.data.cache)
+    monkeypatch.setattr("train.data.pool.SMALL_BYTES", 0)
+    settings.data.workers = 2
+    together = contents(prepare(settings, lambda line: None).directory)
+    alone.pop("summary.json"), together.pop("summary.json")  # it says how many processes
+    assert together == alone
 
 
 def test_a_failed_preparation_leaves_nothing(settings):
     settings.data.tokenizer.kind = "gpt3"
     with pytest.raises(ConfigError, match="there is codegen, gpt2, sentencepiece"):
         prepare(settings, lambda line: None)
-    assert list(Path(settings.data.cache).iterdir()) == []
-
-
-def test_the_remains_of_another_machine_wait_a_day(settings):
-    prepared = prepare(settings, lambda line: None)
-    young = prepared.directory.with_name(f"{prepared.directory.name}.partial.elsewhere.1")
-    old = prepared.directory.with_name(f"{prepared.directory.name}.partial.else.where.2")
-    for folder in (young, old):
-        folder.mkdir()
-    os.utime(old, (time.time() - 90_000,) * 2)
-    module._remove_abandoned(prepared.directory)
-    assert young.exists() and not old.exists()
-    assert socket.gethostname() not in young.name
+    assert find_prepared(settings) is None
 
 
 def test_of_two_concurrent_preparations_the_slower_is_discarded(settings, monkeypatch):
-    write = module._write
+    assemble = module.assemble
 
-    def overtaken(settings, partial, log):
-        write(settings, partial, log)
-        shutil.copytree(partial, partial.with_name(partial.name.split(".")[0]))
+    def overtaken(made, data, eos, partial):
+        counts = assemble(made, data, eos, partial)
+        monkeypatch.undo()
+        prepare(settings, lambda line: None)
+        return counts
 
-    monkeypatch.setattr(module, "_write", overtaken)
-    logged = []
-    prepared = prepare(settings, logged.append)
-    assert "another process has prepared" in logged[-1]
-    assert list(Path(settings.data.cache).iterdir()) == [prepared.directory]
+    monkeypatch.setattr(module, "assemble", overtaken)
+    prepared = prepare(settings, lambda line: None)
+    assert find_prepared(settings) == prepared
+    assert not list(Path(settings.data.cache).rglob("*.partial.*"))
 
 
 def test_a_corpus_smaller_than_a_batch_is_one_clear_line(settings):
@@ -164,7 +200,7 @@ def test_a_cache_that_cannot_be_written_is_one_clear_line(settings, tmp_path, mo
     def full(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_tokens", full)
+    monkeypatch.setattr(module, "assemble", full)
     with pytest.raises(DataError, match=r"No space left on device; free some space"):
         prepare(settings, lambda line: None)
 

@@ -1,0 +1,79 @@
+"""Processes that make shards: as many as are needed, in an order that does not depend on them; a killed one is told."""
+
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from conf.errors import DataError
+from tests.train.data.conftest import text, write_jsonl
+from train.data.pool import make_shards
+from train.data.prepare import prepare
+from train.data.shard import ShardTask, list_shards, shard_name, write_shard
+from train.data.tokenizer import prepare_tokenizer
+
+
+@pytest.fixture
+def tasks(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.data.files.SHARD_BYTES", 5000)
+    corpus, tokenizer = settings.data.corpora["nl"], prepare_tokenizer(settings)
+    return [
+        ShardTask(
+            shard,
+            corpus,
+            settings.data,
+            tokenizer,
+            "<u2",
+            tmp_path / "s" / shard_name(shard, corpus, settings.data, ""),
+        )
+        for shard in list_shards("nl", corpus)
+    ]
+
+
+def test_the_first_shards_that_are_enough_are_made(tasks, settings):
+    sizes = [record["bytes"] for _, record in make_shards(tasks, 1, lambda *_: None)]
+    assert len(sizes) == len(tasks) > 5
+    counted = []
+    bounded = [replace(task, shard=replace(task.shard, limit_bytes=sum(sizes[:2]) + 1)) for task in tasks]
+    made = make_shards(bounded, 1, lambda *counts: counted.append(counts))
+    assert [task for task, _ in made] == bounded[:3]
+    assert counted[-1][0] == sum(sizes[:3])
+
+
+def test_a_killed_process_is_one_line_and_what_is_finished_stays(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.data.pool.SMALL_BYTES", 0)
+    monkeypatch.setattr("train.data.pool.write_shard", killed_in_the_second)
+    monkeypatch.setattr("train.data.files.SHARD_BYTES", 5000)
+    settings.data.workers = 2
+    with pytest.raises(DataError, match=r"a process of the preparation was killed.*data\.workers=") as error:
+        prepare(settings, lambda line: None)
+    assert "\n" not in str(error.value)
+    assert not multiprocessing.active_children()
+    finished = set((tmp_path / "cache/shards").glob("*/shard.json"))
+    monkeypatch.undo()
+    monkeypatch.setattr("train.data.files.SHARD_BYTES", 5000)
+    settings.data.workers = 1
+    prepare(settings, lambda line: None)
+    assert finished < set((tmp_path / "cache/shards").glob("*/shard.json"))
+
+
+def killed_in_the_second(task):
+    """In a worker: make a shard, unless another is finished already; then die as the kernel's killer makes one die."""
+    if list(task.folder.parent.glob("*/shard.json")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write_shard(task)
+
+
+def test_an_error_of_a_process_is_the_preparations(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.data.pool.SMALL_BYTES", 0)
+    settings.data.workers = 2
+    prepare_tokenizer(settings)
+    settings.data.tokenizer.path = str(next((tmp_path / "cache/tokenizers").iterdir()))
+    write_jsonl(tmp_path / "nl.jsonl", [text(1)])
+    with (tmp_path / "nl.jsonl").open("a") as file:
+        file.write("{\n")
+    with pytest.raises(DataError, match=r"nl\.jsonl:2 is not JSON"):
+        prepare(settings, lambda line: None)
+    assert not multiprocessing.active_children()

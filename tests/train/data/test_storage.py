@@ -1,0 +1,44 @@
+"""Files here and behind URLs, served by a real HTTP server and by fsspec's memory."""
+
+import gzip
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from train.data.storage import find, open_binary, state_of, without_compression
+
+
+@pytest.fixture
+def server(tmp_path):
+    """An HTTP server of `tmp_path`, by its URL."""
+
+    class Silent(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(tmp_path))) as one:
+        thread = threading.Thread(target=one.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{one.server_port}"
+        one.shutdown()
+        thread.join()
+
+
+def test_a_file_behind_http_is_read_and_known_by_its_state(server, tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"one\ntwo\n"))
+    url = f"{server}/a.jsonl.gz"
+    assert find(url) == ("file", [url])
+    with open_binary(url) as file:
+        assert file.read() == b"one\ntwo\n"
+    assert state_of(url).bytes == (tmp_path / "a.jsonl.gz").stat().st_size
+    for gone in (f"{server}/gone.jsonl", "memory://gone.jsonl"):
+        with pytest.raises(OSError), open_binary(gone):
+            pass
+
+
+def test_the_ending_names_the_compression():
+    assert without_compression("a.jsonl.ZST") == ("a.jsonl", ".zst")
+    assert without_compression("b/a.tgz") == ("b/a.tar", ".gz")
+    assert without_compression("a.py") == ("a.py", "")

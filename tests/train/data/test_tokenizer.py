@@ -1,0 +1,51 @@
+"""The tokenizer of the data: taken or trained once, on training text of every corpus."""
+
+import pytest
+
+import train.data.tokenizer as module
+from model.tokenizer import load_tokenizer
+from tests.train.data.conftest import text, write_jsonl
+from train.data.filters import is_held_out, text_sha256
+from train.data.shard import list_shards
+from train.data.tokenizer import prepare_tokenizer, tokenizer_hash
+
+
+def sample(settings, share):
+    corpus = settings.data.corpora["nl"]
+    return list(module._sample(list_shards("nl", corpus), corpus, settings.data, share))
+
+
+def test_the_sample_is_spread_bounded_and_never_held_out(settings):
+    texts = [text(seed) for seed in range(300)]
+    held_out = {one for one in texts if is_held_out(text_sha256(one), settings.data.validation_fraction)}
+    found = sample(settings, 20_000)
+    assert 19_000 < sum(len(one.encode()) for one in found) <= 20_000
+    assert held_out and not held_out & set(found)
+    numbers = [int(one.split()[0]) for one in found]
+    assert min(numbers) < 40 and max(numbers) > 200
+    assert sorted(sample(settings, 10**9)) == sorted(set(texts) - held_out)
+
+
+def test_of_many_shards_a_spread_choice_is_read(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.data.files.SHARD_BYTES", 1000)
+    shards = list_shards("nl", settings.data.corpora["nl"])
+    size = (tmp_path / "nl.jsonl").stat().st_size
+    chosen = module._sampled(shards, size // 16 // 10)
+    assert len(shards) > 50 and 5 <= len(chosen) <= 11 and shards.index(chosen[-1]) > 0.8 * len(shards)
+    assert module._sampled(shards, size) == shards
+
+
+def test_it_is_trained_once_for_all_corpora_whatever_the_stages(settings, monkeypatch, tmp_path):
+    folder = prepare_tokenizer(settings)
+    del settings.stages["code"]
+    settings.data.validation_bytes = 7
+    monkeypatch.setattr(module, "train_tokenizer", None)
+    assert prepare_tokenizer(settings) == folder
+    settings.data.tokenizer.path = str(folder)
+    taken = prepare_tokenizer(settings)
+    assert taken != folder and tokenizer_hash(taken) == tokenizer_hash(folder)
+    assert load_tokenizer(taken).vocab_size == 400
+    settings.data.tokenizer.path = None
+    write_jsonl(tmp_path / "nl.jsonl", [text(seed) for seed in range(50)])
+    with pytest.raises(TypeError):
+        prepare_tokenizer(settings)  # other text: it would be trained

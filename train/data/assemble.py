@@ -1,0 +1,224 @@
+"""The token files of a run out of finished shards: duplicates left out, validation chosen, bounds kept.
+
+No text is read.
+Memory: two bytes a document, and what `duplicates.py` and one shard's manifest need.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy
+from numpy.typing import NDArray
+
+from conf.choices import Dedup
+from conf.errors import DataError
+from conf.schema import CorpusConfig, DataConfig
+from train.data.dropped import EXAMPLES, Dropped
+from train.data.duplicates import Keys, repeated
+from train.data.filters import ValidationSelection, is_held_out
+from train.data.minhash import BANDS
+from train.data.shard import DOCUMENT, ShardTask
+from train.data.token_file import TokenFile, TokenFileWriter
+
+# What becomes of a document; the words are those of the report.
+TRAIN, VALIDATION, DUPLICATE, NEAR_DUPLICATE, ABOVE_VALIDATION, ABOVE_LIMIT = range(6)
+REASONS = {DUPLICATE: "duplicate", NEAR_DUPLICATE: "near duplicate", ABOVE_VALIDATION: "above validation_bytes"}
+COPY_TOKENS = 1 << 22  # tokens copied at a time
+
+
+@dataclass
+class _Part:
+    """One shard on its way into a token file. fate: what becomes of each of its documents."""
+
+    task: ShardTask
+    record: dict[str, Any]
+    fate: NDArray[numpy.uint8]
+
+    def documents(self) -> NDArray[Any]:
+        return numpy.fromfile(self.task.folder / "documents.bin", DOCUMENT)
+
+    def hashes(self) -> Keys:
+        hashes: Keys = self.documents()["sha256"]
+        return hashes
+
+    def band(self, band: int) -> Keys:
+        """Hashes of one band of the documents that are no duplicates yet, `[rows, 1]`."""
+        bands = numpy.fromfile(self.task.folder / "bands.bin", "<u8").reshape(-1, BANDS)
+        return bands[self.fate == TRAIN, band : band + 1]
+
+
+def assemble(
+    made: list[tuple[ShardTask, dict[str, Any]]], data: DataConfig, eos: int, folder: Path
+) -> dict[str, dict[str, Any]]:
+    """Write `train.bin`, `validation.bin`, `manifest.jsonl` and `dropped.json` of each corpus; return its counts.
+
+    Errors: `DataError` for a corpus without a document to train on or to validate with, and for a damaged shard.
+    """
+    parts: dict[str, list[_Part]] = {}
+    for task, record in made:
+        fate = numpy.full(record["documents"], TRAIN, numpy.uint8)
+        parts.setdefault(task.shard.key, []).append(_Part(task, record, fate))
+    together = [[one for of_corpus in parts.values() for one in of_corpus]]
+    for scope in together if data.dedup_across_corpora else parts.values():
+        _mark_duplicates(scope, data.dedup)
+    return {key: _write_corpus(key, of_corpus, data, eos, folder / key) for key, of_corpus in parts.items()}
+
+
+def _mark_duplicates(parts: list[_Part], dedup: Dedup) -> None:
+    exact = repeated([(len(part.fate), part.hashes) for part in parts])
+    for part, again in zip(parts, exact, strict=True):
+        part.fate[again] = DUPLICATE
+    if dedup is Dedup.minhash:
+        near = [numpy.zeros(int((part.fate == TRAIN).sum()), numpy.bool_) for part in parts]
+        for band in range(BANDS):
+            found = repeated([(len(one), partial(part.band, band)) for one, part in zip(near, parts, strict=True)])
+            near = [one | more for one, more in zip(near, found, strict=True)]
+        for part, again in zip(parts, near, strict=True):
+            part.fate[numpy.flatnonzero(part.fate == TRAIN)[again]] = NEAR_DUPLICATE
+
+
+def _write_corpus(key: str, parts: list[_Part], data: DataConfig, eos: int, folder: Path) -> dict[str, Any]:
+    _mark_above_limit(parts)
+    _mark_validation(parts, data)
+    dropped = Dropped()
+    for part in parts:
+        dropped.merge(part.record["dropped"])
+    for reason, name in REASONS.items():
+        _count(dropped, name, [(part, part.fate == reason) for part in parts])
+    corpus = parts[0].task.corpus
+    _refuse_empty(key, corpus, data, parts, dropped)
+    folder.mkdir(parents=True)
+    counts: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
+    dtype = parts[0].task.dtype
+    with (
+        (folder / "manifest.jsonl").open("w") as manifest,
+        TokenFileWriter(folder / "train.bin", dtype) as train,
+        TokenFileWriter(folder / "validation.bin", dtype) as validation,
+    ):
+        writers = {TRAIN: (train, "train"), VALIDATION: (validation, "validation")}
+        for writer, _ in writers.values():
+            writer.write([eos])
+        for part in parts:
+            documents = part.documents()
+            _copy_tokens(part, documents, {fate: writer for fate, (writer, _) in writers.items()})
+            _copy_manifest(part, manifest)
+            for fate, (_, split) in writers.items():
+                own = documents[part.fate == fate]
+                counts[f"{split}_documents"] += len(own)
+                counts[f"{split}_bytes"] += int(own["bytes"].sum())
+            own = documents[part.fate == TRAIN]
+            for code, tokens in enumerate(numpy.bincount(own["language"], own["tokens"]).tolist()):
+                languages[part.record["languages"][code]] += int(tokens)
+        counts["train_tokens"], counts["validation_tokens"] = train.tokens, validation.tokens
+    (folder / "dropped.json").write_text(json.dumps(dropped.record(), indent=2) + "\n")
+    tokens_of = {language or "none": tokens for language, tokens in languages.most_common() if tokens}
+    return {"dtype": dtype, **counts, "languages": tokens_of, "dropped": dict(sorted(dropped.counts.items()))}
+
+
+def _mark_above_limit(parts: list[_Part]) -> None:
+    """Each group keeps its first documents, up to its limit in bytes."""
+    groups: dict[int, list[_Part]] = {}
+    for part in parts:
+        groups.setdefault(part.task.shard.group, []).append(part)
+    for group in groups.values():
+        limit, total = group[0].task.shard.limit_bytes, 0
+        for part in group:
+            if limit is None:
+                break
+            sizes = numpy.where(part.fate == TRAIN, part.documents()["bytes"], 0)
+            ends = total + numpy.cumsum(sizes)
+            above = (ends > limit) & (ends - sizes > 0) & (part.fate == TRAIN)
+            if above.any():  # nothing after it is kept either
+                above[numpy.argmax(above) :] = True
+            above |= total > limit
+            part.fate[above & (part.fate == TRAIN)] = ABOVE_LIMIT
+            total = int(ends[-1]) if len(ends) else total
+
+
+def _mark_validation(parts: list[_Part], data: DataConfig) -> None:
+    selection = ValidationSelection(data.validation_bytes)
+    held_out = []
+    for part in parts:
+        documents = part.documents()
+        first = documents["sha256"][:, 0].astype(numpy.uint64)
+        near = (part.fate == TRAIN) & (first / 2.0**64 <= data.validation_fraction + 1e-9)  # exact below
+        rows = [
+            row for row in numpy.flatnonzero(near) if is_held_out(_sha256(documents, row), data.validation_fraction)
+        ]
+        held_out.append([(row, _sha256(documents, row)) for row in rows])
+        for row, sha256 in held_out[-1]:
+            selection.add(sha256, int(documents["bytes"][row]))
+    chosen = selection.sha256s()
+    for part, found in zip(parts, held_out, strict=True):
+        for row, sha256 in found:
+            part.fate[row] = VALIDATION if sha256 in chosen else ABOVE_VALIDATION
+
+
+def _sha256(documents: NDArray[Any], row: Any) -> bytes:
+    sha256: bytes = documents["sha256"][row].tobytes()
+    return sha256
+
+
+def _count(dropped: Dropped, reason: str, found: list[tuple[_Part, NDArray[numpy.bool_]]]) -> None:
+    """Count the documents that were left out here; the first few give their places as examples."""
+    total = sum(int(rows.sum()) for _, rows in found)
+    if total:
+        places: list[str] = []
+        for part, rows in found:
+            if len(places) < EXAMPLES and rows.any():
+                wanted = set(numpy.flatnonzero(rows)[:EXAMPLES].tolist())
+                with (part.task.folder / "manifest.jsonl").open() as lines:
+                    places += [json.loads(line)["path"] for row, line in enumerate(lines) if row in wanted]
+        dropped.merge({reason: {"count": total, "examples": places}})
+
+
+def _copy_tokens(part: _Part, documents: NDArray[Any], writers: dict[int, TokenFileWriter]) -> None:
+    """Append the tokens of each document to the file of its split, neighbours of one split together."""
+    if not len(documents):
+        return
+    source = TokenFile(part.task.folder / "tokens.bin", part.task.dtype)
+    ends = numpy.cumsum(documents["tokens"])
+    borders = numpy.flatnonzero(numpy.diff(part.fate)) + 1
+    for first, last in zip([0, *borders], [*borders, len(documents)], strict=True):
+        writer = writers.get(int(part.fate[first]))
+        if writer is not None:
+            begin, end = int(ends[first] - documents["tokens"][first]), int(ends[last - 1])
+            for start in range(begin, end, COPY_TOKENS):
+                writer.write(source.read(start, min(start + COPY_TOKENS, end)))
+
+
+def _copy_manifest(part: _Part, manifest: TextIO) -> None:
+    splits = {TRAIN: "train", VALIDATION: "validation"}
+    with (part.task.folder / "manifest.jsonl").open() as lines:
+        for fate, line in zip(part.fate.tolist(), lines, strict=True):
+            if fate in splits:
+                manifest.write(f'{line.rstrip()[:-1]}, "split": "{splits[fate]}"}}\n')
+
+
+def _kept(parts: list[_Part], *fates: int) -> Iterator[int]:
+    return (int(numpy.isin(part.fate, fates).sum()) for part in parts)
+
+
+def _refuse_empty(key: str, corpus: CorpusConfig, data: DataConfig, parts: list[_Part], dropped: Dropped) -> None:
+    where = f"corpus {key} ({', '.join(corpus.paths) or corpus.name})"
+    documents = sum(_kept(parts, TRAIN, VALIDATION, ABOVE_VALIDATION))
+    if not documents:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(dropped.counts.items()))
+        raise DataError(f"{where} is empty: no document was kept" + (f"; dropped: {reasons}" if reasons else ""))
+    if not sum(_kept(parts, TRAIN)):
+        raise DataError(
+            f"{where}: all of its documents ({documents}) are held out; give more documents, or lower "
+            f"data.validation_fraction={data.validation_fraction}"
+        )
+    if not sum(_kept(parts, VALIDATION)):
+        raise DataError(
+            f"{where}: none of its documents ({documents:,}) is in the validation set; give more and shorter "
+            f"documents, or raise data.validation_fraction={data.validation_fraction} or "
+            f"data.validation_bytes={data.validation_bytes}"
+        )

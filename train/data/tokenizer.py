@@ -1,0 +1,114 @@
+"""The tokenizer of a run's data: a finished one, or one trained on a sample of all its corpora.
+
+It lies in the cache under a hash of what determined it, and is known to the shards by the hash of its files.
+"""
+
+import bisect
+import hashlib
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from conf.schema import CorpusConfig, DataConfig, Settings, plain
+from model.tokenizer import open_tokenizer, tokenizer_folder, train_tokenizer
+from model.tokenizer.gpt2 import FILES
+from model.tokenizer.sentencepiece import MODEL_FILE
+from train.data.dropped import Dropped
+from train.data.filters import is_held_out
+from train.data.partial_folder import partial_folder
+from train.data.shard import Shard, kept_documents, list_shards, shard_name
+
+SAMPLED_FROM = 16  # bytes that are read for each byte of the sample, at most; whole shards
+
+
+def prepare_tokenizer(settings: Settings) -> Path:
+    """The folder in the cache with the run's tokenizer, which is trained where there is none.
+
+    Errors: `DataError` for corpora that cannot be read, `ConfigError` for a tokenizer that cannot serve the model.
+    """
+    config = settings.data.tokenizer
+    inputs: dict[str, Any] = {"vocab_size": settings.model.vocab_size, **given_tokenizer(settings)}
+    shards: dict[str, list[Shard]] = {}
+    if config.path is None:
+        corpora = corpora_with_source(settings.data)
+        share = config.train_bytes // len(corpora)
+        shards = {key: _sampled(list_shards(key, corpus), share) for key, corpus in corpora.items()}
+        inputs["validation_fraction"] = settings.data.validation_fraction
+        inputs["shards"] = [
+            [shard_name(shard, corpora[key], settings.data, "") for shard in sampled] for key, sampled in shards.items()
+        ]
+    name = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]
+    folder = Path(settings.data.cache) / "tokenizers" / name
+    if not folder.is_dir():
+        if config.path is not None:
+            tokenizer = open_tokenizer(config.kind, config.path, settings.model.vocab_size)
+        else:
+            texts = (
+                text for key, sampled in shards.items() for text in _sample(sampled, corpora[key], settings.data, share)
+            )
+            tokenizer = train_tokenizer(config.kind, texts, settings.model.vocab_size)
+        with partial_folder(folder) as partial:
+            tokenizer.save(partial)
+    return folder
+
+
+def given_tokenizer(settings: Settings) -> dict[str, Any]:
+    """What determines the ids: the content of a finished tokenizer's files, or the settings to train one."""
+    config = settings.data.tokenizer
+    if config.path is None:
+        return {**plain(config), "sentencepiece": version("sentencepiece")}
+    return {"kind": config.kind, "tokenizers": version("tokenizers"), "files": _files(tokenizer_folder(config.path))}
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """A hash of a saved tokenizer's files."""
+    return hashlib.sha256(json.dumps(_files(folder), sort_keys=True).encode()).hexdigest()[:24]
+
+
+def corpora_with_source(data: DataConfig) -> dict[str, CorpusConfig]:
+    """The corpora that say where their documents are."""
+    return {key: corpus for key, corpus in data.corpora.items() if has_source(corpus)}
+
+
+def has_source(corpus: CorpusConfig) -> bool:
+    """Whether the corpus says where its documents are."""
+    return bool(corpus.paths) if corpus.source.value == "files" else corpus.name not in ("", "???")
+
+
+def _files(folder: Path) -> dict[str, str]:
+    paths = {name: folder / name for name in (*FILES, MODEL_FILE)}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items() if path.is_file()}
+
+
+def _sampled(shards: list[Shard], share: int) -> list[Shard]:
+    """The shards that are read for the sample: all, or of many a choice spread over the corpus."""
+    if not any(shard.bytes for shard in shards):  # local, and a hub's: the first of each group
+        return [shard for at, shard in enumerate(shards) if shard.group not in {one.group for one in shards[:at]}]
+    step = max(1, sum(shard.bytes for shard in shards) // (SAMPLED_FROM * max(1, share)))
+    return shards[::step]
+
+
+def _sample(shards: list[Shard], corpus: CorpusConfig, data: DataConfig, share: int) -> Iterator[str]:
+    """Training documents chosen by their hash, at most `share` bytes of text; they alone are in memory.
+
+    Errors: `DataError` as in `kept_documents`.
+    """
+    chosen: list[tuple[str, str, int]] = []  # rank, text, bytes; the smallest ranks so far
+    total = 0
+    for shard in shards:
+        for kept in kept_documents(shard, corpus, data, Dropped(data.on_error)):
+            if is_held_out(kept.sha256, data.validation_fraction):
+                continue
+            rank = kept.sha256[8:16].hex()  # not the digits that decide the split
+            if total < share or rank < chosen[-1][0]:
+                size = len(kept.text.encode())
+                bisect.insort(chosen, (rank, kept.text, size))
+                total += size
+                while total - chosen[-1][2] >= share:
+                    total -= chosen.pop()[2]
+    left = share
+    for _, text, size in chosen:
+        yield text if size <= left else text.encode()[:left].decode(errors="ignore")
+        left -= size
