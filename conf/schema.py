@@ -60,17 +60,6 @@ class StageConfig:
     handover: choices.Handover = MISSING
     init_from: str | None = None
 
-    @property
-    def phases(self) -> list[tuple[int, dict[str, float]]]:
-        """(optimizer steps before it, corpus -> weight) of each phase of the stage, the first from step 0."""
-        later = [(phase.from_step, dict(phase.weights)) for phase in self.mixture_phases]
-        return [(0, dict(self.mixture) or {self.corpus: 1.0}), *later]
-
-    @property
-    def corpora(self) -> list[str]:
-        """Every corpus that the stage reads from."""
-        return list(dict.fromkeys(key for _, weights in self.phases for key, weight in weights.items() if weight))
-
 
 @dataclass
 class RecipeConfig:

@@ -5,6 +5,7 @@ import json
 
 from conf.choices import Source
 from conf.errors import DataError
+from conf.mixture import corpora_of
 from conf.schema import CorpusConfig, Settings, plain
 from train.data.files import file_states
 from train.data.local import installed_packages
@@ -21,7 +22,7 @@ def selected_corpora(settings: Settings) -> dict[str, CorpusConfig]:
     """
     read: set[str] = set()
     for name, stage in settings.stages.items():
-        for key in stage.corpora:
+        for key in corpora_of(stage):
             if key not in settings.data.corpora:
                 known = ", ".join(settings.data.corpora) or "none"
                 raise DataError(f"stage {name} trains on corpus {key}, which data.corpora does not have ({known})")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import DataError
+from conf.mixture import corpora_of
 from conf.schema import Settings, plain
 from model.tokenizer import Tokenizer, load_tokenizer
 from train.data.assemble import assemble
@@ -148,7 +149,7 @@ def _open(directory: Path, settings: Settings) -> PreparedData | None:
 def _refuse_small(settings: Settings, corpora: dict[str, CorpusFiles]) -> None:
     for name, stage in settings.stages.items():
         needed = stage.global_batch_size * settings.model.context_length + 1
-        for key in stage.corpora:
+        for key in corpora_of(stage):
             tokens = corpora[key].train_tokens
             if tokens < needed:
                 raise DataError(
