@@ -3,7 +3,8 @@
 Each field's meaning and unit stand as a comment beside its value in the YAML files of this folder.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
@@ -322,6 +323,10 @@ class Settings:
 
 def plain(settings: Any) -> Any:
     """`settings` as nested dicts, lists and scalars, enums by name: the form that is saved with a run and compared."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(OmegaConf.structured(settings), resolve=True, enum_to_str=True)
+    if is_dataclass(settings):
+        return {each.name: plain(getattr(settings, each.name)) for each in fields(settings)}
+    if isinstance(settings, dict):
+        return {key: plain(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [plain(value) for value in settings]
+    return settings.name if isinstance(settings, Enum) else settings

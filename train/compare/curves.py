@@ -27,13 +27,30 @@ class Point:
 
 
 @dataclass
+class Total:
+    """A record with steps, tokens, seconds and FLOPs since the lineage began. stage: index in `Curve.stages`."""
+
+    stage: int
+    record: Record
+    total: int
+    tokens: float
+    seconds: float | None
+    flops: float
+
+
+@dataclass
 class Curve:
-    """The stages of one lineage, oldest first. visible_from: index of the first stage that no other curve shows."""
+    """The stages of one lineage, oldest first.
+
+    visible_from: index of the first stage that no other curve shows. order: place among the runs as they were named,
+    which gives the curve its colour, however the rows are filtered and sorted later.
+    """
 
     label: str
     stages: list[StageRecords]
     visible_from: int = 0
     notes: list[str] = field(default_factory=list)
+    order: int = 0
 
     @property
     def last_stage(self) -> StageRecords:
@@ -48,24 +65,35 @@ class Curve:
     def points(self, metric: str, smooth: int = 1) -> list[Point]:
         """The metric along the curve, each value the mean of up to `smooth` records of its stage that end there."""
         points: list[Point] = []
-        tokens, seconds, flops = 0.0, 0.0, 0.0
+        values: list[float] = []
+        for at in self.totals():
+            value = at.record.get(metric)
+            if value is None or not isfinite(value):
+                continue
+            if points and points[-1].stage != at.stage:
+                values = []
+            values.append(value)
+            window = values[-smooth:]
+            place = (at.stage, at.record["step"], at.tokens, at.seconds, at.flops)
+            points.append(Point(*place, sum(window) / len(window)))
+        return points
+
+    def totals(self) -> list[Total]:
+        """The records of all stages, with what was spent since the lineage began."""
+        found: list[Total] = []
+        steps, tokens, seconds, flops = 0, 0.0, 0.0, 0.0
         timed = all("seconds" in row for stage in self.stages for row in stage.records)
         for index, stage in enumerate(self.stages):
-            values: list[float] = []
             for row in stage.records:
-                value = row.get(metric)
-                if value is None or not isfinite(value):
-                    continue
-                values.append(value)
-                window = values[-smooth:]
                 spent = seconds + row["seconds"] if timed else None
-                at = (tokens + row["tokens"], spent, flops + _flops(stage, row))
-                points.append(Point(index, row["step"], *at, sum(window) / len(window)))
+                at = (steps + row["step"], tokens + row["tokens"], spent, flops + _flops(stage, row))
+                found.append(Total(index, row, *at))
             end = stage.records[-1]
+            steps += stage.steps[0]
             tokens += end["tokens"]
             flops += _flops(stage, end)
             seconds += end["seconds"] if timed else 0
-        return points
+        return found
 
     def status(self) -> str:
         """`finished`, or `still going` or `stopped` with the stage and step."""
@@ -92,6 +120,8 @@ def chain_stages(runs: Sequence[Sequence[StageRecords]], separate_stages: bool =
                 notes: list[str] = []
                 lineage = [stage] if separate_stages else _lineage(stage, known, notes)
                 curves.append(Curve(stage.run, lineage, notes=notes))
+    for order, curve in enumerate(curves):
+        curve.order = order
     _set_labels(curves)
     _hide_shared_stages(curves)
     for curve in curves:
@@ -146,13 +176,15 @@ def common_loss(curves: Sequence[Curve], smooth: int) -> float | None:
     return max((point.value for point in ends), default=None)
 
 
-def common_metrics(curves: Sequence[Curve]) -> list[str]:
-    """The metrics that all curves have. Errors: `ConfigError` where there is none."""
-    common = [key for key in curves[0].metrics() if all(key in curve.metrics() for curve in curves)]
-    if common:
-        return common
-    found = "; ".join(f"{curve.label} has {', '.join(curve.metrics()) or 'none'}" for curve in curves[:3])
-    raise ConfigError(f"the runs share no metric: {found}; compare runs that record the same one")
+def main_metric(curves: Sequence[Curve]) -> str:
+    """The metric of the picture: the loss, or the first of bits per byte that a run has.
+
+    Errors: `ConfigError` where no run has either.
+    """
+    found = dict.fromkeys(metric for curve in curves for metric in curve.metrics())
+    if not found:
+        raise ConfigError("none of the runs recorded a loss or bits per byte; there is nothing to draw")
+    return "loss" if "loss" in found else next(iter(found))
 
 
 def _lineage(stage: StageRecords, known: dict[str, StageRecords], notes: list[str]) -> list[StageRecords]:

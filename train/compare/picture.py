@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from train.compare.colours import COLOURS
 from train.compare.curves import AXES, Curve, Point
 from train.compare.units import format_si, time_unit
 
-# Colour-blind safe palette of Okabe and Ito; with 4 dash patterns it gives 24 distinct styles.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# With 4 dash patterns the 6 colours give 24 distinct styles.
 DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))  # lengths of dash and gap, in line widths
 MARKERS = "os^Dv<>P"
 MAX_POINTS = 4000  # plotted of each curve

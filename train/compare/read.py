@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,15 @@ def read_folder(folder: Path) -> list[StageRecords]:
 def read_settings(path: Path) -> Settings:
     """The settings a run was saved with. Errors: `ConfigError` with the path where the file is damaged."""
     try:
-        return load_settings(path)
+        return _load_settings(path, path.stat().st_mtime_ns)
     except (yaml.YAMLError, OSError, ValueError, TypeError, AssertionError) as error:
         raise ConfigError(f"{path} cannot be read as settings: {_first_line(error)}; copy the run again") from None
+
+
+@cache
+def _load_settings(path: Path, written: int) -> Settings:
+    """The settings in `path`, written at that time: reading them is most of the work of comparing again."""
+    return load_settings(path)
 
 
 def read_records(path: Path) -> list[Record]:
@@ -122,7 +129,8 @@ def read_records(path: Path) -> list[Record]:
                 raise TypeError
             if not all(isfinite(read.get(key, 0)) for key in COUNTS):
                 raise ValueError
-            rows.append({"stage": row["stage"], "step": row["step"], "tokens": row["tokens"], **read})
+            more = {key: value for key, value in row.items() if _is_number(value) and isfinite(value)}
+            rows.append({"stage": row["stage"], "step": row["step"], "tokens": row["tokens"], **more, **read})
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ConfigError(f"{path} line {number} is no record of training; remove the line or copy again") from None
     return rows

@@ -38,17 +38,43 @@ COSTS = {
 
 @dataclass
 class ComparisonRow:
-    """One curve in the tables. metrics: None where not recorded. settings: by dotted key."""
+    """One curve in the tables, or the mean of several. metrics: None where not recorded. settings: by dotted key.
+
+    For a mean: `name`, the `members` it is taken of, and `spreads`, their standard deviations.
+    """
 
     curve: Curve
     metrics: dict[str, float | None]
     settings: dict[str, Any] = field(default_factory=dict)
+    spreads: dict[str, float | None] = field(default_factory=dict)
+    name: str = ""
+    members: tuple["ComparisonRow", ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The run's name, or that of the mean."""
+        return f"{self.name}, mean of {len(self.members)} seeds" if self.members else self.curve.label
+
+    @property
+    def state(self) -> str:
+        """What the run does; of a mean, how many of its runs have finished."""
+        finished = sum(member.curve.status() == "finished" for member in self.members)
+        return f"{finished} of {len(self.members)} finished" if self.members else self.curve.status()
+
+    def metric(self, key: str) -> str:
+        """A metric's value, with its standard deviation where this is a mean."""
+        value, spread = format_metric(key, self.metrics.get(key)), self.spreads.get(key)
+        return value if spread is None else f"{value} ± {format_metric(key, spread)}"
+
+    def setting(self, key: str) -> str:
+        """A setting's value; that of all members where this is a mean."""
+        return ", ".join(dict.fromkeys(format_setting(row.settings.get(key)) for row in self.members or (self,)))
 
 
 def build_rows(curves: Sequence[Curve], smooth: int, target: float | None) -> list[ComparisonRow]:
     """One row per curve. smooth: number of records a loss is averaged over. target: the loss of `tokens_to_loss`."""
     return [
-        ComparisonRow(curve, compute_metrics(curve, smooth, target), _flat(plain(curve.last_stage.settings)))
+        ComparisonRow(curve, compute_metrics(curve, smooth, target), flat_settings(plain(curve.last_stage.settings)))
         for curve in curves
     ]
 
@@ -89,26 +115,28 @@ def recorded_metrics(rows: Sequence[ComparisonRow]) -> list[str]:
     return [key for key in dict.fromkeys(key for row in rows for key in row.metrics) if _is_recorded(rows, key)]
 
 
-def print_tables(rows: Sequence[ComparisonRow], console: Console, target: float | None, smooth: int) -> None:
-    """Print the tables: the runs, what differs, what came out, what it cost. Wide ones are cut into several."""
+def print_tables(lines: Sequence[ComparisonRow], console: Console, target: float | None, smooth: int) -> None:
+    """Print the tables: what differs, the runs, what came out, what it cost. Wide ones are cut into several.
+
+    lines: from `seeds.with_means`.
+    """
+    rows = [line for line in lines if not line.members]
+    numbers = _numbers(lines)
     runs = Table(title="Runs", title_justify="left")
     for name in ("#", "run", "stages", "state"):
         runs.add_column(name, justify="right" if name == "#" else "left", overflow="fold")
-    for number, row in enumerate(rows, start=1):
-        state = row.curve.status()
-        runs.add_row(str(number), Text(row.curve.label), Text(lineage_path(row.curve)), state)
+    for number, line in zip(numbers, lines, strict=True):
+        runs.add_row(number, Text(line.label), Text(lineage_path(line.curve)), line.state)
     console.print(runs)
     keys = differing_settings(rows)
     if keys:
-        cells = [[format_setting(row.settings.get(key)) for key in keys] for row in rows]
-        _print(console, "Settings that differ", keys, cells)
+        _print(console, "Settings that differ", keys, numbers, [[line.setting(key) for key in keys] for line in lines])
     elif len(rows) > 1:
         console.print("No setting differs in the stages that the runs share.")
     for title, heads in metric_groups(rows).items():
-        cells = [[format_metric(key, row.metrics.get(key)) for key in heads] for row in rows]
-        _print(console, title, list(heads.values()), cells)
-    for line in reading_notes(rows, target, smooth):
-        console.print(Text(line))
+        _print(console, title, list(heads.values()), numbers, [[line.metric(key) for key in heads] for line in lines])
+    for note in reading_notes(rows, target, smooth):
+        console.print(Text(note))
 
 
 def metric_groups(rows: Sequence[ComparisonRow]) -> dict[str, dict[str, str]]:
@@ -160,8 +188,17 @@ def format_metric(name: str, value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 100 and "tokens" not in name and "flops" not in name else format_si(value, 3)
 
 
-def _print(console: Console, title: str, heads: list[str], cells: list[list[str]]) -> None:
-    """Print a table with the rows' numbers first, split into several where it is wider than the terminal."""
+def _numbers(lines: Sequence[ComparisonRow]) -> list[str]:
+    """The lines' numbers in the tables: runs are counted, a mean has the first and last number of its runs."""
+    found, count = [], 0
+    for line in lines:
+        count += not line.members
+        found.append(f"{count - len(line.members) + 1}-{count}" if line.members else str(count))
+    return found
+
+
+def _print(console: Console, title: str, heads: list[str], numbers: list[str], cells: list[list[str]]) -> None:
+    """Print a table with the lines' numbers first, split into several where it is wider than the terminal."""
     names = [re.sub(r"([./ ])", "\\1\n", head).split("\n") for head in heads]
     longest = [max(map(len, [*name, *(row[i] for row in cells)])) for i, name in enumerate(names)]
     widths = [min(width, 40) + 3 for width in longest]
@@ -174,17 +211,17 @@ def _print(console: Console, title: str, heads: list[str], cells: list[list[str]
         table.add_column("#", justify="right")
         for name in names[first:last]:
             table.add_column(Text("\n".join(name)), justify="right", overflow="fold", vertical="top")
-        for number, row in enumerate(cells, start=1):
-            table.add_row(str(number), *(Text(cell) for cell in row[first:last]))
+        for number, row in zip(numbers, cells, strict=True):
+            table.add_row(number, *(Text(cell) for cell in row[first:last]))
         console.print(table)
         first = last
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat_settings(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested settings -> dotted keys."""
     if not isinstance(value, dict):
         return {prefix: value}
-    pairs = (_flat(each, f"{prefix}.{key}" if prefix else str(key)) for key, each in value.items())
+    pairs = (flat_settings(each, f"{prefix}.{key}" if prefix else str(key)) for key, each in value.items())
     return {key: each for found in pairs for key, each in found.items()}
 
 

@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from train.compare.seeds import seed_groups, with_means
 from train.compare.table import (
     ComparisonRow,
     differing_settings,
-    format_metric,
-    format_setting,
     lineage_path,
     reading_notes,
     recorded_metrics,
@@ -18,8 +17,11 @@ from train.compare.table import (
 
 
 def write_table(path: Path, file_format: str, rows: Sequence[ComparisonRow], target: float | None, smooth: int) -> None:
-    """Write all metrics and the differing settings. file_format: csv, json (both unrounded) or markdown."""
-    keys, names = differing_settings(rows), recorded_metrics(rows)
+    """Write all metrics and the differing settings. file_format: csv, json (both unrounded) or markdown.
+
+    Mean and standard deviation over seeds are two lines below their runs in CSV, one in Markdown, `seeds` in JSON.
+    """
+    keys, names, groups = differing_settings(rows), recorded_metrics(rows), seed_groups(rows)
     if file_format == "json":
         runs = [
             {
@@ -31,22 +33,28 @@ def write_table(path: Path, file_format: str, rows: Sequence[ComparisonRow], tar
             }
             for row in rows
         ]
-        value = {"loss_to_reach": target, "smooth": smooth, "notes": reading_notes(rows, target, smooth), "runs": runs}
-        path.write_text(json.dumps(value, indent=2) + "\n")
+        seeds = [
+            {"name": mean.name, "runs": [row.label for row in mean.members], "mean": mean.metrics, "std": mean.spreads}
+            for mean in (group.mean() for group in groups)
+        ]
+        about = {"loss_to_reach": target, "smooth": smooth, "notes": reading_notes(rows, target, smooth)}
+        path.write_text(json.dumps(about | {"runs": runs, "seeds": seeds}, indent=2) + "\n")
         return
-    header = ["run", "stages", "state", *names, *keys]
-    about = [[row.curve.label, lineage_path(row.curve), row.curve.status()] for row in rows]
-    settings = [[format_setting(row.settings.get(key)) for key in keys] for row in rows]
+    header, lines = ["run", "stages", "state", *names, *keys], with_means(rows, groups)
     if file_format == "csv":
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(header)
-            for row, first, last in zip(rows, about, settings, strict=True):
-                writer.writerow([*first, *(row.metrics.get(name) for name in names), *last])
+            for row in lines:
+                first, last = [lineage_path(row.curve), row.state], [row.setting(key) for key in keys]
+                writer.writerow([row.label, *first, *(row.metrics.get(name) for name in names), *last])
+                if row.members:
+                    label = f"{row.name}, standard deviation of {len(row.members)} seeds"
+                    writer.writerow([label, *first, *(row.spreads.get(name) for name in names), *last])
         return
-    lines = [header, ["---"] * 3 + ["---:"] * len(names) + ["---"] * len(keys)]
-    for row, first, last in zip(rows, about, settings, strict=True):
-        cells = [*first, *(format_metric(name, row.metrics.get(name)) for name in names), *last]
-        lines.append([re.sub(r"([\\|<*_`\[])", r"\\\1", cell) for cell in cells])
+    table = [header, ["---"] * 3 + ["---:"] * len(names) + ["---"] * len(keys)]
+    for row in lines:
+        cells = [row.label, lineage_path(row.curve), row.state, *map(row.metric, names), *map(row.setting, keys)]
+        table.append([re.sub(r"([\\|<*_`\[])", r"\\\1", cell) for cell in cells])
     notes = "\n".join(f"- {line}" for line in reading_notes(rows, target, smooth))
-    path.write_text("\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{notes}\n")
+    path.write_text("\n".join(f"| {' | '.join(line)} |" for line in table) + f"\n\n{notes}\n")

@@ -34,3 +34,15 @@ def mixed(mixed_root: Path) -> list[ComparisonRow]:
     """Rows of base, the run with the hostile name, old and tuned."""
     names = ("base", HOSTILE, "old", "tuned")
     return build_rows(chain_stages([read_folder(mixed_root / name) for name in names]), 1, 2.2)
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> list[ComparisonRow]:
+    """Three seeds of one run, one of which has not finished, and a run with another weight decay and one seed."""
+    root = tmp_path_factory.mktemp("swept")
+    runs = [
+        write_run(root, f"a-seed_{seed}", f"run.seed={seed}", level=1 + seed, records=20, upto=20 - 5 * (seed == 3))
+        for seed in (1, 2, 3)
+    ]
+    runs.insert(1, write_run(root, "b-seed_1", "run.seed=1", "optimizer.weight_decay=0.3", records=20))
+    return build_rows(chain_stages([read_folder(run) for run in runs]), 1, None)

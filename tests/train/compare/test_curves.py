@@ -9,7 +9,7 @@ import pytest
 from conf.errors import ConfigError
 from model.flops import flops_per_token
 from tests.train.compare_runs import write_run
-from train.compare.curves import chain_stages, common_loss, common_metrics, compute_metrics
+from train.compare.curves import chain_stages, common_loss, compute_metrics, main_metric
 from train.compare.picture import visible_points
 from train.compare.read import read_folder
 
@@ -126,10 +126,20 @@ def test_equal_names_are_told_apart_and_control_characters_are_harmless(tmp_path
     assert labels[2] == "bell\ufffd"
 
 
-def test_runs_without_a_common_metric_are_refused(tmp_path: Path) -> None:
+def test_runs_that_share_no_metric_keep_those_that_they_have(tmp_path: Path) -> None:
     one, other = (read_folder(write_run(tmp_path, name, stages="nl", records=10)) for name in "ab")
     one[0].records = [row for row in one[0].records if "loss" in row]
     other[0].records = [row for row in other[0].records if "loss" not in row]
-    assert common_metrics(chain_stages([one])) == ["loss"]
-    with pytest.raises(ConfigError, match="share no metric: a has loss; b has bits_per_byte/nl"):
-        common_metrics(chain_stages([one, other]))
+    assert main_metric(chain_stages([one, other])) == "loss"
+    assert main_metric(chain_stages([other])) == "bits_per_byte/nl"
+    other[0].records = [{"step": 1, "tokens": 1, "stage": "nl"}]
+    with pytest.raises(ConfigError, match="nothing to draw"):
+        main_metric(chain_stages([other]))
+
+
+def test_steps_go_on_over_the_stages_and_the_order_is_that_of_the_command_line(tmp_path: Path) -> None:
+    runs = [read_folder(write_run(tmp_path, name, stages="nl,multi", records=10)) for name in "ba"]
+    curves = chain_stages(runs)
+    assert [curve.order for curve in curves] == [0, 1]
+    steps = [at.total for at in curves[0].totals() if "loss" in at.record]
+    assert steps == list(range(10, 210, 10))

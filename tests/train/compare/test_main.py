@@ -72,6 +72,34 @@ def test_options_reach_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "mean of the last 3 records" in " ".join(capsys.readouterr().out.split())
 
 
+def test_files_are_named_as_in_other_commands_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "one", stages="nl", records=10)
+    assert main([f"{tmp_path}/one", f"json={tmp_path}/out.json", "sort=-loss"]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["runs"][0]["run"] == "one"
+    assert f"json: {tmp_path}/out.json" in capsys.readouterr().out
+
+
+def test_a_watch_waits_for_records_and_follows_until_the_runs_have_finished(tmp_path: Path) -> None:
+    page, run = tmp_path / "page.html", write_run(tmp_path / "runs", "one", stages="nl", records=20)
+    records, done = (run / "metrics.jsonl").read_text().splitlines(True), run / "stages/nl/evaluation.json"
+    evaluation = done.read_text()
+    (run / "metrics.jsonl").write_text("")
+    done.unlink()
+    words = [sys.executable, "-m", "train.compare", f"{tmp_path}/runs/*", "--html", str(page), "--watch", "0.2"]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as watch:
+        assert watch.stdout
+        assert "no records yet" in watch.stdout.readline() or "waiting" in watch.stdout.readline()
+        (run / "metrics.jsonl").write_text("".join(records[:8]))
+        while "1 not finished; again in 0.2 s" not in watch.stdout.readline():
+            assert watch.poll() is None
+        assert '"refresh":0.2' in page.read_text() and '"step":[10,20,30,40,50,60,70,80]' in page.read_text()
+        (run / "metrics.jsonl").write_text("".join(records))
+        done.write_text(evaluation)
+        assert "0 not finished" in watch.stdout.read()
+        assert watch.wait(60) == 0
+    assert '"refresh":null' in page.read_text() and "180,190,200]" in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -110,7 +138,9 @@ def test_a_glob_leaves_out_runs_without_records_and_those_named_before(
     assert "empty" not in out
 
 
-@pytest.mark.parametrize("words", [[], ["x", "--smooth", "0"], ["x", "--smooth", "a"], ["x", "--loss", "low"]])
+@pytest.mark.parametrize(
+    "words", [[], ["x", "--smooth", "0"], ["x", "--smooth", "a"], ["x", "--loss", "low"], ["x", "--watch", "0"]]
+)
 def test_wrong_options_are_exit_code_two(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
