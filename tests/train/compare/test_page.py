@@ -3,17 +3,16 @@
 import json
 import math
 import re
-import shutil
 import statistics
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from matplotlib.image import imread
 
+from tests.train.compare.browser import BROWSER, browser, probe
 from tests.train.compare.conftest import HOSTILE
 from tests.train.compare_runs import write_run
 from train.compare.colours import COLOURS
@@ -21,10 +20,6 @@ from train.compare.curves import chain_stages
 from train.compare.page import MAX_RECORDS_OF_RUN, render_page
 from train.compare.read import read_folder
 from train.compare.table import ComparisonRow, build_rows
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-PROBE = Path(__file__).with_name("probe.js")
-browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium on the path")
 
 
 class Elements(HTMLParser):
@@ -45,30 +40,6 @@ class Elements(HTMLParser):
 
 def data_of(text: str) -> dict:
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
-
-
-def probe(
-    written: Path, fragment: str = "", act: str = "", options: tuple[str, ...] = (), later: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """What a browser shows of the page, after `act` (JavaScript) ran in it, and then with other fragments (`later`).
-
-    `panels` holds for each metric {lines, x, y, note, empty}: the lines drawn, the axes' ranges, the remarks shown.
-    """
-    script = PROBE.read_text().replace("__ACT__", act).replace("__FRAGMENTS__", json.dumps(later))
-    path = written.with_name("probe.html")
-    path.write_text(written.read_text().replace("</body>", f"<script>{script}</script></body>"))
-    text, said = browse(path, fragment, *options)
-    assert "CONSOLE" not in said, said
-    result: dict[str, Any] = json.loads(re.search(r'id="probe">(.*?)</script>', text, re.S)[1])
-    return result | {"dom": text}
-
-
-def browse(path: Path, fragment: str, *options: str) -> tuple[str, str]:
-    """The page's elements after its script ran, and what the browser said."""
-    words = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *options]
-    words += [f"--user-data-dir={path.parent / 'browser'}", "--virtual-time-budget=3000", "--dump-dom"]
-    done = subprocess.run([*words, f"{path.as_uri()}{fragment}"], capture_output=True, text=True, timeout=120)
-    return done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
