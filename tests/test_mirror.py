@@ -15,23 +15,10 @@ EXCEPTIONS = {
     "train/evaluate/sandboxed.py": "runs only inside the sandbox; tests/train/evaluate/test_sandbox.py runs it there",
 }
 PENDING = {  # pending: remove each line with the test file that makes it unnecessary
-    "conf/command_line.py",  # pending
-    "conf/duration.py",  # pending
-    "model/dtypes.py",  # pending
-    "model/huggingface/checkpoint.py",  # pending
-    "model/layer_costs.py",  # pending
-    "model/tensor_files.py",  # pending
     "train/logs.py",  # pending
     "launch/control.py",  # pending
     "launch/jobs.py",  # pending
     "launch/processes.py",  # pending
-    "model/flops.py",  # pending
-    "model/hub.py",  # pending
-    "model/huggingface/__init__.py",  # pending
-    "model/huggingface/files.py",  # pending
-    "model/huggingface/shards.py",  # pending
-    "model/kernels/__init__.py",  # pending
-    "model/tokenizer/__init__.py",  # pending
     "parallel/collectives.py",  # pending
     "parallel/full_state.py",  # pending
     "parallel/memory.py",  # pending

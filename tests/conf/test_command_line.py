@@ -1,0 +1,61 @@
+"""Flags, exit codes, and the one line on stderr of every kind of error."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from conf.command_line import Command, run_command
+from conf.errors import ConfigError, DataError, NodeError, UnreachableError
+
+COMMAND = Command("python -m x", "[KEY=VALUE]", "Does x.", ("python -m x",), flags={"-f": "fast", "--to FILE": "where"})
+
+
+def test_flags_are_told_from_the_other_arguments() -> None:
+    assert COMMAND.split_flags(["a=1", "-f", "b"]) == ({"-f"}, ["a=1", "b"])
+    assert COMMAND.split_flags(["--to", "out", "a=1"]) == ({"--to"}, ["a=1"])
+    with pytest.raises(ConfigError, match="unknown option '-q'; there are -f, --to FILE"):
+        COMMAND.split_flags(["-q"])
+    with pytest.raises(ConfigError, match="'--to' takes one value; write --to FILE"):
+        COMMAND.split_flags(["--to"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ConfigError("a=1 is wrong"), 2, "error: a=1 is wrong\n"),
+        (DataError("no text"), 2, "error: no text\n"),
+        (NodeError("n1 is full"), 3, "error: n1 is full\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_an_error_is_one_line_and_a_code(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: list[str]) -> int:
+        raise error
+
+    assert run_command(fail, [], COMMAND) == code
+    assert capsys.readouterr().err == line
+
+
+def test_only_the_main_process_writes_what_all_know(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(error: Exception) -> int:
+        raise error
+
+    monkeypatch.setenv("RANK", "1")
+    assert run_command(lambda argv: fail(NodeError("n1 is full")), []) == 3
+    assert capsys.readouterr().err == ""
+    assert run_command(lambda argv: fail(UnreachableError("no answer")), []) == 3
+    assert capsys.readouterr().err == "error: no answer\n"
+    assert run_command(lambda argv: fail(OSError(errno.ENOSPC, "no space left")), []) == 3
+    assert "no space left" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda argv: fail(ZeroDivisionError("by 0")), [])
+    assert capsys.readouterr().err == "error: rank 1: ZeroDivisionError: by 0\n"
+
+
+def test_an_action_s_code_is_the_command_s(tmp_path: Path) -> None:
+    assert run_command(lambda argv: len(argv), ["a", "b"], COMMAND) == 2

@@ -1,0 +1,23 @@
+"""The forms of a run are those that conf/kernels names."""
+
+import pytest
+
+from conf.compose import compose_settings
+from model.kernels import REFERENCE, select_kernels
+from model.kernels.attention import reference_attention, sdpa_attention
+
+
+@pytest.mark.parametrize(
+    ("choice", "attention", "compile"),
+    [("reference", reference_attention, False), ("eager", sdpa_attention, False), ("auto", sdpa_attention, True)],
+)
+def test_the_forms_of_each_choice(choice: str, attention: object, compile: bool) -> None:
+    kernels = select_kernels(compose_settings([f"kernels={choice}"]).kernels)
+    assert (kernels.attention, kernels.compile) == (attention, compile)
+    assert kernels.describe()["compile"] == ("inductor" if compile else "off")
+
+
+def test_an_operation_is_chosen_by_itself() -> None:
+    chosen = select_kernels(compose_settings(["kernels=auto", "kernels.attention=reference"]).kernels)
+    assert chosen.attention is REFERENCE.attention and chosen.compile
+    assert REFERENCE.describe() == {"attention": "reference_attention", "compile": "off"}

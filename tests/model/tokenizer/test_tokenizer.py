@@ -1,0 +1,41 @@
+"""One interface for every kind, and one line for what is none."""
+
+from pathlib import Path
+
+import pytest
+
+from conf.errors import ConfigError
+from model.tokenizer import KINDS, Tokenizer, load_tokenizer, open_tokenizer, tokenizer_folder, train_tokenizer
+from tests.model.tokenizer.test_sentencepiece import TEXTS
+
+
+@pytest.fixture(scope="module")
+def trained() -> Tokenizer:
+    return train_tokenizer("sentencepiece", TEXTS, 400)
+
+
+def test_a_saved_tokenizer_is_opened_from_its_folder_or_the_one_above(trained: Tokenizer, tmp_path: Path) -> None:
+    trained.save(tmp_path / "tokenizer")
+    assert tokenizer_folder(str(tmp_path)) == tmp_path / "tokenizer" == tokenizer_folder(str(tmp_path / "tokenizer"))
+    again = open_tokenizer("sentencepiece", str(tmp_path), 400)
+    assert again.kind in KINDS and again.special_tokens == trained.special_tokens == {"</s>": again.eos}
+    for text in TEXTS:
+        ids = again.encode(text)
+        assert ids == trained.encode(text) and again.decode(ids) == text
+    assert again.encode("a</s>b", "all") == [*again.encode("a"), again.eos, *again.encode("b")]
+
+
+def test_what_is_no_tokenizer_is_one_line(trained: Tokenizer, tmp_path: Path) -> None:
+    trained.save(tmp_path / "tokenizer")
+    for kind, folder, rows, said in (
+        ("bpe", tmp_path, 400, "data.tokenizer.kind=bpe does not exist; there is codegen, gpt2, sentencepiece"),
+        ("gpt2", tmp_path, 400, "holds a sentencepiece tokenizer, not data.tokenizer.kind=gpt2"),
+        ("sentencepiece", tmp_path, 399, "model.vocab_size=399 has no room for the 400 ids"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            open_tokenizer(kind, str(folder), rows)
+    with pytest.raises(ConfigError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)
+    for kind, said in (("codegen", "needs data.tokenizer.path"), ("bpe", "does not exist")):
+        with pytest.raises(ConfigError, match=said):
+            train_tokenizer(kind, TEXTS, 400)
