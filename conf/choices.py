@@ -14,6 +14,13 @@ class Precision(Enum):
     fp16 = "fp16"
 
 
+class Sandbox(Enum):
+    """What the programs that a model wrote must be shut off by."""
+
+    full = "full"  # namespaces, a filter of system calls and limits; where the kernel gives no namespaces, none runs
+    limits_only = "limits_only"  # where it gives none, the filter and the limits alone
+
+
 class Schedule(Enum):
     """Learning-rate schedule."""
 

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from conf.check import LARGEST_SEED, sampling_problems
-from conf.choices import Precision
+from conf.choices import Precision, Sandbox
 from conf.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "command"
@@ -72,6 +72,7 @@ class Evaluate:
     batch_size: int = MISSING
     seconds: float = MISSING
     workers: int | None = None
+    sandbox: Sandbox = MISSING
     precision: Precision = MISSING
     output: str | None = None
     wandb: bool = MISSING

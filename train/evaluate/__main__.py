@@ -15,6 +15,7 @@ from conf.commands import Evaluate, read_command, task_names
 from conf.errors import ConfigError
 from conf.run_folder import read_json, write_json
 from train.evaluate.problems import problems_digest
+from train.evaluate.sandbox import SandboxError, check_isolation
 
 if TYPE_CHECKING:
     from model.weights import Weights
@@ -67,6 +68,11 @@ def check(command: Evaluate) -> None:
         raise ConfigError(problem)
     if any(not temperature >= 0 for temperature in command.temperatures) or not command.temperatures:
         raise ConfigError(f"temperatures={command.temperatures} must be at least 0; 0 takes the most likely token")
+    if command.task != "perplexity":
+        try:
+            check_isolation(command.sandbox)
+        except SandboxError as error:
+            raise ConfigError(str(error)) from None
     if command.task in COMPLETION_TASKS:
         wrong = [k for k in command.k if not 1 <= k <= command.samples]
         if wrong or not command.k:

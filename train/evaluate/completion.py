@@ -9,7 +9,7 @@ from conf.commands import Evaluate, Sampling
 from train.evaluate.pass_at_k import mean_pass_at_k
 from train.evaluate.problems import Problem, sample_seed
 from train.evaluate.programs import Sample, generate_samples, run_samples
-from train.evaluate.sandbox import Limits
+from train.evaluate.sandbox import Limits, Trial
 from train.sample.generator import Generator
 
 
@@ -22,8 +22,11 @@ class CompletionBenchmark(Protocol):
     def stop_strings(self, problem: Problem) -> tuple[str, ...]:
         """A completion ends before the first of these."""
 
-    def build_program(self, problem: Problem, completion: str) -> str:
-        """Python that comes to its end exactly where the authors count the completion as correct."""
+    def build_program(self, problem: Problem, completion: str) -> Trial | str:
+        """A program and a harness that comes to its end exactly where the authors count the completion as correct.
+
+        Without a harness it is the program that comes to its end.
+        """
 
 
 def evaluate(
@@ -51,7 +54,7 @@ def evaluate(
                 folder / f"{name}_results.jsonl",
                 samples,
                 lambda sample: benchmark.build_program(by_id[sample["task_id"]], sample["completion"]),
-                Limits(command.seconds),
+                Limits(command.seconds, sandbox=command.sandbox),
                 command.workers,
                 mesh,
                 f"running, t={temperature:g}",

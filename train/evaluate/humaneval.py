@@ -4,7 +4,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 from conf.commands import Evaluate
 from conf.errors import ConfigError
+from train.evaluate.harness import function_trial
 from train.evaluate.problems import Problem, read_problems
+from train.evaluate.sandbox import Trial
 
 KEYS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # where a completion leaves the function: section 2 of the paper
@@ -29,9 +31,9 @@ def stop_strings(problem: Problem) -> tuple[str, ...]:
     return STOPS
 
 
-def build_program(problem: Problem, completion: str) -> str:
-    """The prompt, its completion, and the test, which raises where the function is wrong."""
-    return f"{problem['prompt']}{completion}\n{problem['test']}\ncheck({problem['entry_point']})"
+def build_program(problem: Problem, completion: str) -> Trial:
+    """The prompt with its completion; and apart from it the test, which raises where the function is wrong."""
+    return function_trial(problem["prompt"], completion, problem["test"], problem["entry_point"])
 
 
 def _package_file() -> str:

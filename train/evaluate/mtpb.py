@@ -142,7 +142,7 @@ def _at_temperature(
         folder / f"{name}_results.jsonl",
         samples,
         lambda row: build_program(row["program"], problems[row["task_id"]]["outputs"][row["case"]], command.seconds),
-        Limits(command.seconds + GRACE_SECONDS),
+        Limits(command.seconds + GRACE_SECONDS, sandbox=command.sandbox),
         command.workers,
         mesh,
         f"running, {title}",

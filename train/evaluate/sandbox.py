@@ -1,4 +1,9 @@
-"""Programs that a model wrote are hostile: each runs by itself, with nothing to break and a bounded time to try."""
+"""Programs that a model wrote are hostile: each runs by itself, with nothing to break and a bounded time to try.
+
+The program passes where its harness comes to its end: trusted Python, in a process of its own that the program cannot
+reach, with the program as `program` (`Program` in channel.py: `run()`, `evaluate(expression)`, `function(name)`).
+Without a harness a program passes that says it reached its end, which it may say falsely.
+"""
 
 import contextlib
 import functools
@@ -17,6 +22,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from conf.choices import Sandbox
+
 SCRIPT = Path(__file__).with_name("sandboxed.py")
 COMMAND = [sys.executable, "-I", "-S", str(SCRIPT)]
 # A user id for each program that runs, so that no two share a bound on the number of processes; others for another
@@ -24,8 +31,7 @@ COMMAND = [sys.executable, "-I", "-S", str(SCRIPT)]
 USERS = cycle(range(200_000 + os.getpid() * 256, 200_000 + os.getpid() * 256 + 256))
 SWEEP = "import os, sys; user = int(sys.argv[1]); os.setresuid(user, user, user); os.kill(-1, 9)"
 SETUP_FAILED = 125
-# The program's own names may stand for something else by then.
-LAST = "\n\n__import__('sys').__stdout__.flush(); __import__('os').write(1, b'\\n{mark}\\n')\n"
+REACHES_ITS_END = "program.run()"
 
 
 class SandboxError(Exception):
@@ -34,18 +40,27 @@ class SandboxError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one program."""
+    """Bounds of one program, and whether it may run where these bounds are all there is."""
 
     seconds: float
     memory_bytes: int = 4 * 2**30
     file_bytes: int = 64 * 2**20
     output_bytes: int = 2**20
     processes: int = 32
+    sandbox: Sandbox = Sandbox.full
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A program and the harness that tests it, both Python."""
+
+    source: str
+    harness: str = REACHES_ITS_END
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a program. passed: it reached its end, by itself, in time. output: the end of what it printed."""
+    """What became of a program. passed: the harness came to its end in time. output: the end of what was printed."""
 
     passed: bool
     detail: str
@@ -61,14 +76,23 @@ def isolation() -> str | None:
     return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].removeprefix("sandbox: ")
 
 
-def run_program(source: str, limits: Limits) -> Outcome:
-    """Run `source` with Python and say whether it came to its end. The sandbox is gone when this returns.
+def check_isolation(sandbox: Sandbox) -> None:
+    """Errors: `SandboxError` where programs would run with limits alone and `sandbox` does not allow that."""
+    if isolation() is not None and sandbox is not Sandbox.limits_only:
+        raise SandboxError(
+            f"programs cannot be shut off from files and other processes here ({isolation()}); run as root or allow "
+            "user namespaces, or accept limits on time and memory alone with sandbox=limits_only"
+        )
+
+
+def run_program(trial: Trial | str, limits: Limits) -> Outcome:
+    """Run a program with its harness and say whether it passed. The sandbox is gone when this returns.
 
     Errors: `SandboxError`.
     """
-    mark = os.urandom(16).hex()  # printed by the last statement: leaving early is not reaching the end
+    check_isolation(limits.sandbox)
     with tempfile.TemporaryDirectory(prefix="program-") as folder:
-        task = _task(source + LAST.format(mark=mark), limits, isolate=isolation() is None)
+        task = _task(Trial(trial) if isinstance(trial, str) else trial, limits, isolate=isolation() is None)
         if not task["isolate"]:
             os.chmod(folder, 0o777)  # the program's user is another
         process = subprocess.Popen(
@@ -85,27 +109,25 @@ def run_program(source: str, limits: Limits) -> Outcome:
             _kill(process)
             if not task["isolate"] and os.geteuid() == 0:  # what left the group runs on, as a user of its own
                 subprocess.run([*COMMAND[:-1], "-c", SWEEP, str(task["user"])], stderr=subprocess.DEVNULL, check=False)
-        problem = process.stderr.read().decode(errors="replace") if process.stderr else ""
+        lines = process.stderr.read().decode(errors="replace").splitlines() if process.stderr else []
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
-    said = [line for line in problem.splitlines() if line.startswith("sandbox: ")]  # a linker may have spoken too
-    if process.returncode == SETUP_FAILED and said:
-        why = said[-1].removeprefix("sandbox: ")
-        raise SandboxError(f"programs cannot be run here ({why}); use a Python that every user can read")
-    text, end, _ = output.decode(errors="replace").rpartition(f"\n{mark}\n")
-    passed = not detail and process.returncode == 0 and bool(end)
+    said = {name: rest for name, _, rest in (line.partition(": ") for line in lines)}  # a linker may have spoken too
+    if process.returncode == SETUP_FAILED and "sandbox" in said:
+        raise SandboxError(f"programs cannot be run here ({said['sandbox']}); use a Python that every user can read")
+    passed = not detail and process.returncode == 0
     return Outcome(
         passed,
-        "" if passed else detail or "".join(said).removeprefix("sandbox: ") or f"exit code {process.returncode}",
-        text if end else output.decode(errors="replace"),
+        "" if passed else detail or said.get("result", f"exit code {process.returncode}"),
+        output.decode(errors="replace"),
     )
 
 
-def run_programs(sources: Iterable[str], limits: Limits, workers: int | None = None) -> Iterator[Outcome]:
+def run_programs(trials: Iterable[Trial | str], limits: Limits, workers: int | None = None) -> Iterator[Outcome]:
     """Outcomes of many programs, in their order, `workers` at a time (default: a core each)."""
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        yield from pool.map(lambda source: run_program(source, limits), sources)
+        yield from pool.map(lambda trial: run_program(trial, limits), trials)
 
 
 def _watch(process: subprocess.Popen[bytes], task: bytes, limits: Limits) -> tuple[str, bytes]:
@@ -149,17 +171,25 @@ def _overhead() -> float:
 
 def _run_empty(isolate: bool) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        COMMAND, input=json.dumps(_task("", Limits(seconds=10), isolate)), capture_output=True, text=True, check=False
+        COMMAND,
+        input=json.dumps(_task(Trial(""), Limits(seconds=10), isolate)),
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
-def _task(source: str, limits: Limits, isolate: bool) -> dict[str, Any]:
-    """What sandboxed.py reads. Links on the way to this Python are followed here: inside they may be hidden."""
+def _task(trial: Trial, limits: Limits, isolate: bool) -> dict[str, Any]:
+    """What sandboxed.py reads. Links on the way to this Python are followed here: inside they may not be."""
     folder, name = os.path.split(sys.executable)
+    visible = {path: os.path.realpath(path) for path in _python_folders()}
+    places = tuple(f"{real}/" for real in visible.values())
     return {
-        "source": source,
+        "source": trial.source,
+        "harness": trial.harness,
         "python": os.path.join(os.path.realpath(folder), name),
-        "visible": sorted({os.path.realpath(path) for path in (sys.prefix, sys.base_prefix)}),
+        "visible": visible,
+        "paths": [path for path in map(os.path.realpath, sys.path) if path.startswith(places)],
         "user": next(USERS),
         "evaluator": os.getpid(),
         "isolate": isolate,
@@ -170,6 +200,18 @@ def _task(source: str, limits: Limits, isolate: bool) -> dict[str, Any]:
             "processes": limits.processes,
         },
     }
+
+
+def _python_folders() -> Iterator[str]:
+    """The folders of this Python, as they are spelled and as the links of its executable spell them."""
+    yield from {os.path.abspath(sys.prefix), os.path.abspath(sys.base_prefix)}
+    path = os.path.join(os.path.realpath(os.path.dirname(sys.executable)), os.path.basename(sys.executable))
+    bases = (os.path.realpath(sys.prefix), os.path.realpath(sys.base_prefix))
+    while os.path.islink(path):
+        path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+        folder = os.path.dirname(os.path.dirname(path))
+        if os.path.realpath(folder) in bases:
+            yield folder
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

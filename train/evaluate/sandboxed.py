@@ -1,47 +1,69 @@
-"""The inside of the sandbox: run as a script, by itself, for one program. It imports nothing of this project.
+"""The inside of the sandbox: run as a script, by itself, for one program. It imports nothing of this project
+but what stands beside it.
 
-It reads a JSON object from standard input: `source`, `limits`, `python` (the interpreter), `visible` (folders that it
-needs), `user` (an unprivileged user id, used where this script runs as root), `evaluator` (the id of the process that
-started this one) and `isolate`. It shuts itself off from the network, from other processes and from writing where
-`isolate` is true, bounds and drops what it has, and runs the program. Its own errors begin with `sandbox: `.
+It reads a JSON object from standard input: `source`, `harness` (trusted Python that tests the program), `limits`,
+`python` (the interpreter), `visible` (what it needs: path as spelled -> real path), `paths` (where a harness finds
+packages), `user` (an unprivileged user id, used where this script runs as root), `evaluator` (the id of the process
+that started this one) and `isolate`. Where that is true, it shuts itself off from the network, from other processes
+and from every file but the system's and the interpreter's. Then it starts the program, and beside it the harness, which
+the program cannot reach. Exit code 0: the harness came to its end. 1: it did not, and a line `result: ` on standard
+error says why. 125: there is no sandbox, for the reason in a line `sandbox: `.
 """
 
 import contextlib
 import ctypes
+import glob
 import json
 import os
-import pwd
 import resource
 import signal
 import sys
+from typing import Any, NoReturn
+
+sys.path.insert(0, os.path.abspath(f"{__file__}/../../.."))  # -I leaves it out
+from train.evaluate import channel, syscalls
 
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
-MOUNT_SETATTR, AT_RECURSIVE, ATTR_RDONLY = 442, 0x8000, 1
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 1, 38, 24
-WORK = "/tmp"  # the program's only place to write, a file system in memory
-HIDDEN = ("/root", "/home", "/run", "/var", "/mnt", "/srv", "/dev/shm")
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 4096, 16384, 1 << 18
+MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, ATTR_RDONLY, ATTR_NOSUID = 442, -100, 0x8000, 1, 2
+PIVOT_ROOT, MNT_DETACH = {"x86_64": 155, "aarch64": 41}, 2
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
+WORK = "/tmp"  # the program's only place to write, a file system in memory; before that, where its root is built
+# Read by every program. The rest of /etc, /dev and all other folders are not there: /home, /scratch, /var, sockets.
+SYSTEM = (
+    *("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/nix/store"),
+    *(
+        "/etc/ld.so.cache",
+        "/etc/alternatives",
+        "/etc/passwd",
+        "/etc/group",
+        "/etc/localtime",
+        *glob.glob("/etc/java-*"),
+    ),
+    *("/dev/null", "/dev/random", "/dev/urandom"),  # not /dev/zero: a shared mapping of it is memory of no process
+)
 NOBODY = 65534
-SYSTEM = {"/", "/usr", "/opt", "/lib", "/lib64", "/bin", "/sbin"}  # read by every program, so never hidden
+HARNESS_USERS = 2**24  # added to the program's user id
 LOOK_SECONDS = 0.05  # between two looks at the memory of all processes of a program
+ENDED = 2  # exit code of a harness whose program has ended before it
 # One thread each: numpy starts one a core, which on a large node is more than a program may have.
 THREADS = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def call(result):
+def call(result: int) -> None:
     """Raise what libc says where `result` is not 0."""
     if result != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def mount(source, target, kind, flags, options=""):
+def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
     """mount(2)."""
     call(libc.mount(source.encode(), target.encode(), kind.encode() if kind else None, flags, options.encode()))
 
 
-def isolate():
+def isolate() -> None:
     """New namespaces for everything; without root, inside a user namespace of its own."""
     spaces = NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS
     if os.geteuid() == 0:
@@ -54,48 +76,61 @@ def isolate():
             file.write(text)
 
 
-def forbid():
-    """No System V memory or queues, which are of no process and not counted: where the kernel lets this be set."""
-    for name in ("shmmni", "msgmni"):
-        with contextlib.suppress(OSError), open(f"/proc/sys/kernel/{name}", "w") as file:
-            file.write("0")
+def enclose(visible: dict[str, str], size: int) -> None:
+    """A root of its own: SYSTEM and `visible`, read-only, and WORK, `size` bytes in memory. Nothing else is there."""
+    places = {path: os.path.realpath(path) for path in SYSTEM if os.path.lexists(path)} | visible
+    kept = {real: os.open(real, os.O_PATH) for real in sorted(set(places.values())) if os.path.exists(real)}
+    mount("none", "/", "", MS_REC | MS_PRIVATE)
+    new = WORK
+    mount("none", new, "tmpfs", MS_NOSUID | MS_NODEV, "size=1m,mode=755")
+    for name in ("proc", WORK[1:]):
+        os.mkdir(f"{new}/{name}")
+    mount("none", new + WORK, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=755")
+    bound: list[str] = []
+    for real, descriptor in kept.items():
+        if not any(real.startswith(f"{top}/") for top in bound):
+            bound.append(real)
+            opened = f"/proc/self/fd/{descriptor}"  # by now the path may lead into the new root
+            make_place(new + real, os.path.isdir(opened))
+            mount(opened, new + real, "", MS_BIND | MS_REC)
+            set_attributes(new + real, AT_RECURSIVE, ATTR_RDONLY | ATTR_NOSUID)
+        os.close(descriptor)
+    for path, real in places.items():
+        if path != real and not os.path.lexists(new + path):
+            os.makedirs(os.path.dirname(new + path), exist_ok=True)
+            os.symlink(real, new + path)
+    set_attributes(new, 0, ATTR_RDONLY)
+    with contextlib.suppress(OSError):  # in some containers; then the memory of processes is not counted together
+        mount("proc", f"{new}/proc", "proc", MS_NOSUID | MS_NODEV)
+    os.chdir(new)
+    call(libc.syscall(PIVOT_ROOT[os.uname().machine], b".", b"."))
+    call(libc.umount2(b".", MNT_DETACH))
+    os.chdir("/")
+    os.chmod(WORK, 0o1777)
+    os.mkdir(f"{WORK}/program")  # not WORK itself: the interpreter's own folder may stand there
+    os.chmod(f"{WORK}/program", 0o777)
+    os.chdir(f"{WORK}/program")
 
 
-def hide(visible, homes, size):
-    """Nothing can be written but WORK; homes and other people's folders are gone, but for what Python needs."""
-    kept = [(path, os.open(path, os.O_PATH)) for path in visible]
+def make_place(path: str, folder: bool) -> None:
+    """An empty folder or file for something to be mounted on."""
+    os.makedirs(path if folder else os.path.dirname(path), exist_ok=True)
+    if not folder:
+        os.close(os.open(path, os.O_CREAT))
+
+
+def set_attributes(path: str, flags: int, wanted: int) -> None:
+    """mount_setattr(2)."""
 
     class Attributes(ctypes.Structure):
         _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns")]
 
-    read_only = Attributes(ATTR_RDONLY, 0, 0, 0)
-    call(libc.syscall(MOUNT_SETATTR, -100, b"/", AT_RECURSIVE, ctypes.byref(read_only), ctypes.sizeof(read_only)))
-    tops = ["/" + path.split("/")[1] for path in visible]
-    hidden = {os.path.realpath(path) for path in (*HIDDEN, *homes, *tops) if os.path.isdir(path)}
-    hidden -= SYSTEM | set(visible)
-    covered = [path for path in sorted(hidden) if not any(path.startswith(f"{top}/") for top in hidden)]
-    for path in dict.fromkeys([*covered, WORK]):
-        mount("none", path, "tmpfs", MS_NOSUID | MS_NODEV, f"size={size},mode=755")
-    for path, descriptor in kept:
-        if any(path.startswith(f"{top}/") for top in covered):
-            os.makedirs(path, exist_ok=True)
-            mount(f"/proc/self/fd/{descriptor}", path, "", MS_BIND | MS_REC)
-        os.close(descriptor)
-    for path in covered:
-        if path != WORK:
-            mount("none", path, "", MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV, f"size={size},mode=755")
-    os.chmod(WORK, 0o1777)
+    attributes = Attributes(wanted, 0, 0, 0)
+    size = ctypes.sizeof(attributes)
+    call(libc.syscall(MOUNT_SETATTR, AT_FDCWD, path.encode(), flags, ctypes.byref(attributes), size))
 
 
-def homes():
-    """Where this user's files are, by the environment and by the system."""
-    found = [os.path.expanduser("~")]
-    with contextlib.suppress(KeyError):
-        found.append(pwd.getpwuid(os.getuid()).pw_dir)
-    return found
-
-
-def limit(limits):
+def limit(limits: dict[str, int]) -> None:
     """Bounds that hold for each process, and for the number of them."""
     bounds = {
         resource.RLIMIT_CPU: limits["cpu_seconds"],
@@ -111,7 +146,7 @@ def limit(limits):
         resource.setrlimit(what, (value, value))
 
 
-def drop(user):
+def drop(user: int) -> None:
     """Give up root, and every way back."""
     if os.geteuid() == 0:
         os.setgroups([])
@@ -124,65 +159,126 @@ def drop(user):
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def run(task):
-    """Run the program in the namespaces that were made and return its exit code. This process is their init."""
+def run(task: dict[str, Any]) -> int:
+    """Run the program and its harness in the namespaces that were made; return the exit code. This process is init."""
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if task["isolate"]:
-        mount("none", "/", "", MS_REC | MS_PRIVATE)
-        forbid()
-        hide(task["visible"], task["homes"], task["limits"]["file_bytes"])
-        with contextlib.suppress(OSError):  # else the program sees a /proc of processes that it cannot touch
-            mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV)
-        os.mkdir(f"{WORK}/program")  # not WORK itself: there the interpreter's own folder may stand
-        os.chmod(f"{WORK}/program", 0o777)
-        os.chdir(f"{WORK}/program")
+        enclose(task["visible"], task["limits"]["file_bytes"])
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     counted = os.path.exists("/proc/1/statm") and os.readlink("/proc/self") == "1"  # /proc is of this namespace alone
-    child = os.fork()
-    if child == 0:
+    requests, replies, started, said = os.pipe(), os.pipe(), os.pipe(), os.pipe()
+    program = os.fork()
+    if program == 0:
+        start_program(task, requests[0], replies[1], started[1])
+    os.close(started[1])
+    if problem := os.fdopen(started[0]).read():  # closed by execve
+        raise OSError(problem)
+    harness = os.fork()
+    if harness == 0:
+        os.close(requests[0])
+        os.close(replies[1])
+        start_harness(task, requests[1], replies[0], said[1])
+    for descriptor in (*requests, *replies, said[1]):
+        os.close(descriptor)
+    code = wait_for(program, harness, counted and task["limits"]["memory_bytes"], said[0])
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(program, signal.SIGKILL)  # without namespaces it would go on
+    return code
+
+
+def start_program(task: dict[str, Any], requests: int, replies: int, started: int) -> NoReturn:
+    """Become the program; text on `started` says why that failed."""
+    try:
         limit(task["limits"])
         drop(task["user"])
-        source = os.memfd_create("program")  # read to its end as standard input, it leaves none for the program
-        os.write(source, task["source"].encode("utf-8", "replace"))
-        os.lseek(source, 0, os.SEEK_SET)
-        os.dup2(source, 0)
-        report = os.dup(2)  # closed by execve: the program cannot speak for the sandbox
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+        os.dup2(0, 2)
+        os.dup2(requests, channel.REQUESTS)
+        os.dup2(replies, channel.REPLIES)
         place = {"HOME": os.getcwd(), "TMPDIR": os.getcwd(), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
         try:
-            os.execve(task["python"], [task["python"], "-I", "-"], place | THREADS)
-        finally:
-            os.dup2(report, 2)
+            syscalls.refuse_system_calls()
+        except OSError:
+            if task["isolate"]:
+                raise
+        os.execve(task["python"], [task["python"], "-I", "-c", task["channel"] + "\nserve()"], place | THREADS)
+    except BaseException as error:
+        os.write(started, str(error).encode())
+    os._exit(1)
+
+
+def start_harness(task: dict[str, Any], requests: int, replies: int, said: int) -> NoReturn:
+    """Be the harness: exit code 0 where it came to its end; else text on `said` is why, or ENDED the exit code."""
+    code = ENDED
+    try:
+        limit(task["limits"])
+        drop(task["user"] + HARNESS_USERS)
+        libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # nobody else may look into it, of the same user neither
+        for descriptor in (0, 1, 2):
+            os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+        sys.path[:] = [path for path in sys.path[1:] if path not in task["paths"]] + task["paths"]
+        detail = channel.judge(task["harness"], channel.Program(task["source"], requests, replies))
+        if detail is not None:
+            os.write(said, detail.encode("utf-8", "replace"))
+        code = int(detail is not None)
+    except channel.ProgramEnded:
+        pass
+    finally:
+        os._exit(code)
+
+
+def wait_for(program: int, harness: int, memory: int, said: int) -> int:
+    """The harness's verdict as an exit code; a line says what kept it from the end. memory: bound in bytes, or 0."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    codes: dict[int, int] = {}
     while True:
-        ended, status = os.waitpid(-1, os.WNOHANG)
-        if ended == child:
-            return os.waitstatus_to_exitcode(status) & 0xFF
-        if ended == 0:
-            if counted and memory_bytes() > task["limits"]["memory_bytes"]:
-                print(f"sandbox: used more than {task['limits']['memory_bytes']} bytes", file=sys.stderr, flush=True)
-                return 128 + signal.SIGKILL
+        ended, status = 0, 0
+        with contextlib.suppress(ChildProcessError):
+            ended, status = os.waitpid(-1, os.WNOHANG)
+        if ended:
+            codes[ended] = os.waitstatus_to_exitcode(status)
+        if codes.get(harness) == 0:
+            return 0
+        if codes.get(harness, ENDED) != ENDED:
+            return say(os.read(said, 4096).decode() or f"the harness ended with exit code {codes[harness]}")
+        if harness in codes and program in codes:
+            return say(f"exit code {codes[program]}")
+        if not ended:
+            if memory and memory_bytes() > memory:
+                return say(f"used more than {memory} bytes")
+            if harness in codes:  # the program has closed its end of the pipe
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(program, signal.SIGKILL)
             signal.sigtimedwait([signal.SIGCHLD], LOOK_SECONDS)
 
 
-def memory_bytes():
-    """Resident memory of all processes of the program; the bound that the kernel keeps is of each alone."""
+def say(detail: str) -> int:
+    """Tell the evaluator why the verdict is no."""
+    print("result: " + " ".join(detail.split()), file=sys.stderr, flush=True)
+    return 1
+
+
+def memory_bytes() -> int:
+    """Memory of all processes of the program and of its files; the bound that the kernel keeps is of each alone."""
     pages = 0
     for name in os.listdir("/proc"):
         if name.isdigit() and name != "1":
             with contextlib.suppress(OSError), open(f"/proc/{name}/statm") as file:
                 pages += int(file.read().split()[1])
-    return pages * resource.getpagesize()
+    files = os.statvfs(WORK)
+    return pages * resource.getpagesize() + (files.f_blocks - files.f_bfree) * files.f_frsize
 
 
-def main():
-    """Read the task, shut off, run, and pass its exit code on."""
+def main() -> None:
+    """Read the task, shut off, run, and pass the exit code on."""
     task = json.loads(sys.stdin.buffer.read())
-    task["homes"] = homes()
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # an evaluator that is killed leaves no program
     if os.getppid() != task["evaluator"]:  # it was killed before
         sys.exit(125)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where memory runs out, programs go first
+    with open(channel.__file__) as text:  # hidden from here on
+        task["channel"] = text.read()
     if task["isolate"]:
         isolate()
     init = os.fork()

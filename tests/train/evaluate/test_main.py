@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.train.evaluate.cases import ALLOWED
 from tests.train.evaluate.test_mtpb import PROBLEM
 from tests.train.sample.cases import MODEL, finished_run
 from train.evaluate.__main__ import main
@@ -29,7 +30,7 @@ FUNCTION = {
     "canonical_solution": "    return 1\n",
     "test": "def check(candidate):\n    assert candidate() == 1\n",
 }
-QUICK = ["max_new_tokens=6", "samples=3", "wandb=false"]
+QUICK = ["max_new_tokens=6", "samples=3", "wandb=false", f"sandbox={ALLOWED.name}"]
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +193,7 @@ def test_a_line_separator_inside_of_a_text_ends_no_line(run: Path, tmp_path: Pat
 
 def test_interrupted_it_says_so_and_goes_on(run: Path, functions: Path, tmp_path: Path) -> None:
     """Ctrl-C while samples are drawn: exit code 75, and the same command ends with what it would have had."""
-    words = ["task=humaneval", f"run={run}", f"problems={functions}", "k=[1]", "temperatures=[0.8]", "wandb=false"]
+    words = ["task=humaneval", f"run={run}", f"problems={functions}", "k=[1]", "temperatures=[0.8]", *QUICK[-2:]]
     words += ["samples=15", "batch_size=1", "max_new_tokens=24", f"output={tmp_path}"]
     process = subprocess.Popen(
         [sys.executable, "-m", "train.evaluate", *words],

@@ -14,13 +14,15 @@ ROOT = Path(__file__).parents[3]
 START = """
 import os, time
 from train.evaluate.sandbox import Limits, isolation, run_program as run
-limits = Limits(seconds=60)
+from conf.choices import Sandbox
+allowed = Sandbox.full if isolation() is None else Sandbox.limits_only
+limits = Limits(seconds=60, sandbox=allowed)
 bomb = "import os\\nwhile True:\\n    try: os.fork()\\n    except OSError: pass"
 daemon = "import os, time\\nif os.fork() == 0:\\n    os.setsid()\\n    os.closerange(0, 9)\\n    time.sleep(99)"
 assert run("open('x', 'w').write('1'); import os; assert os.getuid() != 0", limits).passed
 assert not run(f"import os; os.kill({os.getpid()}, 9)", limits).passed
 assert not run("open('/var/tmp/mine', 'w'); open('/etc/mine', 'w')", limits).passed
-assert not run(bomb, Limits(seconds=2)).passed
+assert not run(bomb, Limits(seconds=2, sandbox=allowed)).passed
 run(daemon, limits)
 """
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else")
@@ -34,6 +36,7 @@ def python() -> Iterator[tuple[str, Path]]:
         pytest.skip("no Python that others than root can run")
     with tempfile.TemporaryDirectory(prefix="other-") as folder:
         shutil.copytree(ROOT / "train/evaluate", Path(folder) / "train/evaluate")
+        shutil.copytree(ROOT / "conf", Path(folder) / "conf")
         os.chmod(folder, 0o755)
         yield found, Path(folder)
 
