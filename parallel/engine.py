@@ -1,4 +1,4 @@
-"""The engine: one object with `train_batch` and `eval_batch`, whatever the layout. DeepSpeed does the work."""
+"""The engine: `train_batch`, `eval_batch` and the whole state, the same under every layout. DeepSpeed does the work."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +12,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from parallel.collectives import gather_vocabulary
+from parallel.deepspeed_internals import check_every_gradient, guard_plain_step, state_layout
 from parallel.dropout import Dropout
 from parallel.full_state import WEIGHTS, create_moments, gather, is_held, load_trainer_state, scatter, trainer_state
 from parallel.mesh import ProcessMesh
 from parallel.pipeline import build_pipeline, spread_nonfinite
 from parallel.tensor_parallel import shard_of
+from parallel.zero import prepare_layer
 
 MicroBatch = tuple[Tensor, Tensor]  # token ids and labels, [micro_batch, seq] each
 
@@ -37,7 +39,7 @@ class StepResult:
 
 
 class Stack(nn.Sequential):
-    """All layers in one process, named as a pipeline names them; the last layer turns labels into the loss."""
+    """All layers in one process, with the parameter names of a pipeline; the last is a `protocols.OutputLayer`."""
 
     def forward(self, ids: Tensor, labels: Tensor | None = None) -> Tensor:
         """ids and labels `[batch, seq]` -> the loss; without labels, the last layer's hidden states."""
@@ -50,7 +52,7 @@ class Stack(nn.Sequential):
 
 
 class Engine:
-    """A model, its optimizer and its layout, ready to train. Build it with `build_engine`."""
+    """A model and its optimizer under a layout without pipeline parallelism. Built by `build_engine`."""
 
     def __init__(self, deepspeed_engine: Any, mesh: ProcessMesh, seed: int) -> None:
         self.deepspeed = deepspeed_engine
@@ -65,16 +67,16 @@ class Engine:
 
     @property
     def zero_stage(self) -> int:
-        """What the replicas share (ZeRO, arXiv 1910.02054)."""
+        """ZeRO stage (arXiv 1910.02054): 0 none, 1 optimizer state, 2 gradients too, 3 weights too."""
         return int(self.deepspeed.zero_optimization_stage())
 
     def set_lr(self, lr: float) -> None:
-        """The rate of the next optimizer step."""
+        """Set the learning rate of the next optimizer step."""
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = lr
 
     def train_batch(self, micro_batches: Iterator[MicroBatch]) -> StepResult:
-        """Take `accumulation_steps` micro-batches of this process's replica, and one optimizer step."""
+        """Train one optimizer step on `accumulation_steps` micro-batches of this replica. Every process calls it."""
         self.deepspeed.train()
         for dropout in self.dropouts:
             dropout.begin_step(self.seed, self.deepspeed.global_steps, self.mesh)
@@ -82,11 +84,16 @@ class Engine:
         loss = self._forward_backward_step(micro_batches)
         norm = self.deepspeed.get_global_grad_norm()
         skipped = not self.deepspeed.was_step_applied()
+        if norm is None and not skipped:
+            raise RuntimeError("DeepSpeed took an optimizer step and reports no gradient norm; was it clipped?")
         rescaled = skipped and math.isfinite(loss) and scale > 1
         return StepResult(float(loss), float("nan") if norm is None else float(norm), skipped, rescaled)
 
     def eval_batch(self, micro_batch: MicroBatch) -> float:
-        """Summed cross-entropy in nats over the tokens that count in every replica's micro-batch."""
+        """Cross-entropy in nats, summed over all replicas' micro-batches; labels of `IGNORE_INDEX` do not count.
+
+        Every process calls it and gets the same value.
+        """
         self.deepspeed.eval()
         with torch.no_grad():
             loss = self._summed_loss(self._to_device(micro_batch))
@@ -120,10 +127,10 @@ class Engine:
             return gather_vocabulary(head.logits(hidden_states, positions), self.mesh.tp)
 
     def full_state(self, what: str = WEIGHTS) -> Iterator[tuple[str, Tensor | None]]:
-        """Weights, or a moment of the optimizer, of this process's layers by name ("3.in_proj.weight"): whole, fp32.
+        """Weights, or a moment of AdamW, of this pipeline stage by name ("3.in_proj.weight"): whole tensors, fp32, CPU.
 
-        what: `WEIGHTS` or one of `MOMENTS`. Every process must run through it together. A layer's values are given, on
-        the CPU, to one process, another one for the next layer; the others get None.
+        what: `WEIGHTS` or one of `MOMENTS`. Every process iterates over it together. One process gets a layer's values,
+        the replicas in turn; the others get None.
         """
         tp, mesh = self.mesh.tp, self.mesh
         for name, parameter in self.deepspeed.module.named_parameters():
@@ -137,13 +144,14 @@ class Engine:
             yield name, value.float().cpu() if keep else None
 
     def load_full_state(self, what: str, read: Callable[[int], dict[str, Tensor]]) -> None:
-        """Take up what `full_state` gave, under any layout. read: layer `index`'s values by their names in it.
+        """Set weights or a moment from whole tensors, which `full_state` of any layout returned.
 
-        Weights go to the fp32 ones of the optimizer: the engine must have been built from them.
+        read: layer index -> its tensors by their names in the layer. Weights are set in the optimizer's fp32 copy: the
+        engine must have been built from the same ones, or the copy that is computed with differs.
         """
         tp, current, layer = self.mesh.tp, "", {}
         for name, parameter in self.deepspeed.module.named_parameters():
-            if is_held(parameter):
+            if is_held(self.deepspeed, parameter):
                 index, _, rest = name.partition(".")
                 if index != current:
                     current, layer = index, read(int(index))
@@ -153,7 +161,7 @@ class Engine:
 
     @property
     def trainer_state(self) -> dict[str, Any]:
-        """What belongs to the state beside the tensors: steps taken, and fp16's scale of the loss. JSON."""
+        """The state beside the tensors, as JSON: steps taken, and fp16's loss scale."""
         return trainer_state(self.deepspeed)
 
     @trainer_state.setter
@@ -165,20 +173,19 @@ class Engine:
         return ids.to(self.mesh.device, non_blocking=True), labels.to(self.mesh.device, non_blocking=True)
 
     def destroy(self) -> None:
-        """Free what the engine holds: the next stage builds its own."""
+        """Free the engine's memory and hooks: the next training stage builds its own."""
         self.deepspeed.destroy()
 
 
 class PipelinedEngine(Engine):
-    """An engine whose layers are spread over pipeline stages."""
+    """A model and its optimizer under a layout with pipeline parallelism."""
 
     def _forward_backward_step(self, micro_batches: Iterator[MicroBatch]) -> Tensor:
         return self.deepspeed.train_batch(self._labelled(micro_batches))  # type: ignore[no-any-return]
 
     def _summed_loss(self, micro_batch: MicroBatch) -> Tensor:
-        mean: Tensor = self._evaluate(
-            self._labelled(iter([micro_batch]))
-        )  # over the replicas, and on all of them: its sum is the sum
+        # DeepSpeed returns the mean over the replicas on each of them; `eval_batch` adds these up to the sum
+        mean: Tensor = self._evaluate(self._labelled(iter([micro_batch])))
         return mean
 
     def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -192,14 +199,14 @@ class PipelinedEngine(Engine):
         )
 
     def _labelled(self, micro_batches: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
-        """Hand the labels to the module as each micro-batch is taken: its stage computes that one next."""
+        """Set the module's labels as DeepSpeed takes each micro-batch, which it computes next."""
         for micro_batch in micro_batches:
             ids, labels = self._to_device(micro_batch)
             self.deepspeed.module.labels = labels
             yield ids, labels
 
     def _evaluate(self, micro_batches: Iterator[MicroBatch], **options: bool) -> Any:
-        """`eval_batch` on one micro-batch, whose shape is its own: DeepSpeed keeps shapes and losses between calls."""
+        """DeepSpeed's `eval_batch` on one micro-batch of any shape; it would keep those of the last call."""
         self.deepspeed.reset_activation_shape()
         self.deepspeed.total_loss = None
         result = self.deepspeed.eval_batch(micro_batches, num_micro_batches=1, **options)
@@ -215,73 +222,34 @@ def build_engine(
     config: dict[str, Any],
     mesh: ProcessMesh,
 ) -> Engine:
-    """Build this process's layers, set their weights, and hand them to DeepSpeed.
+    """Build this process's layers one after the other, set their weights, and initialise DeepSpeed with them.
 
-    builders: the model, a builder a layer; initialise(layer, index): sets a built layer's weights; costs: what each
-    layer weighs when a pipeline is cut; optimizer: makes it from (name, parameter) pairs; config: from
-    `parallel.zero.deepspeed_config`.
+    builders: one a layer of the model; initialise(layer, index): sets a built layer's weights; costs: each layer's, to
+    balance pipeline stages; optimizer: builds it from (name, parameter) pairs; config: from
+    `parallel.zero.deepspeed_config`. Errors: TypeError where DeepSpeed chooses an optimizer class that is not known.
     """
+
+    def build(index: int) -> nn.Module:
+        layer = builders[index]().to(mesh.device)
+        initialise(layer, index)
+        return prepare_layer(layer, config, mesh)
+
     if mesh.pp_size > 1:
-        module = build_pipeline(builders, initialise, costs, mesh)
+        module = build_pipeline([partial(build, index) for index in range(len(builders))], costs, mesh)
     else:
-        module = Stack(*(builder() for builder in builders)).to(mesh.device)
-        for index, layer in enumerate(module):
-            initialise(layer, index)
+        module = Stack(*(build(index) for index in range(len(builders))))
     engine, *_ = deepspeed.initialize(
         model=module,
         optimizer=optimizer(list(module.named_parameters())),
         config=config,
         mpu=None if mesh.pp_size > 1 else mesh.grid,
     )
+    state_layout(engine)  # or an error that names the class
     create_moments(engine)
     if not config["zero_optimization"]["stage"]:
-        _guard_plain_step(engine, mesh)
+        guard_plain_step(engine, mesh)
     else:
-        _look_at_every_gradient(engine.optimizer)
+        check_every_gradient(engine)
     if engine.fp16_enabled():  # at the smallest scale a step is left out as any other, and train/health.py judges
         engine.optimizer.loss_scaler.raise_error_at_min_scale = False
     return (PipelinedEngine if mesh.pp_size > 1 else Engine)(engine, mesh, config["seed"])
-
-
-def _guard_plain_step(engine: Any, mesh: ProcessMesh) -> None:
-    """Without ZeRO, clip fp32 gradients ourselves, keep their norm, and take no step where one is not finite.
-
-    There DeepSpeed reports no norm, leaves parameters that tensor ranks share out of it on all pipeline stages but the
-    first, and takes every step. A gradient that is not finite on one process only keeps all of them from the step.
-    """
-    optimizer = engine.optimizer
-    take_step = optimizer.step
-
-    def step(*_: Any) -> None:
-        gradients = [(p, p.grad) for p in engine.module.parameters() if p.grad is not None]
-        squares = [g.double().square().sum() for _, g in gradients]
-        counted = [
-            s for s, (p, _) in zip(squares, gradients, strict=True) if shard_of(p) is not None or not mesh.tp.rank
-        ]
-        zero = torch.zeros((), dtype=torch.float64, device=mesh.device)
-        totals = torch.stack([torch.stack(counted or [zero]).sum(), torch.stack(squares or [zero]).sum() * 0])
-        dist.all_reduce(totals, group=mesh.grid.get_model_parallel_group())
-        dist.all_reduce(totals[1:], group=mesh.grid.get_data_parallel_group())
-        norm = float(totals.sum().sqrt())  # the second is 0, or nan where any gradient anywhere is not finite
-        engine._global_grad_norm = norm
-        optimizer.overflow = not math.isfinite(norm)  # by this name DeepSpeed knows a step that was not taken
-        if optimizer.overflow:
-            return
-        limit = engine.gradient_clipping()
-        if 0 < limit < norm:
-            torch._foreach_mul_([g for _, g in gradients], limit / norm)
-        take_step()
-
-    engine.clip_fp32_gradients = lambda: None
-    optimizer.step = step
-
-
-def _look_at_every_gradient(optimizer: Any) -> None:
-    """With ZeRO, take no step where any gradient is not finite, in every precision.
-
-    Of itself DeepSpeed looks at the norm only, to which one tensor rank adds what all of them share: ZeRO-1 and 2 in
-    fp32, ZeRO-3 in fp32 and bf16.
-    """
-    optimizer.check_grad_overflow = True
-    if hasattr(optimizer, "_overflow_check_and_loss_scale_update"):  # ZeRO-3; the scale is updated after the norm
-        optimizer._overflow_check_and_loss_scale_update = lambda **_: optimizer.check_overflow()

@@ -29,9 +29,9 @@ class States:
 
     optimizer_class: the class that holds master weights and moments (DeepSpeed's, or torch's without ZeRO);
     forward_backward_buffers: communication buffers while micro-batches run; optimizer_step_buffers: temporary tensors
-    of the optimizer step, when no micro-batch runs; initialization: fp32 weights before DeepSpeed partitions them;
-    host: offloaded to host memory. reduced, gathered: bytes passed to the data-parallel gradient reduction and
-    parameter all-gather in one optimizer step.
+    of the optimizer step, when no micro-batch runs; initialization: the weights, and one layer whole in fp32, before
+    there is optimizer state; host: offloaded to host memory. reduced, gathered: bytes passed to the data-parallel
+    gradient reduction and parameter all-gather in one optimizer step.
     """
 
     optimizer_class: str
@@ -83,11 +83,13 @@ def states(
     settings: Settings,
     config: dict[str, Any],
     replicas: int,
+    largest_layer: int,
 ) -> States:
     """Memory of `parameters`, in the run's precision, and of `buffers` bytes of module buffers, on one process.
 
     decayed: which of them are in the optimizer's group with weight decay: each group is padded by itself; config: from
-    `parallel.zero.deepspeed_config`, whose bucket sizes count; replicas: data-parallel processes.
+    `parallel.zero.deepspeed_config`, whose bucket sizes count; replicas: data-parallel processes;
+    largest_layer: parameters of the largest layer, which is built whole in fp32.
     """
     sizes = [parameter.numel() for parameter in parameters]
     size, largest, itemsize = sum(sizes), max(sizes), parameters[0].element_size()
@@ -98,7 +100,7 @@ def states(
     chosen = next((p for word, p in precision.items() if config[word]["enabled"]), Precision.fp32)
     optimizer_class, zero, layout = optimizer_class_of(settings, chosen), config["zero_optimization"], settings.layout
     alone, count = replicas == 1, config["gradient_accumulation_steps"]
-    start = FULL * size + buffers
+    start = itemsize * size + FULL * largest_layer + buffers
     reduced, gathered = (0, 0) if alone else (FULL * size, itemsize * flat)
     if optimizer_class == "torch.optim.AdamW":
         step = max(16 * largest, 0 if alone else FULL * min(size, ALLREDUCE_BUCKET))
@@ -145,7 +147,7 @@ def states(
         0 if offload else ADAM * own,
         itemsize * live + FULL * max(bucket, largest),
         0 if offload else FULL * min(own, zero["sub_group_size"]),
-        start,
+        itemsize * (kept + (0 if elsewhere else own)) + FULL * largest_layer + buffers,
         on_host,
         reduced * count,
         0 if alone else 2 * count * itemsize * size,

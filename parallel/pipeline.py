@@ -3,7 +3,6 @@
 import contextlib
 import io
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from deepspeed.pipe import LayerSpec, PipelineModule  # type: ignore[import-untyped]
@@ -34,21 +33,27 @@ def pipeline_bounds(costs: Sequence[float], stages: int) -> list[int]:
 
 
 class _Pipeline(PipelineModule):  # type: ignore[misc]
-    """`PipelineModule` that takes its bounds as given, and whose last stage turns `labels` into the loss in `forward`.
+    """`PipelineModule` with given bounds, whose last pipeline stage computes the loss from `labels` in `forward`.
 
-    DeepSpeed's own way of cutting builds every layer on every process. Its own way to the loss, `loss_fn` outside of
-    `forward`, loses the head's gradients in bf16: a hook on forward's output clears what came before it.
+    DeepSpeed's own partitioning by parameters builds every layer on every process. Its own way for labels, `loss_fn`,
+    does not serve: it is called on `forward`'s output, and the backward hook that DeepSpeed sets on that output clears
+    the gradients which the loss has left before it, those of the head. Labels as a second output of each layer would
+    be sent through every pipeline stage. So the engine sets `labels` as DeepSpeed takes each micro-batch.
     """
 
-    labels: Tensor | None = None  # of the micro-batch that the last stage computes next; None: forward ends at the head
+    labels: Tensor | None = None  # of the micro-batch that the last stage computes next; None: no loss
 
     def __init__(self, bounds: list[int], **keys: Any) -> None:
-        self.parts = bounds
+        self.bounds = bounds
+        self.bounds_were_used = False
         super().__init__(**keys)
+        if not self.bounds_were_used:
+            raise RuntimeError("DeepSpeed's PipelineModule did not call `_partition_layers`, which sets the bounds")
 
     def _partition_layers(self, method: str = "") -> None:
-        stage = self._topo.get_coord(self.global_rank).pipe
-        self._set_bounds(start=self.parts[stage], stop=self.parts[stage + 1])
+        pipeline_stage = self._topo.get_coord(self.global_rank).pipe
+        self._set_bounds(start=self.bounds[pipeline_stage], stop=self.bounds[pipeline_stage + 1])
+        self.bounds_were_used = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Token ids or hidden states -> hidden states; with `labels`, the last stage's loss."""
@@ -64,22 +69,24 @@ def spread_nonfinite(loss: Tensor) -> Tensor:
     return loss * (1 + 0 * loss.detach())
 
 
-def build_pipeline(
-    builders: Sequence[partial[nn.Module]],
-    initialise: Callable[[nn.Module, int], None],
-    costs: Sequence[float],
-    mesh: ProcessMesh,
-) -> Any:
-    """This process's stage of the pipeline: only its own layers are built, then set by `initialise(layer, index)`."""
+class _Layer(LayerSpec):  # type: ignore[misc]
+    """A layer that `PipelineModule` builds by calling `build_layer`."""
 
+    def __init__(self, build_layer: Callable[[], nn.Module]) -> None:
+        super().__init__(nn.Module)
+        self.build_layer = build_layer
+
+    def build(self, log: bool = False) -> nn.Module:
+        """The layer, called by DeepSpeed for those of this pipeline stage."""
+        return self.build_layer()
+
+
+def build_pipeline(build_layers: Sequence[Callable[[], nn.Module]], costs: Sequence[float], mesh: ProcessMesh) -> Any:
+    """This process's pipeline stage, a `PipelineModule`: only its own of `build_layers` are called."""
     with contextlib.redirect_stdout(io.StringIO()):
-        pipeline = _Pipeline(
+        return _Pipeline(
             pipeline_bounds(costs, mesh.pp_size),
-            layers=[LayerSpec(builder.func, *builder.args, **builder.keywords) for builder in builders],
+            layers=[_Layer(build_layer) for build_layer in build_layers],
             topology=mesh.grid.topology(),
             activation_checkpoint_interval=0,
         )
-    for name, layer in pipeline.named_children():
-        if name.isdigit():
-            initialise(layer, int(name))
-    return pipeline

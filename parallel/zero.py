@@ -3,9 +3,14 @@
 import sys
 from typing import Any
 
+import deepspeed  # type: ignore[import-untyped]
+import torch
+from torch import nn
+
 from conf.check import gradient_accumulation_steps
 from conf.choices import Offload, Precision
 from conf.schema import Settings
+from parallel.mesh import ProcessMesh
 
 
 def deepspeed_config(
@@ -116,3 +121,19 @@ def _zero(settings: Settings) -> dict[str, Any]:
         "offload_optimizer": None if layout.offload is Offload.none else offload,
         "offload_param": offload if layout.offload is Offload.parameters else None,
     }
+
+
+def prepare_layer(layer: nn.Module, config: dict[str, Any], mesh: ProcessMesh) -> nn.Module:
+    """Cast a layer, whose weights are set, to the run's precision and, for ZeRO-3, partition it over the replicas.
+
+    Called layer by layer: a process never holds more than one whole layer beside its part of the model, so that a model
+    larger than a device can start. config: from `deepspeed_config`.
+    """
+    if config["bf16"]["enabled"]:
+        layer.to(torch.bfloat16)
+    elif config["fp16"]["enabled"]:
+        layer.to(torch.float16)
+    if config["zero_optimization"]["stage"] == 3:
+        replicas = mesh.grid.get_data_parallel_group()
+        deepspeed.zero.Init(layer, data_parallel_group=replicas, config_dict_or_path=config, mpu=mesh.grid)
+    return layer

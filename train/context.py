@@ -13,6 +13,7 @@ from conf.run_folder import write_json
 from conf.schedule import count_steps
 from conf.schema import Settings
 from model.kernels import Kernels, select_kernels
+from parallel.deepspeed_internals import version_warning
 from parallel.mesh import ProcessMesh, build_mesh
 from train.data.packed_dataset import PackedDataset
 from train.data.prepare import PreparedData, find_prepared
@@ -74,6 +75,8 @@ def open_context(settings: Settings) -> RunContext:
     peak, source = peak_tflops(mesh.device, precision)
     peak = settings.cluster.peak_tflops or peak
     context = RunContext(settings, folder, data, mesh, precision, kernels, peak)
+    if (warning := version_warning()) is not None:
+        context.log(warning)
     context.log(
         f"{mesh.size} processes on {mesh.device.type}: tensor {mesh.tp.size} x pipeline {mesh.pp_size} "
         f"x data {mesh.dp_size}, ZeRO-{layout.zero_stage}, {precision.value}"

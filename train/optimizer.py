@@ -7,6 +7,7 @@ from torch import nn
 
 from conf.choices import Decay
 from conf.schema import OptimizerConfig
+from parallel.deepspeed_internals import built_shape
 
 
 def decays(name: str, parameter: nn.Parameter, decay: Decay, n_layer: int) -> bool:
@@ -16,7 +17,7 @@ def decays(name: str, parameter: nn.Parameter, decay: Decay, n_layer: int) -> bo
     whatever had two dimensions, and a block's vectors had: they were stacked over the layers.
     """
     if decay is Decay.matrices:
-        return getattr(parameter, "ds_shape", parameter.shape).__len__() > 1
+        return len(built_shape(parameter)) > 1
     return not re.fullmatch(rf"{n_layer + 1}\.(norm\.weight|norm\.bias|bias)", name)
 
 

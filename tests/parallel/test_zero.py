@@ -232,3 +232,26 @@ def test_the_written_configuration_is_plain_json(stage: int, offload: str) -> No
     assert zero["stage"] == stage
     assert (zero["offload_optimizer"] is None) == (offload == "none")
     assert (zero["offload_param"] is None) == (offload != "parameters")
+
+
+def most_bytes(overrides: list[str]) -> int:
+    """The most bytes of tensors at one time while an engine is built."""
+    from parallel.memory import LiveBytes
+    from tests.parity.cases import engine_of
+
+    settings = settings_of([*overrides, "layout.precision=bf16", "layout.zero.reduce_bucket_size=1000"])
+    settings = replace(settings, model=replace(settings.model, n_layer=16))
+    with LiveBytes(()) as live:
+        engine = engine_of(settings, mesh_of())
+    engine.destroy()
+    return live.peak
+
+
+def test_a_model_larger_than_one_device_starts_under_zero_3(worlds: Worlds) -> None:
+    """What a process needs to build the model falls as 1 / processes: no process ever holds the whole model."""
+    from tests.parallel import test_zero
+
+    words = ["layout.zero_stage=3", "layout.zero.param_persistence_threshold=1"]
+    one, two, four = (max(worlds(size).run(test_zero.most_bytes, words)) for size in (1, 2, 4))
+    assert two == pytest.approx(one / 2, rel=0.05)
+    assert four == pytest.approx(one / 4, rel=0.05)

@@ -113,9 +113,12 @@ def plan_pipeline_stage(settings: Settings, pipeline_stage: int, size: int, meas
         if measure:
             run = run_micro_batch(modules, first_stage, last_stage, hidden, model.context_length)
     named = [(f"{first + i}.{name}", p) for i, layer in enumerate(modules) for name, p in layer.named_parameters()]
+    largest = max(sum(parameter.numel() for parameter in layer.parameters()) for layer in modules)
     buffers = sum(b.numel() * b.element_size() for layer in modules for b in layer.buffers())
     decayed = [decays(name, p, settings.optimizer.decay, model.n_layer) for name, p in named]
-    held = states([p for _, p in named], decayed, buffers, settings, config, data_parallel_size(settings, size))
+    held = states(
+        [p for _, p in named], decayed, buffers, settings, config, data_parallel_size(settings, size), largest
+    )
     if pp_size > 1:  # the pipeline engine keeps one buffer to receive hidden states and one for their gradients
         buffers = held.forward_backward_buffers + run.boundary * ((not first_stage) + (not last_stage))
         held = replace(held, forward_backward_buffers=buffers)

@@ -56,7 +56,7 @@ def show(plan: dict[str, Any]) -> None:
     )
     log(
         f"Total: the peak of forward and backward, optimizer step ({fullest['optimizer_step'] / GIB:.2f} instead "
-        f"of activations and working) and initialization ({fullest['initialization'] / GIB:.2f}, fp32 weights)."
+        f"of activations and working) and initialization ({fullest['initialization'] / GIB:.2f}, one layer in fp32)."
     )
     if fullest["host"]:
         log(f"Host memory for what is offloaded: {fullest['host'] / GIB:.2f} GiB a process.")

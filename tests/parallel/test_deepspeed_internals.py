@@ -1,0 +1,101 @@
+"""What DeepSpeed has renamed or replaced is an error with its name, and another version one line."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer  # type: ignore[import-untyped]
+
+from parallel import deepspeed_internals as internals
+from parallel.deepspeed_internals import PROVED_VERSION, StateLayout, version_warning
+from tests.parity.cases import engine_of, settings_of
+from tests.worlds import Worlds, mesh_of
+
+
+def test_another_version_is_one_line_and_the_proved_one_none() -> None:
+    assert version_warning() is None, "requirements.txt and PROVED_VERSION differ"
+    assert version_warning(f"{PROVED_VERSION}+unknown") is None
+    warning = version_warning("0.20.0")
+    assert warning is not None and "\n" not in warning
+    assert warning.startswith(f"warning: DeepSpeed 0.20.0 is installed and {PROVED_VERSION} is proved;")
+
+
+def test_an_unknown_optimizer_is_named() -> None:
+    engine = SimpleNamespace(optimizer=object.__new__(FP16_Optimizer))
+    with pytest.raises(TypeError, match=r"fused_optimizer\.FP16_Optimizer, whose state this stack cannot read"):
+        internals.state_layout(engine)
+    with pytest.raises(TypeError, match=r"torch\.optim\.sgd\.SGD"):
+        internals.torch_optimizer(SimpleNamespace(optimizer=torch.optim.SGD([torch.zeros(1)], lr=0.1)))
+
+
+def renamed(overrides: list[str]) -> tuple[StateLayout, list[str]]:
+    """How a live engine keeps its state, and what is said once DeepSpeed's names in it are others."""
+    from parallel.full_state import MOMENTS, scatter
+
+    engine = engine_of(settings_of(overrides), mesh_of())
+    live: Any = engine.deepspeed
+    layout, errors = internals.state_layout(live), []
+    parameter: Any = next(live.module.parameters())
+    value = torch.zeros(internals.built_shape(parameter))
+    if layout is StateLayout.flat:
+        mapping, parameter._another_name = parameter._hp_mapping, parameter._hp_mapping
+        del parameter._hp_mapping
+        with pytest.raises(AttributeError) as caught:
+            assert engine.load_full_state(MOMENTS[0], lambda _: {"tokens.weight": value}) is None
+        errors.append(str(caught.value))
+        parameter._hp_mapping = mapping
+    if layout is StateLayout.partitioned:
+        part = parameter.ds_tensor
+        del parameter.ds_tensor
+        with pytest.raises(AttributeError) as caught:
+            scatter(live, parameter, MOMENTS[0], value)
+        errors.append(str(caught.value))
+        parameter.ds_tensor = part
+    engine.destroy()
+    return layout, errors
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "layout", "missing"),
+    [
+        (0, "fp32", StateLayout.whole, None),
+        (1, "bf16", StateLayout.flat, "_hp_mapping"),
+        (2, "fp32", StateLayout.flat, "_hp_mapping"),
+        (3, "bf16", StateLayout.partitioned, "ds_tensor"),
+    ],
+)
+def test_a_renamed_attribute_is_an_error(
+    stage: int, precision: str, layout: StateLayout, missing: str | None, worlds: Worlds
+) -> None:
+    from tests.parallel import test_deepspeed_internals
+
+    words = [f"layout.zero_stage={stage}", f"layout.precision={precision}"]
+    ((found, errors),) = worlds(1).run(test_deepspeed_internals.renamed, words)
+    assert found is layout
+    assert len(errors) == (missing is not None) and all(str(missing) in error for error in errors)
+
+
+def pipeline_without_bounds() -> str:
+    """What is said where DeepSpeed's `PipelineModule` partitions its layers under another name."""
+    from unittest.mock import patch
+
+    from parallel.pipeline import PipelineModule
+
+    original = PipelineModule.__init__
+
+    def renamed_partition(self: Any, *arguments: Any, **keywords: Any) -> None:
+        with patch.object(type(self), "_partition_layers", PipelineModule._partition_layers):
+            original(self, *arguments, **keywords)
+
+    settings = settings_of(["layout.pipeline_parallel_size=2", "layout.zero_stage=0"])
+    with patch.object(PipelineModule, "__init__", renamed_partition), pytest.raises(RuntimeError) as caught:
+        engine_of(settings, mesh_of(1, 2))
+    return str(caught.value)
+
+
+def test_bounds_that_deepspeed_does_not_ask_for_are_an_error(worlds: Worlds) -> None:
+    from tests.parallel import test_deepspeed_internals
+
+    for said in worlds(2).run(test_deepspeed_internals.pipeline_without_bounds):
+        assert "did not call `_partition_layers`" in said
