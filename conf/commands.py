@@ -50,6 +50,7 @@ class Sample(Sampling):
     stop: list[str] = field(default_factory=list)
     allowed_special: list[str] = field(default_factory=list)
     truncate: bool = MISSING
+    tensor_parallel_size: int | None = None
     precision: Precision = MISSING
     output: str | None = None
 
@@ -73,6 +74,7 @@ class Evaluate:
     seconds: float = MISSING
     workers: int | None = None
     sandbox: Sandbox = MISSING
+    tensor_parallel_size: int | None = None
     precision: Precision = MISSING
     output: str | None = None
     wandb: bool = MISSING

@@ -1,6 +1,6 @@
 """`python -m launch`: compose and check the settings, prepare the data, start the processes.
 
-`python -m launch status|cancel|logs|sync` acts on runs that were started.
+`python -m launch status|cancel|logs|sync` acts on runs that were started; `evaluate` starts the evaluation of one.
 """
 
 import os
@@ -23,7 +23,7 @@ from conf.help import short_help
 from conf.run_folder import check_run_folder, is_finished, run_folder, save_settings
 from conf.schedule import schedule_lines
 from conf.schema import Settings
-from launch import control, slurm, status
+from launch import control, evaluate, slurm, status
 from launch.hostfile import main_address, read_hostfile, remote_command
 from launch.jobs import add_job
 from launch.local import environment, train_command, world_size
@@ -36,7 +36,8 @@ COMMAND = Command(
     usage="[-m] [GROUP=CHOICE ...] [KEY=VALUE ...]",
     summary="Starts a run: checks its settings, prepares its data and starts its processes on this machine, on the "
     "hosts of a hostfile, or as a chain of Slurm jobs. The same command resumes a run that was interrupted. "
-    "`status`, `cancel`, `logs` and `sync` act on runs that were started: `python -m launch status --help`.",
+    "`status`, `cancel`, `logs` and `sync` act on runs that were started, `evaluate` starts the evaluation of one: "
+    "`python -m launch status --help`.",
     examples=(
         "python -m launch experiment=quickstart",
         "python -m launch run.name=mine stage=mono data=files data.corpora.mono.paths=[code.jsonl]",
@@ -59,6 +60,7 @@ SUBCOMMANDS: dict[str, tuple[Command, Callable[[list[str]], int]]] = {
     "cancel": (control.CANCEL, control.cancel),
     "logs": (control.LOGS, control.logs),
     "sync": (control.SYNC, control.sync),
+    "evaluate": (evaluate.COMMAND, evaluate.launch),
 }
 
 

@@ -43,7 +43,12 @@ def free_port() -> int:
 
 
 def train_command(
-    overrides: list[str], slots: dict[str, int], address: str = "127.0.0.1", port: int | None = None, node: str = "0"
+    overrides: list[str],
+    slots: dict[str, int],
+    address: str = "127.0.0.1",
+    port: int | None = None,
+    node: str = "0",
+    module: str = "train",
 ) -> list[str]:
     """The deepspeed launcher's command line on one of the hosts for `python -m train` with `overrides`.
 
@@ -63,7 +68,7 @@ def train_command(
         f"--master_addr={address}",
         f"--master_port={port or free_port()}",
     ]
-    return [*launcher, *placement, "--no_local_rank", "--module", "train", *overrides]
+    return [*launcher, *placement, "--no_local_rank", "--module", module, *overrides]
 
 
 def environment(processes: int, layout: LayoutConfig) -> dict[str, str]:

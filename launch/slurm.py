@@ -32,11 +32,10 @@ export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}
 code=0
 trap : TERM  # this script gets it too, and still has to write the exit code
 rm -f "$exit_file"
-srun --nodes=1 --ntasks=1 {python} -m train.data prepare "$@" || code=$?
-if (( code == 0 )); then  # when a rank ends, the others have a minute
+{prepare}if (( code == 0 )); then  # when a rank ends, the others have a minute
     srun --kill-on-bad-exit=0 --wait=60 {srun}bash -c \\
-        'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec {python} -m train "$@"' \\
-        train "$@" || code=$?
+        'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec {python} -m {module} "$@"' \\
+        {module} "$@" || code=$?
 fi
 
 if (( code == {interrupted} )) && [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]; then
@@ -49,14 +48,18 @@ fi
 echo "$code" > "$exit_file"
 exit "$code"
 """
+PREPARE = 'srun --nodes=1 --ntasks=1 {python} -m train.data prepare "$@" || code=$?\n'
 
 
-def script(settings: Settings, runs: list[tuple[Path, list[str]]], stage: str, title: str, log: Path) -> str:
+def script(
+    settings: Settings, runs: list[tuple[Path, list[str]]], stage: str, title: str, log: Path, module: str = "train"
+) -> str:
     """The batch script of one stage.
 
     settings: of the run, or of the first run of a sweep.
     runs: (run's folder, overrides of `python -m train`): one, or one for each task of the job array.
     title: the run or the sweep, for its name and heading. log: file for the output, with Slurm's %-patterns.
+    module: what runs; training has its data prepared first.
     """
     cluster, slurm = settings.cluster, settings.cluster.slurm
     python = shlex.quote(slurm.python or sys.executable)
@@ -73,6 +76,8 @@ def script(settings: Settings, runs: list[tuple[Path, list[str]]], stage: str, t
         setup="\n".join(_setup(slurm, settings.layout)),
         runs="\n".join(cases),
         python=python,
+        module=module,
+        prepare=PREPARE.format(python=python) if module == "train" else "",
         srun="".join(f"{word} " for word in slurm.srun),
         interrupted=INTERRUPTED,
         max_requeues=slurm.max_requeues,
@@ -125,8 +130,10 @@ def sbatch_command(path: Path, after: str | None, array: bool) -> list[str]:
     return ["sbatch", "--parsable", *dependency, str(path)]
 
 
-def submit(paths: dict[str, Path], array: bool) -> dict[str, str]:
-    """Submit each stage's script, in order, each after the one before: stage -> job id. All or none.
+def submit(paths: dict[str, Path], array: bool, after: str | None = None) -> dict[str, str]:
+    """Submit each stage's script, in order, each after the one before, the first after job `after`: stage -> job id.
+
+    All or none.
 
     Errors: `ConfigError` with what sbatch said, where it refuses one.
     """
@@ -136,7 +143,7 @@ def submit(paths: dict[str, Path], array: bool) -> dict[str, str]:
         )
     ids: dict[str, str] = {}
     for stage, path in paths.items():
-        command = sbatch_command(path, list(ids.values())[-1] if ids else None, array)
+        command = sbatch_command(path, list(ids.values())[-1] if ids else after, array)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             if ids:

@@ -16,6 +16,7 @@ from conf.errors import ConfigError
 from conf.run_folder import read_json, write_json
 from train.evaluate.problems import problems_digest
 from train.evaluate.sandbox import SandboxError, check_isolation
+from train.stop import StopSignal
 
 if TYPE_CHECKING:
     from model.weights import Weights
@@ -34,6 +35,7 @@ COMMAND = Command(
         "python -m train.evaluate run=runs/mine task=mtpb problems=mtpb.jsonl",
         "python -m train.evaluate run=exported/mine task=perplexity 'paths=[notes.txt]'",
         "deepspeed --num_gpus 2 --no_local_rank --module train.evaluate run=... task=...",
+        "python -m launch evaluate cluster=slurm_a100 nodes=4 run=runs/mine task=humaneval",
     ),
     settings="evaluate",
     resumable=True,
@@ -51,7 +53,8 @@ def run_task(argv: list[str]) -> int:
     command = read_command(Evaluate, COMMAND.split_flags(argv)[1])
     check(command)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
-    evaluate(command, os.environ.get("RANK", "0") == "0")
+    # Alone at a terminal Ctrl-C ends it at once; processes of a launch finish their batches and end together.
+    evaluate(command, os.environ.get("RANK", "0") == "0", StopSignal() if "RANK" in os.environ else None)
     return 0
 
 
@@ -82,17 +85,18 @@ def check(command: Evaluate) -> None:
             )
 
 
-def evaluate(command: Evaluate, is_main: bool) -> None:
+def evaluate(command: Evaluate, is_main: bool, stop: StopSignal | None = None) -> None:
     """Run the task, print its table, and leave `<task>.json` beside the samples."""
     import torch  # it and DeepSpeed are loaded only for settings that can run
 
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    from parallel.rendezvous import leave
     from train.evaluate import completion, mtpb, perplexity
     from train.sample.generator import open_generator
 
     task = import_module(f"train.evaluate.{command.task}")
     problems = None if command.task == "perplexity" else task.load_problems(command)
-    generator = open_generator(command.run, command.precision)
+    generator = open_generator(command.run, command.precision, tensor_parallel=command.tensor_parallel_size)
     weights = generator.weights
     folder = Path(command.output) if command.output else weights.folder / "evaluations"
     if is_main:
@@ -103,15 +107,18 @@ def evaluate(command: Evaluate, is_main: bool) -> None:
         if is_main:
             _save_settings(folder, command, problems, weights.folder)
         if command.task in COMPLETION_TASKS:
-            result = completion.evaluate(task, command, problems, generator, folder)
+            result = completion.evaluate(task, command, problems, generator, folder, stop)
         else:
-            result = mtpb.evaluate(command, problems, generator, folder)
+            result = mtpb.evaluate(command, problems, generator, folder, stop)
     if is_main:
         write_json(folder / f"{command.task}.json", {"task": command.task, "run": command.run, **result})
         print_result(command.task, result)
         print(f"results and samples: {folder}")
         if command.wandb:
             track(weights, command.task, result)
+    if generator.mesh.size > 1:
+        generator.mesh.broadcast_object(None)  # Slurm ends a job a minute after one of its processes
+        leave()
 
 
 def print_result(task: str, result: Result) -> None:

@@ -11,6 +11,7 @@ from train.evaluate.problems import Problem, sample_seed
 from train.evaluate.programs import Sample, generate_samples, run_samples
 from train.evaluate.sandbox import Limits, Trial
 from train.sample.generator import Generator
+from train.stop import StopSignal
 
 
 class CompletionBenchmark(Protocol):
@@ -30,7 +31,12 @@ class CompletionBenchmark(Protocol):
 
 
 def evaluate(
-    benchmark: CompletionBenchmark, command: Evaluate, problems: list[Problem], generator: Generator, folder: Path
+    benchmark: CompletionBenchmark,
+    command: Evaluate,
+    problems: list[Problem],
+    generator: Generator,
+    folder: Path,
+    stop: StopSignal | None = None,
 ) -> dict[str, Any]:
     """pass@k at each temperature, and for each k at its best temperature, as the papers report it.
 
@@ -48,7 +54,9 @@ def evaluate(
 
         name = f"{command.task}_t{temperature:g}"
         path = folder / f"{name}.jsonl"
-        samples = generate_samples(path, wanted, command.batch_size, complete, mesh, f"sampling, t={temperature:g}")
+        samples = generate_samples(
+            path, wanted, command.batch_size, complete, mesh, f"sampling, t={temperature:g}", stop
+        )
         if mesh.is_main:
             passed = run_samples(
                 folder / f"{name}_results.jsonl",
@@ -58,6 +66,7 @@ def evaluate(
                 command.workers,
                 mesh,
                 f"running, t={temperature:g}",
+                stop,
             )
             by_temperature[f"{temperature:g}"] = pass_at_ks(list(passed.values()), command.k)
     best = {str(k): max((of[str(k)] for of in by_temperature.values()), default=0.0) for k in command.k}

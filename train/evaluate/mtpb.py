@@ -14,6 +14,7 @@ from train.evaluate.prompt_perplexity import Part, prompt_perplexities
 from train.evaluate.sandbox import Limits
 from train.evaluate.truncation import truncate
 from train.sample.generator import Generator
+from train.stop import StopSignal
 
 KEYS = ("id", "name", "description", "category", "prompts", "inputs", "outputs")
 PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"  # of every program
@@ -92,7 +93,9 @@ def mean_perplexity(rates: dict[Any, float], perplexities: dict[Any, list[float]
     return {group: sum(means[name] for name in names) / len(names) for group, names in groups.items() if names}
 
 
-def evaluate(command: Evaluate, problems: list[Problem], generator: Generator, folder: Path) -> dict[str, Any]:
+def evaluate(
+    command: Evaluate, problems: list[Problem], generator: Generator, folder: Path, stop: StopSignal | None = None
+) -> dict[str, Any]:
     """Pass rates turn by turn, and beside them with all turns as one prompt, each at its best temperature; and the
     perplexity of the prompts in both forms, from the first sample of each case.
     """
@@ -100,7 +103,7 @@ def evaluate(command: Evaluate, problems: list[Problem], generator: Generator, f
     result: dict[str, Any] = {"samples": command.samples, "problems": len(by_id)}
     for mode in MODES:
         rates = [
-            _at_temperature(command, generator, folder, by_id, mode, temperature)
+            _at_temperature(command, generator, folder, by_id, mode, temperature, stop)
             for temperature in command.temperatures
         ]
         best = max(rates, key=lambda rate: float(rate["pass_rate"]))
@@ -115,6 +118,7 @@ def _at_temperature(
     problems: dict[Any, Problem],
     mode: str,
     temperature: float,
+    stop: StopSignal | None,
 ) -> dict[str, Any]:
     wanted = [
         {"task_id": name, "case": case, "sample": index}
@@ -130,6 +134,7 @@ def _at_temperature(
         lambda batch: complete_programs(batch, problems, command, generator, mode, temperature),
         mesh,
         f"sampling, {title}",
+        stop,
     )
     first = [row for row in samples if row["sample"] == 0]
     texts = [split_prompts(row, render_turns(problems[row["task_id"]], row["case"], mode)) for row in first]
@@ -146,6 +151,7 @@ def _at_temperature(
         command.workers,
         mesh,
         f"running, {title}",
+        stop,
     )
     rates = {name: sum(values) / len(values) for name, values in passed.items()}
     return {**summarise(problems.values(), rates), "prompt_perplexity": mean_perplexity(rates, perplexities)}

@@ -12,6 +12,8 @@ from conf.errors import ConfigError
 from conf.run_folder import append_records, repair_records
 from parallel.mesh import ProcessMesh
 from train.evaluate.sandbox import Limits, Outcome, SandboxError, Trial, run_programs
+from train.sample.replicas import spread
+from train.stop import StopSignal
 
 CHUNK = 64  # programs between two writes of their results
 
@@ -31,16 +33,16 @@ def generate_samples(
     complete: Callable[[list[Sample]], list[Sample]],
     mesh: ProcessMesh,
     title: str,
+    stop: StopSignal | None = None,
 ) -> list[Sample]:
     """The samples `wanted`, with what `complete` adds to each batch of them; those already in `path` are read from it.
 
-    Every process calls it; the main one writes the file.
+    Every process calls it; the main one writes the file. Replicas complete different batches (`spread`).
     """
     rows = {sample_key(row): row for row in _from_main(mesh, lambda: repair_records(path))}
     todo = [row for row in wanted if sample_key(row) not in rows]
     with progress(mesh, title, len(wanted), len(wanted) - len(todo)) as advance:
-        for start in range(0, len(todo), batch_size):
-            completed = complete(list(todo[start : start + batch_size]))
+        for completed in spread(mesh, todo, batch_size, complete, stop):
             if mesh.is_main:
                 append_records(path, completed)
             rows |= {sample_key(row): row for row in completed}
@@ -56,6 +58,7 @@ def run_samples(
     workers: int | None,
     mesh: ProcessMesh,
     title: str,
+    stop: StopSignal | None = None,
 ) -> dict[Any, list[bool]]:
     """Run the program of each sample: task_id -> whether each of its samples passed. Main process only.
 
@@ -74,6 +77,8 @@ def run_samples(
                 fresh.append({**key, "passed": outcome.passed, "result": result})
                 advance(1)
             append_records(path, fresh)
+            if stop is not None and stop.received:
+                raise KeyboardInterrupt
             results |= {sample_key(row): row for row in fresh}
     passed: dict[Any, list[bool]] = defaultdict(list)
     for row in samples:

@@ -6,11 +6,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain, product
 from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.text import Text
 
 from conf.command_line import Command, run_command
@@ -56,23 +57,25 @@ def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     from train.evaluate.truncation import truncate
     from train.sample.generator import open_generator
+    from train.sample.replicas import spread
 
-    generator = open_generator(command.run, command.precision)
+    generator = open_generator(command.run, command.precision, tensor_parallel=command.tensor_parallel_size)
     console = Console(highlight=False, soft_wrap=True)
-    every = [(prompt, index) for prompt in prompts for index in range(command.samples)]
-    bar: dict[str, Any] = {
-        "console": Console(stderr=True),
-        "disable": not (is_main and sys.stderr.isatty()),
-        "transient": True,
-    }
-    for start in track(range(0, len(every), command.batch_size), "sampling", **bar):
-        batch = every[start : start + command.batch_size]
-        seeds = [command.seed + start + place for place in range(len(batch))]
-        special = command.allowed_special
-        texts = generator.generate(
-            [prompt for prompt, _ in batch], command, seeds, tuple(command.stop), "all" if "all" in special else special
-        )
-        for (prompt, index), seed, text in zip(batch, seeds, texts, strict=True):
+    every = [
+        (prompt, index, command.seed + place)
+        for place, (prompt, index) in enumerate(product(prompts, range(command.samples)))
+    ]
+    special: Any = "all" if "all" in command.allowed_special else command.allowed_special
+
+    def complete(batch: list[tuple[str, int, int]]) -> list[str]:
+        texts = [prompt for prompt, _, _ in batch]
+        return generator.generate(texts, command, [seed for *_, seed in batch], tuple(command.stop), special)
+
+    rounds = spread(generator.mesh, every, command.batch_size, complete)
+    bar = Progress(console=Console(stderr=True), disable=not (is_main and sys.stderr.isatty()), transient=True)
+    with bar:
+        task = bar.add_task("sampling", total=len(every))
+        for (prompt, index, seed), text in zip(every, chain.from_iterable(rounds), strict=True):
             completion = truncate(text) if command.truncate else text
             if is_main:
                 console.rule(f"sample {index + 1} of {command.samples}, seed {seed}", align="left", style="dim")
@@ -80,6 +83,7 @@ def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main:
             if output is not None:
                 line = {"prompt": prompt, "sample": index, "seed": seed, "completion": completion}
                 output.write(json.dumps(line) + "\n")
+            bar.advance(task)
 
 
 def read_prompts(prompt: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Text from finished weights: prompts of unequal lengths in one batch, keys and values of past tokens cached.
 
-Every process that the launcher started is one tensor-parallel rank; started alone, a process holds the whole model.
+The processes that the launcher started are tensor-parallel ranks and replicas (train/sample/replicas.py); started
+alone, a process holds the whole model.
 
 A sample is a function of its prompt and its seed, up to rounding: products of another batch size may round differently
 in the last bits, and where two tokens are equally probable to that precision (a flat model, such as one hardly trained)
@@ -16,7 +17,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from conf.check import divisors
 from conf.choices import KernelForm, Precision
 from conf.commands import Sampling
 from conf.errors import ConfigError
@@ -36,8 +36,10 @@ from parallel.rendezvous import join
 from parallel.tensor_parallel import pack
 from train.hardware import resolve_precision
 from train.sample.choose import before, choose, uniforms
+from train.sample.replicas import tensor_parallel_size
 
 CHECK_EVERY = 8  # tokens between two checks of what has ended: a check waits for the device, a late one costs little
+MAIN_SECONDS = 24 * 3600.0  # that processes wait while the main one runs programs
 LOSS_TOKENS = 256  # whose logits over the whole vocabulary exist at one time
 KERNELS = KernelsConfig(compile=False, attention=KernelForm.auto)
 
@@ -45,7 +47,7 @@ Stop = Callable[[str], str | None] | tuple[str, ...]
 
 
 class Generator:
-    """A model that samples completions. Every process makes the same calls and gets the same results."""
+    """A model that samples completions. The tensor ranks of a replica make the same calls and get the same results."""
 
     def __init__(self, weights: Weights, modules: Sequence[nn.Module], tokenizer: Tokenizer, mesh: ProcessMesh) -> None:
         self.weights = weights
@@ -205,11 +207,15 @@ class Generator:
 
 
 def open_generator(
-    source: str | Path, precision: Precision = Precision.auto, kernels: KernelsConfig = KERNELS
+    source: str | Path,
+    precision: Precision = Precision.auto,
+    kernels: KernelsConfig = KERNELS,
+    tensor_parallel: int | None = None,
 ) -> Generator:
     """The generator of the weights at `source` (see `model.pretrained.open_weights`), on every process of the launch.
 
     kernels: the forms of the operations; torch.compile takes no part (see `build_modules`).
+    tensor_parallel: processes that share each matrix; None: as few as hold the weights, the others are replicas.
     Errors: `ConfigError` where there are none, they have no tokenizer, or the processes cannot share them.
     """
     weights = open_weights(source)
@@ -217,13 +223,11 @@ def open_generator(
         raise ConfigError(f"{source} has no tokenizer; name a folder that holds one beside the weights")
     tokenizer = load_tokenizer(weights.tokenizer_folder)
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if weights.model.n_head % size or weights.model.vocab_size % size:
-        raise ConfigError(
-            f"{size} processes do not divide n_head={weights.model.n_head}; use {divisors(weights.model.n_head)}"
-        )
+    element_bytes = 4 if precision is Precision.fp32 else 2
+    tp_size = tensor_parallel_size(weights.model, size, tensor_parallel, element_bytes)
     if size > 1:
-        join()
-    mesh = build_mesh(tp_size=size) if size > 1 else single_process_mesh()
+        join(collective_seconds=MAIN_SECONDS)
+    mesh = build_mesh(tp_size=tp_size) if size > 1 else single_process_mesh()
     dtype = DTYPES[resolve_precision(precision, mesh.device)]
     return Generator(weights, build_modules(weights, mesh, dtype, kernels), tokenizer, mesh)
 

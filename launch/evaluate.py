@@ -1,0 +1,82 @@
+"""`python -m launch evaluate`: `train.evaluate` on several processes, here or as a Slurm job after the stage's own."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from conf.choices import ClusterKind
+from conf.command_line import Command
+from conf.commands import Evaluate, read_command
+from conf.compose import compose_settings
+from conf.errors import ConfigError
+from conf.run_folder import is_run_folder
+from conf.schema import Settings
+from launch import slurm
+from launch.jobs import read_jobs
+from launch.local import environment, train_command, world_size
+from launch.processes import run
+from launch.status import job_state
+
+COMMAND = Command(
+    program="python -m launch evaluate",
+    usage="[cluster=...] [nodes=...] run=... task=... [KEY=VALUE ...]",
+    summary="Starts `python -m train.evaluate` with the same settings on every GPU of this machine, or as a Slurm job, "
+    "which waits for the stage's own job where that has not ended. An interrupted evaluation is requeued and resumes.",
+    examples=(
+        "python -m launch evaluate run=runs/mine task=humaneval",
+        "python -m launch evaluate cluster=slurm_a100 nodes=4 run=runs/mine/stages/mono task=humaneval",
+    ),
+    settings="evaluate",
+    resumable=True,
+)
+OF_THE_CLUSTER = ("cluster", "nodes", "dry_run")  # settings of these names say where it runs, the others what
+
+
+def launch(argv: list[str]) -> int:
+    """Check the settings, then start or submit the evaluation; return the exit code. Errors: `ConfigError`."""
+    words = COMMAND.split_flags(argv)[1]
+    where = [word for word in words if word.partition("=")[0].lstrip("+").split(".")[0] in OF_THE_CLUSTER]
+    what = [word for word in words if word not in where]
+    command = read_command(Evaluate, what)
+    settings = compose_settings(where)
+    if settings.cluster.kind is ClusterKind.slurm:
+        return submit(settings, command, what)
+    if settings.cluster.kind is ClusterKind.hostfile:
+        raise ConfigError("cluster=hostfile is for training; evaluate with cluster=local or cluster=slurm")
+    processes = world_size(settings.cluster, settings.layout)
+    start = train_command(what, {"localhost": processes}, module="train.evaluate")
+    if settings.dry_run:
+        print(shlex.join(start))
+        return 0
+    variables = {**os.environ, **environment(processes, settings.layout)}
+    return run(start, variables, settings.cluster.grace_seconds)
+
+
+def submit(settings: Settings, command: Evaluate, words: list[str]) -> int:
+    """Submit one job; its script and log are in `jobs/` of the run, or of the folder that the weights are in."""
+    source = Path(command.run)
+    home = next((path for path in (source, *source.parents) if is_run_folder(path)), None)
+    folder = (home or Path(settings.run.root) / ".evaluations" / source.name).resolve()
+    name = f"evaluate-{command.task}"
+    path, log = folder / f"jobs/{name}.sh", folder / f"jobs/{name}-%j.log"
+    text = slurm.script(settings, [(folder, words)], name, str(source), log, module="train.evaluate")
+    after = stage_job(home, source) if home else None
+    if settings.dry_run:
+        print(f"# {path}\n{text}\n# {shlex.join(slurm.sbatch_command(path, after, array=False))}")
+        return 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    id = slurm.submit({name: path}, array=False, after=after)[name]
+    print(f"{name}: job {id}" + (f", after job {after}" if after else "") + f"; log: {str(log).replace('%j', id)}")
+    sys.stdout.flush()
+    return 0
+
+
+def stage_job(run: Path, source: Path) -> str | None:
+    """The queued or running Slurm job that makes the weights of `source`, a run or one of its stages; else None."""
+    queue = slurm.queue()
+    alive = [job for job in read_jobs(run) if job.kind == "slurm" and job_state(job, queue)]
+    wanted = source.name if source.resolve() != run.resolve() else None
+    made = [job.id for job in alive if wanted is None or wanted in job.stages]
+    return made[-1] if made else None

@@ -1,0 +1,56 @@
+"""`python -m launch evaluate`: the evaluation's own words on several processes, here or on Slurm after its stage."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from launch import evaluate
+from launch.__main__ import main
+from launch.jobs import add_job
+
+
+def test_here_it_starts_a_process_a_device(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run=runs/mine", "task=humaneval", "k=[1,10]"]
+    assert main(["evaluate", "dry_run=true", "cluster.cpu_processes=3", *words]) == 0
+    command = shlex.split(capsys.readouterr().out)
+    assert command[-len(words) - 1 :] == ["train.evaluate", *words]
+
+
+def test_on_slurm_it_is_a_job_that_waits_for_the_stage_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs/mine"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("")
+    for number, stage in ((7, "nl"), (8, "multi")):
+        add_job(run, "slurm", str(number), [stage], "", f"{stage}.log", f"jobs/{stage}.exit")
+    monkeypatch.setattr(evaluate.slurm, "queue", lambda: {"7": ("running", ""), "8": ("pending", "Dependency")})
+    words = ["evaluate", "cluster=slurm_a100", "nodes=2", "dry_run=true", "task=humaneval"]
+    for source, after in (("runs/mine", "8"), ("runs/mine/stages/nl", "7")):
+        assert main([*words, f"run={source}"]) == 0
+        script = capsys.readouterr().out
+        assert f"sbatch --parsable --dependency=afterok:{after} {run}/jobs/evaluate-humaneval.sh" in script
+        assert f"set -- task=humaneval run={source} ;;" in script and "-m train.evaluate" in script
+        assert "prepare" not in script and "scontrol requeue" in script and "#SBATCH --nodes=2" in script
+    monkeypatch.setattr(evaluate.slurm, "queue", dict)
+    assert main([*words, "run=runs/mine"]) == 0
+    assert "--dependency" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run=x", "task=humanevil"], "task=humanevil is not known"),
+        (["run=x", "task=humaneval", "sample=3"], "did you mean 'samples'?"),
+        (["run=x", "task=humaneval", "cluster=slurmy"], "slurmy"),
+        (["run=x", "task=humaneval", "cluster=hostfile"], "cluster=hostfile is for training"),
+    ],
+)
+def test_bad_words_are_one_line_before_anything_starts(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1
