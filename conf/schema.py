@@ -209,6 +209,8 @@ class TrackingConfig:
     log_every: int = MISSING
     straggler_threshold: float = MISSING
     wandb: bool = MISSING
+    wandb_seconds: float = MISSING
+    tensorboard: bool = MISSING
 
 
 @dataclass
