@@ -140,6 +140,7 @@ class KernelsConfig:
 
     compile: bool = MISSING
     attention: choices.KernelForm = MISSING
+    branches: choices.BranchesForm = MISSING
 
 
 @dataclass
