@@ -48,7 +48,7 @@ class StageConfig:
     """One stage of training: conf/stage."""
 
     corpus: str = MISSING
-    mixture: dict[str, float] = field(default_factory=dict)
+    mixture: Any = None  # corpus -> weight; a typed mapping cannot be null and take new keys on the command line
     mixture_phases: list[MixturePhase] = field(default_factory=list)
     steps: int = MISSING
     tokens: float | None = None

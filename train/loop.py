@@ -11,8 +11,8 @@ from parallel.engine import Engine, MicroBatch
 from parallel.rendezvous import leave
 from train.checkpoint import save_checkpoint, save_weights
 from train.context import RunContext, open_context
-from train.data.batches import micro_batches
-from train.data.packed_dataset import PackedDataset, ShuffledOrder
+from train.data.batches import micro_batches, prefetched
+from train.data.mixture import ORDER, training_samples
 from train.health import Health, PassingOver, go_back
 from train.report import report, report_schedule
 from train.schedule import learning_rate
@@ -96,7 +96,10 @@ def train_steps(context: RunContext, name: str, engine: Engine, done: int, track
             health.check_replicas(engine, step)
         if saves:
             save_checkpoint(
-                engine, folder / "checkpoints", {"stage": name, "step": step}, settings.run.keep_checkpoints
+                engine,
+                folder / "checkpoints",
+                {"stage": name, "step": step, "order": ORDER},
+                settings.run.keep_checkpoints,
             )
             meter.restart()
         if stopped:
@@ -106,12 +109,12 @@ def train_steps(context: RunContext, name: str, engine: Engine, done: int, track
 
 def stage_batches(context: RunContext, name: str, health: Health, done: int) -> Iterator[MicroBatch]:
     """This process's micro-batches of the stage, from where `done` optimizer steps have left off."""
-    stage, files = context.settings.stages[name], context.data.corpora[context.settings.stages[name].corpus]
-    dataset = PackedDataset(files.train, files.dtype, context.settings.model.context_length)
-    order = PassingOver(ShuffledOrder(len(dataset), context.settings.run.seed), health.gaps)
-    micro_batch_size = context.settings.layout.micro_batch_size
-    position = done * stage.global_batch_size
-    return micro_batches(dataset, order, position, micro_batch_size, context.mesh.dp_rank, context.mesh.dp_size)
+    settings, mesh = context.settings, context.mesh
+    dataset, order = training_samples(settings, context.data, name)
+    position = done * settings.stages[name].global_batch_size
+    whole = PassingOver(order, health.gaps)
+    batches = micro_batches(dataset, whole, position, settings.layout.micro_batch_size, mesh.dp_rank, mesh.dp_size)
+    return prefetched(batches, pin=mesh.device.type == "cuda")
 
 
 def evaluate(context: RunContext, engine: Engine) -> dict[str, float]:

@@ -36,9 +36,12 @@ def prepare_data(argv: list[str]) -> int:
     _, words = COMMAND.split_flags(argv)
     if words[:1] != ["prepare"]:
         raise ConfigError("say what to do: python -m train.data prepare key=value ...")
+    from train.data.outlook import outlook
     from train.data.prepare import prepare  # slow to import: only for arguments that can run
 
-    prepare(compose_settings(words[1:]))
+    settings = compose_settings(words[1:])
+    for line in outlook(settings, prepare(settings)):
+        print(line, file=sys.stderr if line.startswith("warning: ") else sys.stdout)
     return 0
 
 
