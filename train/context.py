@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.check import check
-from conf.choices import BranchesForm, Precision
+from conf.choices import Precision
 from conf.errors import ConfigError, DataError
 from conf.run_folder import write_json
 from conf.schedule import count_steps
@@ -69,11 +69,9 @@ def open_context(settings: Settings) -> RunContext:
     settings = replace(count_epochs(settings, data), layout=replace(layout, precision=precision))
     check(settings, mesh.size)
     bind_to_gpu(mesh.device)
+    kernels = select_kernels(settings.kernels, mesh.device)
     folder = Path(on_main(mesh, lambda: str(open_run(settings, data.directory / "tokenizer"))))
     open_log(folder, mesh.rank)
-    if settings.kernels.branches is BranchesForm.triton and mesh.device.type != "cuda":
-        raise ConfigError(f"kernels.branches=triton needs a GPU, and this is a {mesh.device.type}; use torch")
-    kernels = select_kernels(settings.kernels)
     peak, source = peak_tflops(mesh.device, precision)
     peak = settings.cluster.peak_tflops or peak
     context = RunContext(settings, folder, data, mesh, precision, kernels, peak)

@@ -6,9 +6,11 @@ What may enter: an operation with its plain-torch reference and its faster forms
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from conf.choices import BranchesForm, KernelForm
+from conf.errors import ConfigError
 from conf.schema import KernelsConfig
 from model.kernels.attention import reference_attention, sdpa_attention
 from model.kernels.branches import reference_branches
@@ -35,11 +37,13 @@ class Kernels:
         }
 
 
-def select_kernels(config: KernelsConfig) -> Kernels:
-    """The forms that `config` (conf/kernels) asks for."""
+def select_kernels(config: KernelsConfig, device: torch.device | None = None) -> Kernels:
+    """The forms that `config` (conf/kernels) asks for. Errors: `ConfigError` for one that `device` cannot run."""
     attention = reference_attention if config.attention is KernelForm.reference else sdpa_attention
     branches = reference_branches
     if config.branches is BranchesForm.triton:
+        if device is not None and device.type != "cuda":
+            raise ConfigError(f"kernels.branches=triton needs a GPU, not a {device.type}; use kernels.branches=torch")
         from model.kernels.triton_branches import triton_branches as branches  # triton comes with torch for GPUs
     return Kernels(attention, branches, config.compile)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from conf.compose import compose_settings
+from conf.errors import ConfigError
 from model.kernels import select_kernels
 
 triton = pytest.importorskip("triton", reason="torch for GPUs brings it; requirements.txt names it for a CPU")
@@ -88,6 +89,14 @@ def test_bias_and_gelu_are_good_code(direction: str, capability: int, tmp_path: 
 def test_it_is_chosen_by_kernels_branches() -> None:
     kernels = select_kernels(compose_settings(["kernels=eager", "kernels.branches=triton"]).kernels)
     assert kernels.branches is module.triton_branches and kernels.describe()["branches"] == "triton_branches"
+
+
+def test_a_cpu_is_refused_in_one_line() -> None:
+    config = compose_settings(["kernels.branches=triton"]).kernels
+    with pytest.raises(
+        ConfigError, match=r"kernels\.branches=triton needs a GPU, not a cpu; use kernels\.branches=torch"
+    ):
+        select_kernels(config, torch.device("cpu"))
 
 
 def test_a_plan_s_meta_tensors_take_the_reference() -> None:
