@@ -176,10 +176,14 @@ class Engine:
         ids, labels = batch
         return ids.to(self.mesh.device, non_blocking=True), labels.to(self.mesh.device, non_blocking=True)
 
-    def destroy(self) -> None:
-        """Free the engine's memory and hooks: the next training stage builds its own."""
+    def wait_for_weights(self) -> None:
+        """Wait until the last step's weights are gathered: for whoever reads parameters outside of a forward pass."""
         if self.overlapped is not None:
             self.overlapped.wait()
+
+    def destroy(self) -> None:
+        """Free the engine's memory and hooks: the next training stage builds its own."""
+        self.wait_for_weights()
         self.deepspeed.destroy()
 
 
