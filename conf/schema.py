@@ -154,6 +154,8 @@ class SlurmConfig:
     time: str = MISSING
     gpus_per_node: int = MISSING
     cpus_per_task: int | None = None
+    prepare_cpus: int | None = None
+    prepare_partition: str | None = None
     signal_seconds: int = MISSING
     max_requeues: int = MISSING
     modules: list[str] = field(default_factory=list)
