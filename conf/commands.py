@@ -62,6 +62,7 @@ class Evaluate:
     run: str = MISSING
     task: str = MISSING
     problems: str | None = None
+    subsets: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     samples: int = MISSING
     temperatures: list[float] = field(default_factory=list)

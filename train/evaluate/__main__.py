@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 # What samples and their results depend on, beside the weights and problems: an evaluation resumes only with the same.
 FIXED = ("max_new_tokens", "top_p", "top_k", "seed", "seconds")
-COMPLETION_TASKS = ("humaneval",)  # each a module of this folder, as train/evaluate/completion.py describes it
+COMPLETION_TASKS = (
+    "humaneval",
+    "humaneval_plus",
+    "mbpp",
+    "multipl_e",
+)  # each a module of this folder, as train/evaluate/completion.py describes it
+NEED_PROBLEMS = {  # task -> the file of its authors
+    "mtpb": "mtpb.jsonl",
+    "humaneval_plus": "HumanEvalPlus.jsonl.gz",
+}
 COMMAND = Command(
     program="python -m train.evaluate",
     usage=f"run=... task={'|'.join(task_names())} [KEY=VALUE ...]",
@@ -60,6 +69,8 @@ def run_task(argv: list[str]) -> int:
 
 def check(command: Evaluate) -> None:
     """Errors: `ConfigError` for a file that is missing, or a number that is out of range."""
+    if command.problems is None and command.task in NEED_PROBLEMS:
+        raise ConfigError(f"task={command.task} needs problems={NEED_PROBLEMS[command.task]}; no package brings it")
     for path in command.paths:
         if not Path(path).is_file():
             raise ConfigError(f"{path} is not a file")
@@ -130,6 +141,7 @@ def print_result(task: str, result: Result) -> None:
     if "temperatures" in result:
         rows = {f"temperature {name}": values for name, values in result["temperatures"].items()}
         rows["best of temperatures"] = result["pass_at_k"]
+        rows |= {f"{name}, best of temperatures": values for name, values in result.get("languages", {}).items()}
         header = [f"pass@{k}" for k in result["pass_at_k"]]
         lines = {name: [f"{value:.2%}" for value in values.values()] for name, values in rows.items()}
     elif task == "mtpb":

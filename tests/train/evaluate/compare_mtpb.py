@@ -17,8 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from train.evaluate.mtpb import KEYS, PREFIX, SCORE, case_count, find_error
+from train.evaluate.mtpb import KEYS, PREFIX, case_count, find_error
 from train.evaluate.problems import read_problems
+from train.evaluate.programs import SCORES
 from train.evaluate.sandbox import Limits, run_programs
 
 SECONDS = 1.0  # instead of the 20 of both: only a few programs run for ever
@@ -42,7 +43,7 @@ for source, gold in json.loads({rows!a}):
     child = fork()
     if child == 0:
         try:
-            score(source, gold, {seconds})
+            score_mtpb(source, gold, {seconds})
         except BaseException:
             leave(1)
         leave(0)
@@ -145,7 +146,7 @@ def score_ours(rows: list[dict[str, Any]]) -> list[bool]:
     sources = []
     for start in range(0, len(rows), BATCH):
         batch = [(row["completions"], json.dumps(row["gold_output"])) for row in rows[start : start + BATCH]]
-        sources.append(SCORE + OURS.format(rows=json.dumps(batch), seconds=SECONDS))
+        sources.append(SCORES + OURS.format(rows=json.dumps(batch), seconds=SECONDS))
     verdicts = ""
     for outcome in run_programs(sources, Limits(seconds=600), workers=2):
         if not outcome.passed:

@@ -1,4 +1,4 @@
-"""MTPB's scores: the value of the last print against the gold, in the sandbox, as the authors' script decides it."""
+"""Scores in the sandbox, as the authors' scripts decide them."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import pytest
 
 from tests.train.evaluate.cases import ALLOWED
 from train.evaluate.mtpb import build_program
-from train.evaluate.mtpb_score import print_last_value
 from train.evaluate.sandbox import Limits, run_programs
+from train.evaluate.scores import print_last_value
 
 NUMPY = "import numpy as np\n"
 CASES: list[tuple[str, Any, bool]] = [
