@@ -22,6 +22,7 @@ from train.compare.older import load_older
 
 RECENT_SECONDS = 600  # an unfinished run counts as still going if its last record is younger
 Record = dict[str, Any]
+PASS_AT_K = ("humaneval", "humaneval_plus", "mbpp", "multipl_e")  # evaluations that leave pass@k
 COUNTS = ("step", "tokens", "seconds", "flops", "devices")  # of a record: always a number
 NUMBERS = (*COUNTS, "loss", "tokens_per_second", "mfu", "memory_bytes")  # None: was not finite
 
@@ -231,12 +232,13 @@ def _planned_parent(run: Path, name: str, settings: Settings) -> str | None:
 
 
 def _scores(folder: Path) -> Iterator[tuple[str, float]]:
-    """(metric, value) of all evaluations of a stage: bits per byte, HumanEval, MTPB, perplexity."""
+    """(metric, value) of all evaluations of a stage: bits per byte, pass@k, MTPB, perplexity."""
     for corpus, value in _figures(folder / "evaluation.json", "bits_per_byte"):
         yield f"bits_per_byte/{corpus}", value
-    passed = _figures(folder / "evaluations" / "humaneval.json", "pass_at_k")
-    for k, value in sorted(passed, key=lambda item: (len(item[0]), item[0])):
-        yield f"humaneval/pass@{k}", value
+    for task in PASS_AT_K:
+        passed = _figures(folder / "evaluations" / f"{task}.json", "pass_at_k")
+        for k, value in sorted(passed, key=lambda item: (len(item[0]), item[0])):
+            yield f"{task}/pass@{k}", value
     rate = read_json(folder / "evaluations" / "mtpb.json").get("pass_rate")
     yield from _numbers("mtpb", rate)
     yield from _numbers("perplexity", read_json(folder / "evaluations" / "perplexity.json"))

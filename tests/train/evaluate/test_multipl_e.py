@@ -1,4 +1,4 @@
-"""MultiPL-E: programs in the languages whose compiler or interpreter this machine has, compiled and run in the sandbox."""
+"""MultiPL-E: programs of every language that this machine compiles or interprets, run in the sandbox."""
 
 import json
 import shutil
