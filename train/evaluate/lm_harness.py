@@ -15,7 +15,7 @@ DTYPES = {Precision.auto: "auto", Precision.fp32: "float32", Precision.bf16: "bf
 def check(command: Evaluate) -> None:
     """Errors: `ConfigError` where lm_eval is not installed, no task is named, or `run` is no exported folder."""
     if find_spec("lm_eval") is None:
-        raise ConfigError("task=harness needs the package lm_eval, which is not installed; pip install lm_eval")
+        raise ConfigError("task=harness needs the package lm_eval, which is not installed; pip install 'lm_eval[hf]'")
     if not command.harness_tasks:
         raise ConfigError(
             "task=harness needs harness_tasks=[...], names of lm_eval's tasks; `lm_eval ls tasks` lists them"
@@ -32,6 +32,8 @@ def evaluate(command: Evaluate) -> dict[str, Any]:
 
     Errors: `ConfigError` with lm_eval's own line, such as for a task that it does not know.
     """
+    import torch  # loaded only for settings that can run
+
     lm_eval = import_module("lm_eval")  # not installed everywhere, so not known to the type checker
     try:
         results = lm_eval.simple_evaluate(
@@ -39,6 +41,7 @@ def evaluate(command: Evaluate) -> dict[str, Any]:
             model_args={"pretrained": command.run, "dtype": DTYPES[command.precision]},
             tasks=list(command.harness_tasks),
             batch_size=command.batch_size,
+            device="cuda" if torch.cuda.is_available() else "cpu",
             random_seed=command.seed,
         )
     except (KeyError, ValueError, OSError) as error:

@@ -65,4 +65,4 @@ def test_a_missing_package_is_one_line(
 ) -> None:
     monkeypatch.setattr(lm_harness, "find_spec", lambda name: None)
     assert main([f"run={exported}", "task=harness", "harness_tasks=[known]"]) == 2
-    assert "needs the package lm_eval, which is not installed; pip install lm_eval" in capsys.readouterr().err
+    assert "needs the package lm_eval, which is not installed; pip install 'lm_eval[hf]'" in capsys.readouterr().err
