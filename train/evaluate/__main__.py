@@ -80,7 +80,7 @@ def check(command: Evaluate) -> None:
         raise ConfigError(problem)
     if any(not temperature >= 0 for temperature in command.temperatures) or not command.temperatures:
         raise ConfigError(f"temperatures={command.temperatures} must be at least 0; 0 takes the most likely token")
-    if command.task != "perplexity":
+    if command.task not in ("perplexity", "harness"):
         try:
             check_isolation(command.sandbox)
         except SandboxError as error:
@@ -103,11 +103,11 @@ def evaluate(command: Evaluate, is_main: bool, stop: StopSignal | None = None) -
     from train.evaluate import completion, mtpb, perplexity
     from train.sample.generator import open_generator
 
-    task = import_module(f"train.evaluate.{command.task}")
     if command.task == "harness":
         if is_main:
             save_result(command, lm_harness.evaluate(command), Path(command.run))
         return
+    task = import_module(f"train.evaluate.{command.task}")
     problems = None if command.task == "perplexity" else task.load_problems(command)
     generator = open_generator(command.run, command.precision, tensor_parallel=command.tensor_parallel_size)
     weights = generator.weights

@@ -76,7 +76,7 @@ def load_problems(command: Evaluate) -> list[Problem]:
     """
     problems = read_problems(command.problems or "", KEYS, find_error, command.subsets, id_keys=2)
     for language in dict.fromkeys(problem["language"] for problem in problems):
-        check_language(language, Limits(command.seconds))
+        check_language(language, Limits(command.seconds, sandbox=command.sandbox))
     return [{**problem, "task_id": f"{problem['language']}/{problem['name']}"} for problem in problems]
 
 

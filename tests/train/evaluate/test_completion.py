@@ -6,6 +6,7 @@ from pathlib import Path
 
 from conf.commands import Evaluate, Sampling, read_command
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
+from tests.train.evaluate.cases import ALLOWED
 from tests.train.sample.cases import MODEL, TEXTS, generator_of
 from train.evaluate import multipl_e
 from train.evaluate.completion import best_of, complete_batch, evaluate
@@ -31,7 +32,7 @@ def test_every_problem_has_its_own_stops() -> None:
 def test_rates_are_given_by_temperature_and_language(tmp_path: Path) -> None:
     generator = generator_of(SentencePieceTokenizer.train(TEXTS, MODEL.vocab_size))
     command = read_command(Evaluate, ["run=x", "task=multipl_e", "samples=2", "k=[1,2]", "max_new_tokens=4"])
-    command = replace(command, temperatures=[0.0, 0.5])
+    command = replace(command, temperatures=[0.0, 0.5], sandbox=ALLOWED)
     problems = [problem("a", ["\n"], "assert True"), problem("b", ["\n"], "assert False")]
     result = evaluate(multipl_e, command, problems, generator, tmp_path)
     half = {"1": 0.5, "2": 0.5}

@@ -8,11 +8,12 @@ import pytest
 
 from conf.commands import Evaluate
 from conf.errors import ConfigError
+from tests.train.evaluate.cases import ALLOWED
 from train.evaluate import multipl_e
 from train.evaluate.multipl_e import LANGUAGES, build_program, check_language, load_problems, stop_strings
 from train.evaluate.sandbox import Limits, run_programs
 
-LIMITS = Limits(seconds=35)
+LIMITS = Limits(seconds=35, sandbox=ALLOWED)
 # language -> (prompt, completion that is right, completion that is wrong, tests)
 ADD = {
     "cpp": (
@@ -55,7 +56,7 @@ def row(language: str) -> dict[str, object]:
 def test_programs_of_every_language_here_are_compiled_and_run(tmp_path: Path) -> None:
     path = tmp_path / "problems.jsonl"
     path.write_text("".join(json.dumps(row(language)) + "\n" for language in INSTALLED))
-    problems = load_problems(Evaluate(problems=str(path), seconds=35))
+    problems = load_problems(Evaluate(problems=str(path), seconds=35, sandbox=ALLOWED))
     assert [problem["task_id"] for problem in problems] == [f"{language}/add" for language in INSTALLED]
     assert stop_strings(problems[0]) == ("\n}",)
     sources = []
