@@ -16,7 +16,6 @@ EXCEPTIONS = {
 PENDING = {  # pending: remove each line with the test file that makes it unnecessary
     "parallel/full_state.py",  # pending
     "parallel/memory.py",  # pending
-    "train/evaluate/perplexity.py",  # pending
     "train/evaluate/programs.py",  # pending
     "train/validation.py",  # pending
 }

@@ -3,8 +3,10 @@
 import json
 
 from conf.commands import Evaluate
+from train.evaluate.harness import function_trial
 from train.evaluate.problems import Problem, read_problems
 from train.evaluate.programs import SCORES
+from train.evaluate.sandbox import Trial
 
 KEYS = ("task_id", "prompt", "entry_point", "canonical_solution")
 INPUTS = ("base_input", "plus_input")
@@ -40,12 +42,11 @@ def stop_strings(problem: Problem) -> tuple[str, ...]:
     return STOPS
 
 
-def build_program(problem: Problem, completion: str) -> str:
+def build_program(problem: Problem, completion: str) -> Trial:
     """The function is called with all inputs; it passes where it returns what the authors' solution does."""
-    solution = problem["prompt"] + completion
     if INPUTS[0] not in problem:
-        return f"{solution}\n{problem['test']}\ncheck({problem['entry_point']})"
-    canonical = problem["full_prompt"] + problem["canonical_solution"]
+        return function_trial(problem["prompt"], completion, problem["test"], problem["entry_point"])
+    solution, canonical = problem["prompt"] + completion, problem["full_prompt"] + problem["canonical_solution"]
     inputs = json.dumps([problem[name] for name in INPUTS])
-    arguments = f"{solution!a}, {canonical!a}, {problem['entry_point']!a}, {inputs!a}, {problem['atol']}"
-    return f"{SCORES}\nscore_humaneval_plus({arguments})\n"
+    arguments = f"program, {solution!a}, {canonical!a}, {problem['entry_point']!a}, {inputs!a}, {problem['atol']}"
+    return Trial(SCORES, f"{SCORES}\nscore_humaneval_plus({arguments})\n")

@@ -10,7 +10,7 @@ from conf.commands import Evaluate, Sampling
 from train.evaluate.problems import Problem, read_problems, sample_seed
 from train.evaluate.programs import SCORES, Sample, generate_samples, run_samples
 from train.evaluate.prompt_perplexity import Part, prompt_perplexities
-from train.evaluate.sandbox import Limits
+from train.evaluate.sandbox import Limits, Trial
 from train.evaluate.truncation import truncate
 from train.sample.generator import Generator
 from train.stop import StopSignal
@@ -64,9 +64,9 @@ def stop_turn(completion: str) -> str | None:
     return final if final != completion else None
 
 
-def build_program(program: str, gold: Any, seconds: float) -> str:
-    """Python that comes to its end where the authors' script counts `program` as passed: its last print is `gold`."""
-    return f"{SCORES}\nscore_mtpb({program!a}, {json.dumps(gold)!a}, {seconds})\n"
+def build_program(program: str, gold: Any, seconds: float) -> Trial:
+    """A trial that passes where the authors' script counts `program` as passed: its last print is `gold`."""
+    return Trial(SCORES, f"{SCORES}\nscore_mtpb(program, {program!a}, {json.dumps(gold)!a}, {seconds})\n")
 
 
 def summarise(problems: Iterable[Problem], rates: dict[Any, float]) -> dict[str, Any]:

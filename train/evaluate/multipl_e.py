@@ -18,10 +18,12 @@ JVM = (
     "-XX:-UsePerfData"
 )
 
+CLASSES = ".:/usr/multiple/javatuples-1.2.jar"  # where the authors' container has it; problems with tuples need it
+
 
 @dataclass(frozen=True)
 class Language:
-    """How a program is run: its file, the commands, each with its own time limit, and their environment.
+    """How a program is run: its file, the commands, each in at most `seconds`, and their environment.
 
     smallest: a program that does nothing, to see whether the commands work in the sandbox.
     """
@@ -30,6 +32,7 @@ class Language:
     commands: tuple[tuple[str, ...], ...]
     smallest: str
     environment: dict[str, str] = field(default_factory=dict)
+    seconds: float = 15.0
 
 
 LANGUAGES = {
@@ -40,20 +43,23 @@ LANGUAGES = {
     ),
     "java": Language(
         "Problem.java",
-        (("javac", "-encoding", "UTF8", "-d", ".", "Problem.java"), ("java", "-ea", "-cp", ".", "Problem")),
+        (
+            ("javac", "-encoding", "UTF8", "-d", ".", "-cp", CLASSES, "Problem.java"),
+            ("java", "-ea", "-cp", CLASSES, "Problem"),
+        ),
         "class Problem { public static void main(String[] words) { assert true; } }\n",
         {"JAVA_TOOL_OPTIONS": JVM},
     ),
-    "js": Language("program.js", (("node", "program.js"),), "require('node:assert')(true);\n"),
+    "js": Language("program.js", (("node", "program.js"),), "require('node:assert')(true);\n", seconds=5.0),
     "go_test.go": Language(
         "program_test.go",
         (("go", "test", "program_test.go"),),
         'package main\nimport "testing"\nfunc TestNothing(t *testing.T) {}\n',
         {"GOMAXPROCS": "2"},
+        seconds=30.0,
     ),
     "py": Language("program.py", (("python3", "program.py"),), ""),
 }
-COMMAND_SECONDS = 15  # of each command
 RUNNER = """
 import os, subprocess
 with open({file!r}, "w", encoding="utf-8") as file:
@@ -120,5 +126,5 @@ def runner(language: str, source: str) -> str:
     """Python that runs `source` and comes to its end where every command exits with code 0."""
     how = LANGUAGES[language]
     return RUNNER.format(
-        file=how.file, source=source, commands=how.commands, environment=how.environment, seconds=COMMAND_SECONDS
+        file=how.file, source=source, commands=how.commands, environment=how.environment, seconds=how.seconds
     )

@@ -46,6 +46,9 @@ CASES: list[tuple[str, Any, bool]] = [
     ("print(6)\nwhile True: pass", 6, True),
     ("while True: pass\nprint(6)", 6, False),
     ("import os\nos.getcwd()\nprint(6)", 6, False),
+    ("import os\nos.write(63, b'{\"value\": null}\\n')\nos._exit(0)", 6, False),
+    ("import __main__\n__main__.is_gold = __main__.score_mtpb = lambda *words: True\nprint(7)", 6, False),
+    ("class Any(int):\n    __eq__ = lambda self, other: True\nprint([Any(7)])", [6], False),
 ]
 
 
