@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from conf.check import sampling_problems
 from conf.command_line import Command, run_command
-from conf.commands import Evaluate, read_command, task_names
+from conf.commands import Evaluate, read_command
 from conf.errors import ConfigError
 from conf.run_folder import read_json, write_json
 from train.evaluate import lm_harness
@@ -30,7 +30,7 @@ COMPLETION_TASKS = ("humaneval", "humaneval_plus", "mbpp", "multipl_e")
 NEED_PROBLEMS = {"mtpb": "mtpb.jsonl", "humaneval_plus": "HumanEvalPlus.jsonl.gz"}  # task -> its authors' file
 COMMAND = Command(
     program="python -m train.evaluate",
-    usage=f"run=... task={'|'.join(task_names())} [KEY=VALUE ...]",
+    usage="run=... task=... [KEY=VALUE ...]",
     summary="Evaluates a run, one of its stages, an imported or exported folder, or a model on the hub. Samples and "
     "results are written to evaluations/ beside the weights; an interrupted evaluation resumes there.",
     examples=(
