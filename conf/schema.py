@@ -230,6 +230,16 @@ class HealthConfig:
 
 
 @dataclass
+class TaskConfig:
+    """A benchmark that is scored while a stage trains: `evaluation.tasks` in conf/evaluation."""
+
+    every: int = MISSING
+    samples: int = MISSING
+    problems: int | None = None
+    settings: list[str] = field(default_factory=list)
+
+
+@dataclass
 class EvaluationConfig:
     """Validation and samples: conf/evaluation."""
 
@@ -239,6 +249,7 @@ class EvaluationConfig:
     sample_tokens: int = MISSING
     sample_temperature: float = MISSING
     sample_top_p: float = MISSING
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
 
 
 @dataclass

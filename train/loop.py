@@ -9,6 +9,7 @@ from conf.schema import Settings
 from model.weights import Weights
 from parallel.engine import Engine, MicroBatch
 from parallel.rendezvous import leave
+from train.benchmarks import Benchmarks
 from train.checkpoint import save_checkpoint, save_weights
 from train.context import RunContext, open_context
 from train.data.batches import micro_batches, prefetched
@@ -76,22 +77,26 @@ def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
 def train_steps(context: RunContext, name: str, engine: Engine, done: int, tracker: Tracker, stop: StopSignal) -> bool:
     """Take the steps after `done`; false where a signal stopped them. Errors: `HealthError` to go back from."""
     settings, stage, folder = context.settings, context.settings.stages[name], stage_folder(context.folder, name)
-    health, meter = Health(context, name), Meter(context)
+    health, meter, benchmarks = Health(context, name), Meter(context), Benchmarks(context, name, stop)
     batches = stage_batches(context, name, health, done)
+    benchmarks.sample(done, engine)  # where a signal stopped that
     for step in range(done + 1, stage.steps + 1):
         lr = learning_rate(stage, step)
         engine.set_lr(lr)
         result = engine.train_batch(batches)
         meter.count(stage.global_batch_size)
         health.check_step(step, result)
-        stopped = context.mesh.any_rank(stop.received)
         last = step == stage.steps
-        saves = step % settings.run.save_every == 0 or last or stopped
         if step % settings.tracking.log_every == 0 or step == 1 or last:
             tracker.record_step(name, step, lr, result, meter)
         if step % settings.evaluation.every == 0 and not last:
             tracker.record_scores(name, step, evaluate(context, engine))
             meter.restart()
+        if benchmarks.sample(step, engine):
+            meter.restart()
+        benchmarks.record(tracker)
+        stopped = context.mesh.any_rank(stop.received)
+        saves = step % settings.run.save_every == 0 or last or stopped
         if saves or step % settings.health.compare_every == 0:
             health.check_replicas(engine, step)
         if saves:
@@ -103,7 +108,9 @@ def train_steps(context: RunContext, name: str, engine: Engine, done: int, track
             )
             meter.restart()
         if stopped:
+            benchmarks.leave()
             return False
+    benchmarks.record(tracker, wait=True)
     return True
 
 

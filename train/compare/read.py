@@ -90,7 +90,8 @@ def read_folder(folder: Path) -> list[StageRecords]:
     recent = path.is_file() and time.time() - path.stat().st_mtime < RECENT_SECONDS
     stages = []
     for name in [one] if one else settings.stages:
-        records = [row for row in rows if row["stage"] == name]
+        # A benchmark's score is recorded some steps after the one that it belongs to.
+        records = sorted((row for row in rows if row["stage"] == name), key=lambda row: float(row["step"]))
         if records:
             stages.append(_stage(run, name, settings, records, recent))
     if not stages:
