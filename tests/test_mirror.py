@@ -15,9 +15,6 @@ EXCEPTIONS = {
 }
 PENDING = {  # pending: remove each line with the test file that makes it unnecessary
     "parallel/full_state.py",  # pending
-    "parallel/memory.py",  # pending
-    "train/evaluate/programs.py",  # pending
-    "train/validation.py",  # pending
 }
 
 SECOND_FILES = {  # a second test file of one source file, for tests with a set-up of their own
