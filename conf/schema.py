@@ -129,6 +129,7 @@ class LayoutConfig:
     precision: choices.Precision = MISSING
     loss_chunk_tokens: int = MISSING
     tensor_parallel_overlap: bool = MISSING
+    regather_sequence: bool = MISSING
     balance: choices.Balance = MISSING
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)

@@ -23,11 +23,22 @@ def all_reduce(x: Tensor, tp: TensorParallelGroup) -> Tensor:
 
 def gather_sequence(x: Tensor, tp: TensorParallelGroup) -> Tensor:
     """`[batch, seq / size, hidden]` of each process -> `[batch, seq, hidden]`, no gradient."""
+    return start_gather_sequence(x, tp)()
+
+
+def start_gather_sequence(x: Tensor, tp: TensorParallelGroup) -> Callable[[], Tensor]:
+    """Start `gather_sequence`; the returned call waits for it."""
     batch, tokens, hidden = x.shape
     parts = x.new_empty(tp.size * batch, tokens, hidden)
-    dist.all_gather_into_tensor(parts, x.contiguous(), group=tp.group)
-    # a copy only where batch > 1
-    return parts.view(tp.size, batch, tokens, hidden).transpose(0, 1).reshape(batch, tp.size * tokens, hidden)
+    work = dist.all_gather_into_tensor(parts, x.contiguous(), group=tp.group, async_op=True)
+
+    def wait() -> Tensor:
+        if work is not None:
+            work.wait()
+        # a copy only where batch > 1
+        return parts.view(tp.size, batch, tokens, hidden).transpose(0, 1).reshape(batch, tp.size * tokens, hidden)
+
+    return wait
 
 
 def reduce_scatter_sequence(x: Tensor, tp: TensorParallelGroup) -> Tensor:

@@ -20,6 +20,7 @@ class TensorParallelGroup:
     size: processes in it; rank: this process's in it; group: torch's process group, None at size 1.
     sequence_parallel: outside the column and row layers each process holds `seq / size` tokens (arXiv 2205.05198).
     tensor_parallel_overlap: in the backward pass the input gradient's collective overlaps the weight gradient's matmul.
+    regather_sequence: under sequence parallelism a column layer keeps its own tokens for backward and gathers again.
     """
 
     size: int = 1
@@ -27,6 +28,7 @@ class TensorParallelGroup:
     group: Any = None
     sequence_parallel: bool = False
     tensor_parallel_overlap: bool = False
+    regather_sequence: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,11 @@ class ProcessMesh:
 
 
 def build_mesh(
-    tp_size: int = 1, pp_size: int = 1, sequence_parallel: bool = False, tensor_parallel_overlap: bool = False
+    tp_size: int = 1,
+    pp_size: int = 1,
+    sequence_parallel: bool = False,
+    tensor_parallel_overlap: bool = False,
+    regather_sequence: bool = False,
 ) -> ProcessMesh:
     """Arrange all processes in a mesh. Neighbouring ranks form tensor-parallel groups, then data, then pipeline.
 
@@ -119,6 +125,7 @@ def build_mesh(
         group=grid.get_slice_parallel_group() if tp_size > 1 else None,
         sequence_parallel=sequence_parallel and tp_size > 1,
         tensor_parallel_overlap=tensor_parallel_overlap and tp_size > 1,
+        regather_sequence=regather_sequence and sequence_parallel and tp_size > 1,
     )
     return ProcessMesh(
         rank=dist.get_rank(),

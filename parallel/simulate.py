@@ -35,6 +35,7 @@ def simulated_mesh(
     pp_size: int = 1,
     sequence_parallel: bool = False,
     tensor_parallel_overlap: bool = False,
+    regather_sequence: bool = False,
 ) -> Iterator[ProcessMesh]:
     """The mesh that `parallel.mesh.build_mesh` gives `rank` of `size` processes, on the meta device, without `grid`.
 
@@ -56,6 +57,7 @@ def simulated_mesh(
             group=dist.new_group(sharing) if tp_size > 1 else None,
             sequence_parallel=sequence_parallel and tp_size > 1,
             tensor_parallel_overlap=tensor_parallel_overlap and tp_size > 1,
+            regather_sequence=regather_sequence and sequence_parallel and tp_size > 1,
         )
         yield ProcessMesh(
             rank=rank,

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from parallel.collectives import enter_column, gather_sequence, leave_row, replicated, start_leave_column
+from parallel.collectives import (
+    enter_column,
+    gather_sequence,
+    leave_row,
+    replicated,
+    start_gather_sequence,
+    start_leave_column,
+)
 from parallel.mesh import TensorParallelGroup
 
 PACKED_ROWS = 8  # rows of a product that `pack` lays out for; the layout serves 1 to 1024 well
@@ -87,7 +94,7 @@ class ColumnLinear(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Shapes as in the class."""
-        if self.tp.tensor_parallel_overlap:
+        if self.tp.tensor_parallel_overlap or self.tp.regather_sequence:
             overlapped: Any = _OverlappedColumnLinear.apply
             return overlapped(hidden_states, self.weight, self.tp)  # type: ignore[no-any-return]
         return linear(enter_column(hidden_states, self.tp), self.weight)
@@ -100,16 +107,20 @@ class _OverlappedColumnLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, tp: TensorParallelGroup) -> Tensor:
         whole = gather_sequence(x, tp) if tp.sequence_parallel else x
-        ctx.save_for_backward(whole, weight)
+        ctx.save_for_backward(x if tp.regather_sequence else whole, weight)
         ctx.tp = tp
         return nn.functional.linear(whole, weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        whole, weight = ctx.saved_tensors
-        wait = start_leave_column(gradients[0] @ weight, ctx.tp)
+        (x, weight), tp = ctx.saved_tensors, ctx.tp
+        gather = start_gather_sequence(x, tp) if tp.regather_sequence else lambda: x
+        leave = start_leave_column(gradients[0] @ weight, tp)  # beside the gather
+        whole = gather()
+        if not tp.tensor_parallel_overlap:
+            leave()
         weight_gradient = gradients[0].flatten(0, 1).t() @ whole.flatten(0, 1)
-        return wait(), weight_gradient, None
+        return leave(), weight_gradient, None
 
 
 class RowLinear(nn.Module):

@@ -64,6 +64,7 @@ def open_context(settings: Settings) -> RunContext:
         layout.pipeline_parallel_size,
         layout.sequence_parallel,
         layout.tensor_parallel_overlap,
+        layout.regather_sequence,
     )
     precision = resolve_precision(layout.precision, mesh.device)
     settings = replace(count_epochs(settings, data), layout=replace(layout, precision=precision))

@@ -91,6 +91,7 @@ def mesh_for(settings: Settings) -> ProcessMesh:
         layout.pipeline_parallel_size,
         layout.sequence_parallel,
         layout.tensor_parallel_overlap,
+        layout.regather_sequence,
     )
     mesh: ProcessMesh = mesh_of(*cut)
     return mesh

@@ -23,6 +23,7 @@ LAYOUTS: dict[str, tuple[int, list[str]]] = {
     "tp2 without overlap": (2, [TP2, ZERO0, "layout.tensor_parallel_overlap=false"]),
     "tp2 sp": (2, [TP2, SP, ZERO0]),
     "tp2 sp without overlap": (2, [TP2, SP, ZERO0, "layout.tensor_parallel_overlap=false"]),
+    "tp2 sp regather": (2, [TP2, SP, ZERO0, "layout.regather_sequence=true"]),
     "tp2 sp recompute": (2, [TP2, SP, ZERO1, "layout.recompute=full"]),
     "tp2 sp selective recompute": (2, [TP2, SP, ZERO1, "layout.recompute=selective"]),
     "pp2": (2, [PP2, ZERO0]),

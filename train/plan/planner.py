@@ -103,9 +103,11 @@ def plan_pipeline_stage(settings: Settings, pipeline_stage: int, size: int, meas
     batch = next(iter(settings.stages.values())).global_batch_size
     config = deepspeed_config(settings, batch, size, layout.precision)
     count = gradient_accumulation_steps(settings, batch, size)
-    shape = (layout.tensor_parallel_size, pp_size, layout.sequence_parallel, layout.tensor_parallel_overlap)
+    flags = (layout.sequence_parallel, layout.tensor_parallel_overlap, layout.regather_sequence)
     first, end = bounds_of(settings)[pipeline_stage : pipeline_stage + 2]
-    with simulated_mesh(pipeline_stage_rank(pipeline_stage, size, pp_size), size, *shape) as mesh:
+    with simulated_mesh(
+        pipeline_stage_rank(pipeline_stage, size, pp_size), size, layout.tensor_parallel_size, pp_size, *flags
+    ) as mesh:
         modules = build_pipeline_stage(settings, pipeline_stage, mesh)
         tokens = model.context_length // (mesh.tp.size if mesh.tp.sequence_parallel else 1)
         hidden = (layout.micro_batch_size, tokens, model.n_embd)

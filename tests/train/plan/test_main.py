@@ -67,6 +67,7 @@ def live(overrides: list[str]) -> dict[str, Any]:
         layout.pipeline_parallel_size,
         layout.sequence_parallel,
         layout.tensor_parallel_overlap,
+        layout.regather_sequence,
     )
     engine = engine_of(settings, mesh)
     engine.set_lr(1e-3)
@@ -189,6 +190,18 @@ def test_recomputing_keeps_less() -> None:
         for how in ("none", "selective", "full")
     }
     assert saved["full"] < saved["selective"] < saved["none"]
+
+
+def test_gathering_the_sequence_again_keeps_less_and_sends_more() -> None:
+    kept, again = (
+        plan(paper_settings([TP2, SP, f"layout.regather_sequence={choice}"]), 2)[0] for choice in ("false", "true")
+    )
+    shape = settings_of([]).model
+    rows = 2 * shape.context_length  # of a micro-batch; half of them are another rank's
+    saved = shape.n_layer * rows // 2 * shape.n_embd * 2
+    assert kept.micro_batch.saved_activations - again.micro_batch.saved_activations >= saved
+    calls = [stage.collectives["tensor all-gather"][0] for stage in (kept, again)]
+    assert calls[1] - calls[0] == shape.n_layer * BATCH // 2
 
 
 def test_wrong_settings_are_one_line() -> None:
