@@ -104,7 +104,7 @@ def test_examples_are_accepted(program: str, example: str) -> None:
     if command.settings:
         read_command(SETTINGS[command.settings], [word for word in rest if "=" in word] + positional(rest))
     elif command.groups:
-        overrides = [word for word in rest if word != "prepare"]
+        overrides = rest[1:] if rest[0] in ("prepare", "stats", "inspect") else rest
         for point in sweep_points(overrides) if "-m" in flags else [overrides]:
             compose_config(point)
 

@@ -32,7 +32,8 @@ COMMAND = Command(
     program="python -m train.evaluate",
     usage="run=... task=... [KEY=VALUE ...]",
     summary="Evaluates a run, one of its stages, an imported or exported folder, or a model on the hub. Samples and "
-    "results are written to evaluations/ beside the weights; an interrupted evaluation resumes there.",
+    "results are written to evaluations/ beside the weights; an interrupted evaluation resumes there. "
+    "`python -m launch evaluate` starts it on several processes, or submits it to Slurm.",
     examples=(
         "python -m train.evaluate run=runs/mine task=humaneval",
         "python -m train.evaluate run=runs/mine task=mtpb problems=mtpb.jsonl",
@@ -40,7 +41,6 @@ COMMAND = Command(
         "python -m train.evaluate run=exported/mine task=perplexity 'paths=[notes.txt]'",
         "python -m train.evaluate run=exported/mine task=harness 'harness_tasks=[lambada_openai]'",
         "deepspeed --num_gpus 2 --no_local_rank --module train.evaluate run=... task=...",
-        "python -m launch evaluate cluster=slurm_a100 nodes=4 run=runs/mine task=humaneval",
     ),
     settings="evaluate",
     resumable=True,
