@@ -157,7 +157,10 @@ def _cluster(settings: Settings) -> Iterator[str]:
         value = getattr(settings.cluster, name)
         if value is not None and value < 1:
             yield f"cluster.{name}={value} must be at least 1"
-    for name in ("join_seconds", "collective_seconds", "max_clock_skew_seconds", "shared_folder_seconds"):
+    for name in (
+        *("join_seconds", "collective_seconds", "lock_seconds"),
+        *("max_clock_skew_seconds", "shared_folder_seconds"),
+    ):
         if getattr(settings.cluster, name) <= 0:
             yield f"cluster.{name}={getattr(settings.cluster, name)} must be more than 0"
     if settings.cluster.grace_seconds < 0:
@@ -261,6 +264,8 @@ def _numbers(settings: Settings) -> Iterator[str]:
     for name in ("save_every", "keep_checkpoints"):
         if getattr(run, name) < 1:
             yield f"run.{name}={getattr(run, name)} must be at least 1"
+    if run.keep_every is not None and run.keep_every < 1:
+        yield f"run.keep_every={run.keep_every} must be at least 1, or null"
     if run.until is not None and run.until not in settings.stages:
         yield f"run.until={run.until} is not among the stages of this run ({', '.join(settings.stages)})"
     evaluation = settings.evaluation
@@ -284,8 +289,9 @@ def _numbers(settings: Settings) -> Iterator[str]:
         yield f"tracking.straggler_threshold={settings.tracking.straggler_threshold} must be above 0"
     if settings.health.rewinds < 0:
         yield f"health.rewinds={settings.health.rewinds} must be 0 or more"
-    if settings.health.spike_deviations <= 0:
-        yield f"health.spike_deviations={settings.health.spike_deviations} must be above 0"
+    for name in ("spike_deviations", "hang_seconds"):
+        if getattr(settings.health, name) <= 0:
+            yield f"health.{name}={getattr(settings.health, name)} must be above 0"
     for label, group, name in (
         ("health", settings.health, "bad_steps"),
         ("health", settings.health, "spike_window"),

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from conf.compose import load_settings
 from conf.errors import ConfigError
+from conf.run_lock import LOCK
 from conf.schedule import without_derived
 from conf.schema import Settings, plain
 
@@ -92,7 +93,7 @@ def check_run_folder(settings: Settings) -> bool:
     """
     folder = run_folder(settings)
     if not is_run_folder(folder):
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
             raise ConfigError(f"{folder} is not empty and holds no run; choose another folder with run.name=...")
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file; choose another folder with run.name=...")

@@ -195,6 +195,7 @@ class ClusterConfig:
     join_seconds: float = MISSING
     collective_seconds: float = MISSING
     grace_seconds: float = MISSING
+    lock_seconds: float = MISSING
     min_free_gib: float = MISSING
     max_clock_skew_seconds: float = MISSING
     shared_folder_seconds: float = MISSING
@@ -228,6 +229,7 @@ class HealthConfig:
     spike_window: int = MISSING
     spike_deviations: float = MISSING
     compare_every: int = MISSING
+    hang_seconds: float = MISSING
 
 
 @dataclass
@@ -263,6 +265,9 @@ class RunConfig:
     seed: int = MISSING
     save_every: int = MISSING
     keep_checkpoints: int = MISSING
+    keep_every: int | None = None
+    keep_best: bool = MISSING
+    save_in_background: bool = MISSING
     resume: str = MISSING
     until: str | None = None
 

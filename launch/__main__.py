@@ -21,6 +21,7 @@ from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
 from conf.help import short_help
 from conf.run_folder import check_run_folder, is_finished, run_folder, save_settings
+from conf.run_lock import OWNER, owner, run_lock, stop_file
 from conf.schedule import schedule_lines
 from conf.schema import Settings
 from launch import control, evaluate, slurm, status
@@ -131,37 +132,37 @@ def plan_launch(overrides: list[str], queue: Queue) -> LaunchPlan:
 
 def start_here(plan: LaunchPlan, dry_run: bool) -> int:
     """Prepare the data and train, on this machine or on the hosts of a hostfile; return the exit code."""
-    cluster, stop = plan.settings.cluster, None
-    variables = environment(plan.processes, plan.settings.layout)
+    cluster, holder = plan.settings.cluster, owner()
+    variables = {**environment(plan.processes, plan.settings.layout), OWNER: holder}
     prepare = [sys.executable, "-m", "train.data", "prepare", *plan.overrides]
     if cluster.kind is ClusterKind.hostfile:
         slots = read_hostfile(cluster)
         address = next(iter(slots)) if dry_run else main_address(cluster, slots)
-        variables = environment(max(slots.values()), plan.settings.layout)
+        variables = {**environment(max(slots.values()), plan.settings.layout), OWNER: holder}
         train = remote_command(cluster, slots, address, plan.overrides, variables)
-
-        def stop(_: psutil.Process) -> None:  # a signal does not cross hosts, a file does
-            (plan.folder / "stop").touch()
     else:
         train = train_command(plan.overrides, {"localhost": plan.processes})
     if dry_run:
         print(shlex.join(prepare), shlex.join(train), sep="\n")
         return 0
-    code = run(prepare, {**os.environ, **variables}, cluster.grace_seconds)
-    if code:
-        return code
+    with run_lock(plan.folder, holder, cluster.lock_seconds):
+        code = run(prepare, {**os.environ, **variables}, cluster.grace_seconds)
+        return code or train_here(plan, train, {**os.environ, **variables})
+
+
+def train_here(plan: LaunchPlan, command: list[str], variables: dict[str, str]) -> int:
+    """Run the ranks by `command`, with a log and a record of the job in the run's folder; return the exit code."""
+    cluster = plan.settings.cluster
+    kind, stop = cluster.kind.value, None
+    if cluster.kind is ClusterKind.hostfile:
+
+        def stop(_: psutil.Process) -> None:  # a signal does not cross hosts, a file does
+            stop_file(plan.folder, variables[OWNER]).touch()
+
     open_folder(plan)
-    log, exit_file = f"jobs/{cluster.kind.value}.log", f"jobs/{cluster.kind.value}.exit"
-    add_job(
-        plan.folder,
-        cluster.kind.value,
-        str(os.getpid()),
-        list(plan.settings.stages),
-        platform.node(),
-        log,
-        exit_file,
-    )
-    code = run(train, {**os.environ, **variables}, cluster.grace_seconds, plan.folder / log, stop)
+    log, exit_file = f"jobs/{kind}.log", f"jobs/{kind}.exit"
+    add_job(plan.folder, kind, str(os.getpid()), list(plan.settings.stages), platform.node(), log, exit_file)
+    code = run(command, variables, cluster.grace_seconds, plan.folder / log, stop)
     (plan.folder / exit_file).write_text(f"{code}\n")
     if code == INTERRUPTED:
         print(f"saved; the same command goes on with {plan.folder}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -13,8 +14,10 @@ from typing import IO
 
 import psutil  # type: ignore[import-untyped]
 
-from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED, UNHEALTHY
+from conf.exit_codes import BAD_INPUT, BAD_NODE, HUNG, INTERRUPTED, UNHEALTHY
+from conf.run_lock import end_with_parent
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WATCH_SECONDS = 0.2  # between two checks of which ranks are alive
 
 
@@ -25,18 +28,25 @@ def run(
     log: Path | None = None,
     stop: Callable[[psutil.Process], None] | None = None,
 ) -> int:
-    """Run `command` with the environment `variables` and return its exit code; `INTERRUPTED` after SIGINT or SIGTERM.
+    """Run `command` with the environment `variables` and return its exit code, `INTERRUPTED` where it saved itself.
 
     The command runs in a session of its own: a Ctrl-C reaches only this process, which asks the ranks to stop by
-    `stop`, and none of their children (W&B's process must outlive the signal). A second signal kills everything.
+    `stop`, and none of their children (W&B's process must outlive the signal). SIGTERM and a closed terminal (SIGHUP)
+    do the same. A second signal kills everything, and so does the end of this process, however it ends.
 
     grace_seconds: from the end of the first rank to the kill of the others. log: file that gets a copy of the output.
     """
     signals: list[int] = []
     pipe = None if log is None else subprocess.PIPE
-    with subprocess.Popen(command, env=variables, start_new_session=True, stdout=pipe, stderr=pipe) as process:
+    with subprocess.Popen(
+        command, env=variables, start_new_session=True, stdout=pipe, stderr=pipe, preexec_fn=end_with_parent
+    ) as process:
 
         def forward(number: int, _: FrameType | None) -> None:
+            if number == signal.SIGHUP:
+                _leave_terminal()
+                if signals:  # a shell and the kernel send it both
+                    return
             signals.append(number)
             if len(signals) == 1:
                 print("stopping: the run saves itself first; once more to kill it", file=sys.stderr, flush=True)
@@ -44,7 +54,7 @@ def run(
             else:
                 os.killpg(process.pid, signal.SIGKILL)
 
-        previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, forward) for number in STOPPING}
         copiers = [
             threading.Thread(target=_copy, args=(source, sink, log), daemon=True)
             for source, sink in ((process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer))
@@ -60,11 +70,26 @@ def run(
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-    if signals:
+    if signals and code == INTERRUPTED:
         return INTERRUPTED
-    if code not in (0, BAD_INPUT, BAD_NODE, UNHEALTHY) and first is not None:  # these printed their reason
+    if signals and code:
+        print("stopped, not saved; what was saved before is kept", file=sys.stderr)
+        return 128 + signals[0]
+    if code not in (0, BAD_INPUT, BAD_NODE, UNHEALTHY, HUNG) and first is not None:  # these printed their reason
         print(f"error: rank {first[0]} (process {first[1]}) ended first; the others were stopped", file=sys.stderr)
     return code if code >= 0 else 128 - code
+
+
+def _leave_terminal() -> None:
+    """Point what goes to a terminal, which is closed, to nowhere: writing to it would fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        try:
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode) or stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+        except OSError:
+            regular = False
+        if not regular:
+            os.dup2(nowhere, descriptor)
 
 
 def stop_children(launcher: psutil.Process) -> None:

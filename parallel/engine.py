@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from parallel.collectives import gather_vocabulary
 from parallel.deepspeed_internals import check_every_gradient, guard_plain_step, state_layout
 from parallel.dropout import Dropout
-from parallel.full_state import WEIGHTS, create_moments, gather, is_held, load_trainer_state, scatter, trainer_state
+from parallel.full_state import (
+    WEIGHTS,
+    create_moments,
+    gather,
+    is_held,
+    load_trainer_state,
+    scatter,
+    to_host,
+    trainer_state,
+)
 from parallel.mesh import ProcessMesh
 from parallel.overlapped_reduction import OverlappedReduction, bucket_parameter_groups
 from parallel.pipeline import build_pipeline, spread_nonfinite
@@ -145,7 +154,7 @@ class Engine:
                 dist.all_gather(slices, value.contiguous(), group=tp.group)
                 value = shard.join(slices)
             keep = tp.rank == 0 and mesh.dp_rank == int(name.partition(".")[0]) % mesh.dp_size
-            yield name, value.float().cpu() if keep else None
+            yield name, to_host(value) if keep else None
 
     def load_full_state(self, what: str, read: Callable[[int], dict[str, Tensor]]) -> None:
         """Set weights or a moment from whole tensors, which `full_state` of any layout returned.

@@ -57,6 +57,13 @@ def gather(engine: Any, parameter: nn.Parameter, what: str) -> Tensor:
     return value.detach().view(built_shape(parameter))
 
 
+def to_host(value: Tensor) -> Tensor:
+    """A copy of `value` in host memory, fp32; pinned where it comes from a GPU, to which that copies several times as
+    fast."""
+    host = torch.empty(value.shape, dtype=torch.float32, pin_memory=value.is_cuda)
+    return host.copy_(value.detach())
+
+
 def is_held(engine: Any, parameter: nn.Parameter) -> bool:
     """Whether this replica keeps any part of the parameter's fp32 weights and moments."""
     if state_layout(engine) is StateLayout.flat:

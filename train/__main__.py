@@ -6,6 +6,7 @@ import warnings
 
 from conf.command_line import Command, run_command
 from conf.compose import compose_settings
+from conf.run_lock import end_with_parent
 from train.logs import log_failure
 from train.stop import StopSignal
 
@@ -30,6 +31,8 @@ def main(argv: list[str]) -> int:
 def run_rank(argv: list[str]) -> int:
     """Run this process's rank to the end of the run, or print the settings."""
     stop = StopSignal()
+    if "RANK" in os.environ:  # no launcher, no rank: it saves itself as its launcher dies
+        end_with_parent()
     bind_cores()
     _, overrides = COMMAND.split_flags(argv)
     settings = compose_settings(overrides, int(os.environ.get("WORLD_SIZE", "1")))

@@ -1,20 +1,23 @@
 """What every stage of a run shares: process mesh, run folder, data, precision, kernels."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from conf.check import check
 from conf.choices import Precision
-from conf.errors import ConfigError, DataError
-from conf.run_folder import write_json
+from conf.errors import ConfigError, DataError, node_name
+from conf.run_folder import run_folder, write_json
+from conf.run_lock import owner, run_lock
 from conf.schedule import count_steps
 from conf.schema import Settings
 from model.kernels import Kernels, select_kernels
 from parallel.deepspeed_internals import version_warning
 from parallel.mesh import ProcessMesh, build_mesh
+from parallel.rendezvous import leave
 from train.data.packed_dataset import PackedDataset
 from train.data.prepare import PreparedData, find_prepared
 from train.gpu_node import bind_to_gpu, torch_warning
@@ -22,6 +25,7 @@ from train.hardware import emulates_bf16, peak_tflops, resolve_precision
 from train.logs import LOGGER, open_log
 from train.preflight import compare_clocks, run_preflight
 from train.run_directory import open_run
+from train.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class RunContext:
     precision: Precision
     kernels: Kernels
     peak_tflops: float
+    watchdog: Watchdog
 
     def log(self, line: str) -> None:
         """Log `line` on the main process, to the terminal and to the run's log file; `warning: ...` as a warning."""
@@ -48,9 +53,11 @@ class RunContext:
             write_json(path, value)
 
 
-def open_context(settings: Settings) -> RunContext:
+@contextmanager
+def open_context(settings: Settings) -> Iterator[RunContext]:
     """Join the other processes, open the run's folder and the prepared data, choose precision and kernels.
 
+    The run is locked against other writers (`conf/run_lock.py`) until the block ends; after it the processes part.
     Errors: `ConfigError` for settings that these devices or this folder cannot serve; `DataError` without data;
     `NodeError` for a machine that is not fit.
     """
@@ -71,11 +78,28 @@ def open_context(settings: Settings) -> RunContext:
     check(settings, mesh.size)
     bind_to_gpu(mesh.device)
     kernels = select_kernels(settings.kernels, mesh.device)
-    folder = Path(on_main(mesh, lambda: str(open_run(settings, data.directory / "tokenizer"))))
+    with ExitStack() as lock:
+        folder = Path(on_main(mesh, lambda: str(_open_locked(settings, data, lock))))
+        nodes = mesh.all_gather_object(node_name())
+        watchdog = Watchdog(folder, mesh.rank, nodes, settings.health.hang_seconds)
+        yield _context(settings, folder, data, mesh, kernels, watchdog)
+        watchdog.close()
+        leave()
+
+
+def _open_locked(settings: Settings, data: PreparedData, lock: ExitStack) -> Path:
+    lock.enter_context(run_lock(run_folder(settings), owner(), settings.cluster.lock_seconds))
+    return open_run(settings, data.directory / "tokenizer")
+
+
+def _context(
+    settings: Settings, folder: Path, data: PreparedData, mesh: ProcessMesh, kernels: Kernels, watchdog: Watchdog
+) -> RunContext:
+    layout, precision = settings.layout, settings.layout.precision
     open_log(folder, mesh.rank)
     peak, source = peak_tflops(mesh.device, precision)
     peak = settings.cluster.peak_tflops or peak
-    context = RunContext(settings, folder, data, mesh, precision, kernels, peak)
+    context = RunContext(settings, folder, data, mesh, precision, kernels, peak, watchdog)
     if (warning := version_warning()) is not None:
         context.log(warning)
     context.log(

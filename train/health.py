@@ -8,7 +8,6 @@ the samples that are passed over are read from there: a run that is resumed, on 
 
 import statistics
 from collections import deque
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,45 +26,13 @@ from conf.run_folder import (
 )
 from parallel.engine import Engine, StepResult
 from parallel.replicas import compare_replicas
-from train.checkpoint import checkpoints
+from train.checkpoint.files import checkpoints, step_of
 from train.context import RunContext
-from train.data.batches import Order
+from train.data.batches import Gap, merged, underneath
 
 SPREAD = 1.4826  # standard deviations in one median absolute deviation of a normal distribution
 LEAST_SPREAD = 0.01  # of the median: losses that hardly vary make no spike of a hundredth
 REWIND = "rewind"  # event of a return to a checkpoint
-Samples = tuple[int, int]  # positions [first, last) in the order of the data
-
-
-class PassingOver:
-    """An order of samples without those in `gaps`, positions [first, last) of the order underneath, sorted."""
-
-    def __init__(self, order: Order, gaps: Sequence[Samples]) -> None:
-        self.order = order
-        self.gaps = gaps
-
-    def __getitem__(self, position: int) -> int:
-        """Index into the data set of the sample at `position`."""
-        return self.order[underneath(position, self.gaps)]
-
-
-def underneath(position: int, gaps: Sequence[Samples]) -> int:
-    """Where in the whole order the sample is that stands at `position` of the order without `gaps`."""
-    for first, last in gaps:
-        if first <= position:
-            position += last - first
-    return position
-
-
-def merged(gaps: Iterable[Samples]) -> list[Samples]:
-    """`gaps` in order, those that touch or overlap as one."""
-    result: list[Samples] = []
-    for first, last in sorted(gaps):
-        if result and first <= result[-1][1]:
-            result[-1] = (result[-1][0], max(last, result[-1][1]))
-        else:
-            result.append((first, last))
-    return result
 
 
 class Spikes:
@@ -112,7 +79,7 @@ class Health:
         if difference is not None:
             raise HealthError(f"stage {self.stage}, step {step}: {difference}")
 
-    def _gaps(self) -> list[Samples]:
+    def _gaps(self) -> list[Gap]:
         """The samples that the stage passes over."""
         rewinds = [event for event in read_records(self.file) if event["event"] == REWIND]
         return merged((event["samples"][0], event["samples"][1]) for event in rewinds if event["samples"])
@@ -142,7 +109,7 @@ class Health:
             return None
         return HealthError(f"stage {self.stage}, step {step}: a spike of {', '.join(found)}", self._samples(step))
 
-    def _samples(self, first_step: int, last_step: int | None = None) -> Samples:
+    def _samples(self, first_step: int, last_step: int | None = None) -> Gap:
         """Positions [first, last) in the order of the data of what the steps read."""
         end = (last_step or first_step) * self.batch
         return underneath((first_step - 1) * self.batch, self.gaps), underneath(end - 1, self.gaps) + 1
@@ -181,7 +148,7 @@ def go_back(context: RunContext, stage: str, fault: HealthError) -> None:
     samples = list(fault.samples) if fault.samples else None
     record(context, file, {"step": None, "event": REWIND, "what": str(fault), "samples": samples})
     if context.mesh.is_main:  # what was recorded since is trained anew, and no longer the same
-        kept = max((int(path.name.removeprefix("step_")) for path in checkpoints(file.parent / CHECKPOINTS)), default=0)
+        kept = max(map(step_of, checkpoints(file.parent / CHECKPOINTS)), default=0)
         rows = [row for row in read_metrics(context.folder) if row["stage"] != stage or row["step"] <= kept]
         write_records(context.folder / METRICS, rows)
     context.mesh.barrier()

@@ -1,23 +1,19 @@
 """The training loop: each stage starts from its parent's weights, trains on its corpus, is evaluated on all."""
 
-from collections.abc import Iterator
-
 from conf.errors import HealthError
 from conf.exit_codes import INTERRUPTED
 from conf.run_folder import is_finished, stage_folder
 from conf.schema import Settings
 from model.weights import Weights
-from parallel.engine import Engine, MicroBatch
-from parallel.rendezvous import leave
+from parallel.engine import Engine
 from train.benchmarks import Benchmarks
-from train.checkpoint import save_checkpoint, save_weights
+from train.checkpoint.save import Saver
 from train.context import RunContext, open_context
-from train.data.batches import micro_batches, prefetched
-from train.data.mixture import ORDER, training_samples
-from train.health import Health, PassingOver, go_back
+from train.data.mixture import ORDER
+from train.health import Health, go_back
 from train.report import report, report_schedule
 from train.schedule import learning_rate
-from train.stages import check_parents, lineage, open_engine, parent_of
+from train.stages import check_parents, lineage, open_engine, open_saver, parent_of, stage_batches
 from train.stop import StopSignal
 from train.tracking import Meter, Tracker, open_tracker
 from train.validation import bits_per_byte, sample
@@ -25,23 +21,20 @@ from train.validation import bits_per_byte, sample
 
 def train(settings: Settings, stop: StopSignal) -> int:
     """Run the stages of `settings` that are not finished; return 0, or `INTERRUPTED` where a signal came."""
-    context = open_context(settings)
-    check_parents(context)
-    report_schedule(context)
-    if context.mesh.is_main:
-        stop.watch(context.folder / "stop")
-    for name in settings.stages:
-        if is_finished(context.folder, name):
-            context.log(f"stage {name}: finished before, kept")
-        elif not train_stage_until_well(context, name, stop):
-            context.log("stopped as asked; the same command goes on from here")
-            leave()
-            return INTERRUPTED
-        if name == settings.run.until:
-            break
-    report(context)
-    leave()
-    return 0
+    with open_context(settings) as context:
+        check_parents(context)
+        report_schedule(context)
+        stop.watch(context.folder)
+        for name in settings.stages:
+            if is_finished(context.folder, name):
+                context.log(f"stage {name}: finished before, kept")
+            elif not train_stage_until_well(context, name, stop):
+                context.log("stopped as asked, and saved; the same command goes on from here")
+                return INTERRUPTED
+            if name == settings.run.until:
+                break
+        report(context)
+        return 0
 
 
 def train_stage_until_well(context: RunContext, name: str, stop: StopSignal) -> bool:
@@ -55,17 +48,20 @@ def train_stage_until_well(context: RunContext, name: str, stop: StopSignal) -> 
 
 def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
     """Train one stage to its end; false where a signal stopped it, with everything saved."""
+    context.watchdog.beat(f"{name} opening")
     parent = parent_of(context.folder, name, context.settings)
     engine, done = open_engine(context, name, parent)
     origin = f"going on after step {done}" if done else f"from {parent.source if parent else 'random weights'}"
     context.log(f"stage {name}: {origin}")
     tracker = open_tracker(context, name, lineage(context.folder, name, parent, context.settings))
+    saver = open_saver(context, name, engine)
     try:
-        ended = train_steps(context, name, engine, done, tracker, stop)
+        ended = train_steps(context, name, engine, done, tracker, saver, stop)
         if ended:
-            finish(context, engine, name, parent, tracker)
+            finish(context, engine, name, parent, tracker, saver)
     except HealthError:
         tracker.finish()
+        saver.wait()
         engine.destroy()
         raise
     tracker.finish()
@@ -74,13 +70,16 @@ def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
     return ended
 
 
-def train_steps(context: RunContext, name: str, engine: Engine, done: int, tracker: Tracker, stop: StopSignal) -> bool:
+def train_steps(
+    context: RunContext, name: str, engine: Engine, done: int, tracker: Tracker, saver: Saver, stop: StopSignal
+) -> bool:
     """Take the steps after `done`; false where a signal stopped them. Errors: `HealthError` to go back from."""
-    settings, stage, folder = context.settings, context.settings.stages[name], stage_folder(context.folder, name)
+    settings, stage, stopped = context.settings, context.settings.stages[name], False
     health, meter, benchmarks = Health(context, name), Meter(context), Benchmarks(context, name, stop)
-    batches = stage_batches(context, name, health, done)
+    batches = stage_batches(context, name, done, health.gaps)
     benchmarks.sample(done, engine)  # where a signal stopped that
     for step in range(done + 1, stage.steps + 1):
+        context.watchdog.beat(f"{name} step {step}")
         lr = learning_rate(stage, step)
         engine.set_lr(lr)
         result = engine.train_batch(batches)
@@ -89,9 +88,13 @@ def train_steps(context: RunContext, name: str, engine: Engine, done: int, track
         last = step == stage.steps
         if step % settings.tracking.log_every == 0 or step == 1 or last:
             tracker.record_step(name, step, lr, result, meter)
+        scores: dict[str, float] = {}
         if step % settings.evaluation.every == 0 and not last:
-            tracker.record_scores(name, step, evaluate(context, engine))
+            context.watchdog.beat(f"{name} validation")
+            scores = evaluate(context, engine)
+            tracker.record_scores(name, step, scores)
             meter.restart()
+        context.watchdog.beat(f"{name} benchmarks")
         if benchmarks.sample(step, engine):
             meter.restart()
         benchmarks.record(tracker)
@@ -100,28 +103,17 @@ def train_steps(context: RunContext, name: str, engine: Engine, done: int, track
         if saves or step % settings.health.compare_every == 0:
             health.check_replicas(engine, step)
         if saves:
-            save_checkpoint(
-                engine,
-                folder / "checkpoints",
-                {"stage": name, "step": step, "order": ORDER},
-                settings.run.keep_checkpoints,
-            )
+            context.watchdog.beat(f"{name} save")
+            saver.save({"stage": name, "step": step, "order": ORDER, "score": scores.get(stage.corpus)})
             meter.restart()
+        saver.poll()
         if stopped:
             benchmarks.leave()
-            return False
-    benchmarks.record(tracker, wait=True)
-    return True
-
-
-def stage_batches(context: RunContext, name: str, health: Health, done: int) -> Iterator[MicroBatch]:
-    """This process's micro-batches of the stage, from where `done` optimizer steps have left off."""
-    settings, mesh = context.settings, context.mesh
-    dataset, order = training_samples(settings, context.data, name)
-    position = done * settings.stages[name].global_batch_size
-    whole = PassingOver(order, health.gaps)
-    batches = micro_batches(dataset, whole, position, settings.layout.micro_batch_size, mesh.dp_rank, mesh.dp_size)
-    return prefetched(batches, pin=mesh.device.type == "cuda")
+            break
+    saver.wait()
+    if not stopped:
+        benchmarks.record(tracker, wait=True)
+    return not stopped
 
 
 def evaluate(context: RunContext, engine: Engine) -> dict[str, float]:
@@ -130,10 +122,13 @@ def evaluate(context: RunContext, engine: Engine) -> dict[str, float]:
     return {name: bits_per_byte(engine, files, length, batch_size) for name, files in context.data.corpora.items()}
 
 
-def finish(context: RunContext, engine: Engine, name: str, parent: Weights | None, tracker: Tracker) -> None:
+def finish(
+    context: RunContext, engine: Engine, name: str, parent: Weights | None, tracker: Tracker, saver: Saver
+) -> None:
     """Leave what the next stage and the reader need: weights, lineage, samples, and last the scores."""
     folder, settings = stage_folder(context.folder, name), context.settings
-    save_weights(engine, folder / "weights")
+    context.watchdog.beat(f"{name} end")
+    saver.save_weights(folder / "weights")
     tokenizer = context.data.tokenizer()
     samples = sample(engine, tokenizer, settings.evaluation, settings.model.context_length, settings.run.seed)
     tracker.record_samples(name, samples, folder / "samples.md")

@@ -1,5 +1,6 @@
 """Training stages: the weights each starts from, its engine, and its lineage."""
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from torch import nn
 
 from conf.choices import Handover, Precision
 from conf.errors import ConfigError
-from conf.run_folder import is_finished, read_json, stage_folder
+from conf.run_folder import CHECKPOINTS, is_finished, read_json, stage_folder
 from conf.schema import Settings
 from model.build import run_layers
 from model.dtypes import DTYPES
@@ -18,12 +19,15 @@ from model.layer_costs import layer_costs
 from model.pretrained import open_weights
 from model.tokenizer import load_tokenizer
 from model.weights import Weights, load_layer
-from parallel.engine import Engine, build_engine
+from parallel.engine import Engine, MicroBatch, build_engine
 from parallel.full_state import WEIGHTS
 from parallel.zero import deepspeed_config
-from train.checkpoint import checkpoint_weights, load_checkpoint, newest_checkpoint
+from train.checkpoint.files import Keep
+from train.checkpoint.load import checkpoint_weights, load_checkpoint, newest_checkpoint
+from train.checkpoint.save import Saver
 from train.context import RunContext
-from train.data.mixture import ORDER, samples_read
+from train.data.batches import Gap, PassingOver, micro_batches, prefetched
+from train.data.mixture import ORDER, samples_read, training_samples
 from train.optimizer import adamw
 
 SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "layer_norm_epsilon")  # what weights depend on
@@ -77,10 +81,10 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
     folder = stage_folder(context.folder, name)
     config = deepspeed_config(settings, stage.global_batch_size, mesh.size, context.precision)
     context.write(folder / "deepspeed.json", config)
-    own = newest_checkpoint(folder / "checkpoints", mesh, context.log)
+    own = newest_checkpoint(folder / CHECKPOINTS, mesh, context.log)
     inherited = None
     if own is None and parent is not None and stage.handover is Handover.full:
-        inherited = newest_checkpoint(parent.folder / "checkpoints", mesh, context.log)
+        inherited = newest_checkpoint(parent.folder / CHECKPOINTS, mesh, context.log)
         if inherited is None:
             raise ConfigError(
                 f"stages.{name}.handover=full needs a run's checkpoint in {parent.source}, and there is none"
@@ -120,6 +124,26 @@ def _refuse_other_order(checkpoint: Path) -> None:
             f"{checkpoint} was written by a version that reads samples in another order ({order}, here {ORDER}); go on "
             "with that version, or begin the stage again under another run.name"
         )
+
+
+def open_saver(context: RunContext, name: str, engine: Engine) -> Saver:
+    """What saves the stage's checkpoints and its weights."""
+    run, folder = context.settings.run, stage_folder(context.folder, name)
+    keep = Keep(run.keep_checkpoints, run.keep_every, run.keep_best)
+    return Saver(engine, folder / CHECKPOINTS, keep, context.settings.model.n_layer + 2, run.save_in_background)
+
+
+def stage_batches(context: RunContext, name: str, done: int, gaps: Sequence[Gap]) -> Iterator[MicroBatch]:
+    """This process's micro-batches of the stage, from where `done` optimizer steps have left off.
+
+    gaps: positions in the order of the data that are passed over.
+    """
+    settings, mesh = context.settings, context.mesh
+    dataset, order = training_samples(settings, context.data, name)
+    position = done * settings.stages[name].global_batch_size
+    whole = PassingOver(order, gaps)
+    batches = micro_batches(dataset, whole, position, settings.layout.micro_batch_size, mesh.dp_rank, mesh.dp_size)
+    return prefetched(batches, pin=mesh.device.type == "cuda")
 
 
 def check_parents(context: RunContext) -> None:

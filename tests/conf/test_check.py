@@ -89,7 +89,13 @@ REFUSED: list[tuple[str, str, str]] = [
     ("cluster.cpu_processes=0", "cluster.cpu_processes=0 must be at least 1", "cluster.cpu_processes=1"),
     *(
         (f"cluster.{name}=0", f"cluster.{name}=0.0 must be more than 0", f"cluster.{name}=0.5")
-        for name in ("join_seconds", "collective_seconds", "max_clock_skew_seconds", "shared_folder_seconds")
+        for name in (
+            "join_seconds",
+            "collective_seconds",
+            "lock_seconds",
+            "max_clock_skew_seconds",
+            "shared_folder_seconds",
+        )
     ),
     ("cluster.grace_seconds=-1", "cluster.grace_seconds=-1.0 must be 0 or more", "cluster.grace_seconds=0"),
     ("cluster.port=65536", "cluster.port=65536 must be between 1 and 65535", "cluster.port=65535"),
@@ -161,8 +167,10 @@ REFUSED: list[tuple[str, str, str]] = [
         "stages.nl.handover=full needs a run's checkpoint; init_from=owner/name has weights only",
         "stages.nl.init_from=owner/name stages.nl.handover=weights",
     ),
+    ("run.keep_every=0", "run.keep_every=0 must be at least 1, or null", "run.keep_every=5"),
     ("health.rewinds=-1", "health.rewinds=-1 must be 0 or more", "health.rewinds=0"),
     ("health.spike_deviations=0", "health.spike_deviations=0.0 must be above 0", "health.spike_deviations=3"),
+    ("health.hang_seconds=0", "health.hang_seconds=0.0 must be above 0", "health.hang_seconds=9"),
     ("run.resume=maybe", "run.resume=maybe is not known; use auto or never", "run.resume=never"),
     *(
         (f"{key}=0", f"{key}=0 must be at least 1", f"{key}=1")

@@ -7,10 +7,12 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from pytest import CaptureFixture
 
 from conf.compose import compose_settings
+from conf.run_lock import run_lock
 from launch.__main__ import main
 from launch.local import world_size
 
@@ -140,11 +142,11 @@ def start(folder: Path, rank: str) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_reaches_the_ranks_as_sigterm_and_the_code_is_75(number: signal.Signals, tmp_path: Path) -> None:
     rank = (
         "import signal, sys, time\n"
-        "def stop(number, _):\n    open(f'stopped by {number}', 'w').close()\n    sys.exit(0)\n"
+        "def stop(number, _):\n    open(f'stopped by {number}', 'w').close()\n    sys.exit(75)\n"
         "signal.signal(15, stop)\nopen('up', 'w').close()\ntime.sleep(60)"
     )
     process = start(tmp_path, rank)
@@ -173,5 +175,37 @@ def test_a_second_signal_kills_what_does_not_stop(tmp_path: Path) -> None:
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=20)
-    assert process.returncode == 75
-    assert "once more to kill it" in errors
+    assert process.returncode == 128 + signal.SIGTERM, "75 would say that it had saved"
+    assert "once more to kill it" in errors and "stopped, not saved" in errors
+
+
+def test_a_rank_that_dies_while_stopping_has_not_saved(tmp_path: Path) -> None:
+    process = start(
+        tmp_path,
+        "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(9)); open('up', 'w').close(); time.sleep(60)",
+    )
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 128 + signal.SIGTERM and "stopped, not saved" in errors
+
+
+def test_no_rank_outlives_a_killed_launcher(tmp_path: Path) -> None:
+    """The launcher cannot see a SIGKILL coming; the kernel tells its children."""
+    rank = (
+        "import os, signal, time\nfrom conf.run_lock import end_with_parent\nend_with_parent()\n"
+        "open('pid', 'w').write(str(os.getpid()))\nopen('up', 'w').close()\ntime.sleep(60)"
+    )
+    process = start(tmp_path, rank)
+    process.kill()
+    process.communicate(timeout=20)
+    number = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_second_launch_in_a_folder_is_refused_before_it_prepares_anything(tmp_path: Path) -> None:
+    with run_lock(tmp_path / "runs/codegen-tiny", "another", 60.0):
+        done = launch(tmp_path)
+    assert done.returncode == 2 and "is being trained by process" in done.stderr and "data:" not in done.stdout

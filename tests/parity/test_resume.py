@@ -8,12 +8,15 @@ import pytest
 from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
 
 from conf.run_folder import read_json
+from parallel.engine import Engine
 from parallel.full_state import WEIGHTS
 from tests.parity import test_resume
 from tests.parity.cases import RATE, STEPS, engine_of, mesh_for, micro_batches, settings_of, train
 from tests.parity.test_layouts import HALF_LAYOUTS, LAYOUTS
 from tests.worlds import Worlds
-from train.checkpoint import checkpoint_weights, load_checkpoint, save_checkpoint
+from train.checkpoint.files import Keep
+from train.checkpoint.load import checkpoint_weights, load_checkpoint
+from train.checkpoint.save import Saver
 
 SAVED = 3  # optimizer steps before the checkpoint
 FP16 = ["layout.precision=fp16"]
@@ -24,6 +27,12 @@ READERS = [
 ]
 
 
+def save(engine: Engine, folder: Path, step: int) -> None:
+    saver = Saver(engine, folder, Keep(1), layers=5)
+    saver.save({"step": step})
+    saver.wait()
+
+
 def write(overrides: list[str], folder: Path) -> None:
     """A checkpoint after `SAVED` steps."""
     settings = settings_of(overrides)
@@ -32,7 +41,7 @@ def write(overrides: list[str], folder: Path) -> None:
     for step in range(SAVED):
         engine.set_lr(RATE)
         engine.train_batch(micro_batches(step, settings, mesh))
-    save_checkpoint(engine, folder, {"step": SAVED}, keep=1)
+    save(engine, folder, SAVED)
     engine.destroy()
 
 
@@ -44,7 +53,7 @@ def go_on(overrides: list[str], checkpoint: Path, again: Path) -> dict[str, Any]
     engine = engine_of(settings, mesh, weights)
     engine.load_full_state(WEIGHTS, weights.layer)
     step = load_checkpoint(engine, checkpoint, settings.model)["step"]
-    save_checkpoint(engine, again, {"step": step}, keep=1)
+    save(engine, again, step)
     results = []
     for number in range(step, STEPS):
         engine.set_lr(RATE)

@@ -18,8 +18,9 @@ from conf.run_folder import read_records
 from tests.train import test_health
 from tests.train.test_loop import command, write_corpora
 from tests.worlds import Worlds
+from train.data.batches import PassingOver, merged
 from train.data.prepare import find_prepared, prepare
-from train.health import PassingOver, Spikes, merged
+from train.health import Spikes
 
 STEPS, BATCH = 8, 16
 
@@ -94,7 +95,7 @@ def run(words: list[str], bad_samples: tuple[int, int] | None, bad_weight: bool)
         patch.object(Stack, "forward", poisoned),
         patch.object(Engine, "train_batch", broken),
         patch("train.context.LOGGER.log", lambda _, form, *values: said.append(form % values)),
-        patch("train.loop.leave"),
+        patch("train.context.leave"),
     ):
         try:
             ended = str(train(settings, StopSignal()))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from conf.run_folder import read_metrics
 from tests.train.evaluate.cases import ALLOWED
-from train.checkpoint import checkpoints
+from train.checkpoint.files import checkpoints
 from train.compare.curves import chain_stages
 from train.compare.read import read_folder
 from train.report import read_scores

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from conf.run_lock import OWNER, stop_file
 from train.stop import SIGNALS, StopSignal
 
 
@@ -25,9 +26,16 @@ def test_each_signal_is_remembered(stop: StopSignal, number: signal.Signals) -> 
     assert stop.received and stop.received
 
 
-def test_a_file_that_is_made_later_stops_it(stop: StopSignal, tmp_path: Path) -> None:
-    (tmp_path / "stop").touch()  # left by a run before
-    stop.watch(tmp_path / "stop")
+def test_a_file_of_its_launcher_stops_it_whenever_it_was_made(
+    stop: StopSignal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that came while the process was starting; never another launch's."""
+    monkeypatch.setenv(OWNER, "mine")
+    stop_file(tmp_path, "other").touch()
+    stop.watch(tmp_path)
     assert not stop.received
-    (tmp_path / "stop").touch()
+    stop_file(tmp_path, "mine").touch()
     assert stop.received
+    early = StopSignal()
+    early.watch(tmp_path)
+    assert early.received

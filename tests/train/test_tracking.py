@@ -18,6 +18,7 @@ from parallel.engine import StepResult
 from parallel.mesh import ProcessMesh, TensorParallelGroup
 from train.context import RunContext
 from train.tracking import Meter, Tracker, open_tracker
+from train.watchdog import Watchdog
 
 CUT_OFF = '{"stage": "nl", "step": 3, "lo'
 
@@ -28,7 +29,9 @@ def context(tmp_path: Path, settings: Settings) -> RunContext:
     settings = replace(settings, tracking=replace(settings.tracking, wandb=False))
     mesh = ProcessMesh(0, 1, torch.device("cpu"), 0, 1, 0, 1, TensorParallelGroup(), None)
     prepared: Any = None  # a tracker reads no data
-    return RunContext(settings, tmp_path, prepared, mesh, Precision.fp32, REFERENCE, 0.5)
+    return RunContext(
+        settings, tmp_path, prepared, mesh, Precision.fp32, REFERENCE, 0.5, Watchdog(tmp_path, 0, ["n"], 60.0)
+    )
 
 
 def write(folder: Path, *steps: tuple[str, int], end: str = "") -> None:

@@ -5,7 +5,7 @@ A resumed run therefore reads the same samples in the same order on any number o
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -27,11 +27,45 @@ class Samples(Protocol):
         """(inputs, labels), `[context_length]` each."""
 
 
+Gap = tuple[int, int]  # positions [first, last) in the order of the data
+
+
 class Order(Protocol):
     """The sample that training reads at each position."""
 
     def __getitem__(self, position: int) -> int:
         """Index into the data set of the sample at `position`."""
+
+
+class PassingOver:
+    """An order of samples without those in `gaps`, positions [first, last) of the order underneath, sorted."""
+
+    def __init__(self, order: Order, gaps: Sequence[Gap]) -> None:
+        self.order = order
+        self.gaps = gaps
+
+    def __getitem__(self, position: int) -> int:
+        """Index into the data set of the sample at `position`."""
+        return self.order[underneath(position, self.gaps)]
+
+
+def underneath(position: int, gaps: Sequence[Gap]) -> int:
+    """Where in the whole order the sample is that stands at `position` of the order without `gaps`."""
+    for first, last in gaps:
+        if first <= position:
+            position += last - first
+    return position
+
+
+def merged(gaps: Iterable[Gap]) -> list[Gap]:
+    """`gaps` in order, those that touch or overlap as one."""
+    result: list[Gap] = []
+    for first, last in sorted(gaps):
+        if result and first <= result[-1][1]:
+            result[-1] = (result[-1][0], max(last, result[-1][1]))
+        else:
+            result.append((first, last))
+    return result
 
 
 def micro_batches(

@@ -1,44 +1,31 @@
-"""What counts as a checkpoint, and weights that come back."""
+"""Saves beside training: whole or nothing, on every process, and weights that come back."""
 
 import platform
 import resource
+import threading
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from conf.choices import Recompute
-from conf.errors import ConfigError, NodeError
-from conf.run_folder import read_json, write_json
+from conf.errors import HealthError, NodeError
+from conf.run_folder import read_json, read_records
 from conf.schema import ModelConfig
 from model.codegen import Block
 from model.kernels import REFERENCE
 from model.weights import Weights, layers_in, load_layer
 from parallel.mesh import TensorParallelGroup
-from tests.train import test_checkpoint
+from tests.train.checkpoint import test_save
 from tests.worlds import Worlds, mesh_of
-from train.checkpoint import checkpoints, is_complete, newest_checkpoint, save_checkpoint, save_weights
+from train.checkpoint.files import Keep, checkpoints, is_complete, write_synced
+from train.checkpoint.save import Saver
 
 
-def checkpoint(folder: Path, step: int) -> Path:
-    path = folder / f"step_{step:08d}"
-    path.mkdir(parents=True)
-    (path / "part").write_bytes(b"12345")
-    write_json(path / "state.json", {"step": step, "files": {"part": 5}})
-    return path
-
-
-def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
-    whole, cut, short, unlisted = (checkpoint(tmp_path, step) for step in (2, 4, 6, 8))
-    (cut / "part").unlink()
-    (short / "part").write_bytes(b"1234")
-    (unlisted / "state.json").unlink()
-    checkpoint(tmp_path, 10).rename(tmp_path / "step_00000010.partial")
-    assert checkpoints(tmp_path) == [whole]
-    assert [is_complete(path) for path in (whole, cut, short, unlisted)] == [True, False, False, False]
-    newer = checkpoint(tmp_path, 12)
-    assert checkpoints(tmp_path) == [whole, newer]
-    assert checkpoints(tmp_path / "none") == []
+def saver_of(engine: Any, folder: Path, keep: int = 1, in_background: bool = True) -> Saver:
+    return Saver(engine, folder, Keep(keep), layers=5, in_background=in_background)
 
 
 def weights_in(folder: Path, model: ModelConfig) -> Weights:
@@ -58,9 +45,10 @@ def saved_and_loaded(folder: Path, stage: int) -> None:
     engine.set_lr(0.01)
     engine.train_batch(micro_batches(0, settings, mesh))
     expected = {name: value for name, value in engine.full_state() if value is not None}
-    save_weights(engine, folder / "weights")
+    saver = saver_of(engine, folder / "checkpoints")
+    saver.save_weights(folder / "weights")
     (folder / "weights" / "stale").write_text("")
-    save_weights(engine, folder / "weights")
+    saver.save_weights(folder / "weights")
     assert sorted(path.name for path in folder.iterdir()) == ["weights"]
     assert sorted(path.name for path in (folder / "weights").iterdir()) == [
         f"layer_{index:03d}.safetensors" for index in range(settings.model.n_layer + 2)
@@ -74,7 +62,7 @@ def saved_and_loaded(folder: Path, stage: int) -> None:
 
 @pytest.mark.parametrize("stage", [0, 1, 3])
 def test_a_live_engines_weights_come_back(stage: int, tmp_path: Path, worlds: Worlds) -> None:
-    worlds(1).run(test_checkpoint.saved_and_loaded, tmp_path, stage)
+    worlds(1).run(test_save.saved_and_loaded, tmp_path, stage)
 
 
 def saved_three_times(folder: Path) -> None:
@@ -84,14 +72,16 @@ def saved_three_times(folder: Path) -> None:
     engine = engine_of(settings_of([]), mesh_of())
     (folder / "step_00000003.partial").mkdir(parents=True, exist_ok=True)
     (folder / "step_00000003.partial" / "leftover").write_text("")
+    saver = saver_of(engine, folder, keep=2)
     for step in (5, 1, 2, 3):
-        path = save_checkpoint(engine, folder, {"step": step, "samples": 8 * step}, keep=2)
-        assert is_complete(path)
+        saver.save({"step": step, "samples": 8 * step})
+        saver.wait()
+        assert is_complete(folder / f"step_{step:08d}")
     engine.destroy()
 
 
 def test_a_save_is_whole_and_the_oldest_go(tmp_path: Path, worlds: Worlds) -> None:
-    worlds(1).run(test_checkpoint.saved_three_times, tmp_path)
+    worlds(1).run(test_save.saved_three_times, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000002", "step_00000003"]
     state = read_json(tmp_path / "step_00000003" / "state.json")
     assert (state["step"], state["samples"]) == (3, 24)
@@ -108,13 +98,16 @@ def saved_on_a_full_disk(folder: Path, full_rank: int, most_bytes: int) -> tuple
 
     mesh, said = mesh_of(), []
     engine = engine_of(settings_of([]), mesh)
-    save_checkpoint(engine, folder, {"step": 1}, keep=1)
+    saver = saver_of(engine, folder)
+    saver.save({"step": 1})
+    saver.wait()
     bound = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for save in (lambda: save_checkpoint(engine, folder, {"step": 2}, 1), lambda: save_weights(engine, folder / "w")):
+    for save in (lambda: saver.save({"step": 2}), lambda: saver.save_weights(folder / "w")):
         if mesh.rank == full_rank:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, bound[1]))
         try:
             save()
+            saver.wait()
         except NodeError as error:
             said.append(str(error))
         finally:
@@ -127,7 +120,7 @@ def saved_on_a_full_disk(folder: Path, full_rank: int, most_bytes: int) -> tuple
 def test_a_full_disk_is_one_line_and_costs_no_checkpoint(
     full_rank: int, most_bytes: int, tmp_path: Path, worlds: Worlds
 ) -> None:
-    for said in worlds(2).run(test_checkpoint.saved_on_a_full_disk, tmp_path, full_rank, most_bytes):
+    for said in worlds(2).run(test_save.saved_on_a_full_disk, tmp_path, full_rank, most_bytes):
         for line, name in zip(said, ("step_00000002", "w"), strict=True):
             assert line.startswith(f"{platform.node()}: {tmp_path / name}.partial") and "\n" not in line
             assert "cannot be written (" in line and "File too large" in line
@@ -135,50 +128,67 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(
     assert checkpoints(tmp_path) == [tmp_path / "step_00000001"]
 
 
-def found(folder: Path) -> tuple[str, list[str]]:
-    """The checkpoint that a run would go on from, or why there is none, and what it is told meanwhile."""
-    said: list[str] = []
+def saved_beside_training(folder: Path) -> list[str]:
+    """What is on the disk while the writers are held up, while a step is taken meanwhile, and afterwards."""
+    from tests.parity.cases import engine_of, micro_batches, settings_of
+
+    settings, mesh, seen = settings_of([]), mesh_of(), []
+    engine = engine_of(settings, mesh)
+    engine.set_lr(0.01)
+    saver, gate = saver_of(engine, folder / "checkpoints", keep=2), threading.Event()
+    expected = {name: value for name, value in engine.full_state() if value is not None}
+
+    def held(path: Path, content: bytes) -> None:
+        gate.wait()
+        write_synced(path, content)
+
+    with patch("train.checkpoint.save.write_synced", held):
+        saver.save({"step": 1})
+        engine.train_batch(micro_batches(0, settings, mesh))
+        saver.poll()
+        mesh.barrier()
+        seen.append(str([path.name for path in (folder / "checkpoints").iterdir()]))
+        gate.set()
+        saver.save({"step": 2})
+        seen.append(str([path.name for path in checkpoints(folder / "checkpoints")]))
+        mesh.barrier()
+        saver.wait()
+    seen.append(str([path.name for path in checkpoints(folder / "checkpoints")]))
+    first = layers_in(folder / "checkpoints/step_00000001/weights")
+    for name, value in expected.items():
+        index, _, rest = name.partition(".")
+        assert torch.equal(first(int(index))[rest], value), "the values are those of the moment of the save"
+    engine.destroy()
+    return seen
+
+
+def test_training_goes_on_beside_a_save(tmp_path: Path, worlds: Worlds) -> None:
+    """What is saved is the moment's; a second save waits for the first; nothing has a name before it is whole."""
+    for seen in worlds(2).run(test_save.saved_beside_training, tmp_path):
+        assert seen == ["['step_00000001.partial']", "['step_00000001']", "['step_00000001', 'step_00000002']"]
+    costs = read_records(tmp_path / "saves.jsonl")
+    assert [cost["step"] for cost in costs] == [1, 2]
+    assert all(cost["bytes"] > 100_000 and cost["stall_seconds"] > 0 and cost["drain_seconds"] > 0 for cost in costs)
+
+
+def not_finite(folder: Path) -> str:
+    """What a save says where one process holds a weight that is not finite."""
+    from tests.parity.cases import engine_of, settings_of
+
+    engine, mesh = engine_of(settings_of(["layout.zero_stage=0"]), mesh_of()), mesh_of()
+    saver, said = saver_of(engine, folder / "checkpoints"), ""
+    next(engine.deepspeed.module.parameters()).data[3] = torch.inf
     try:
-        return str(newest_checkpoint(folder, mesh_of(), said.append)), said
-    except ConfigError as error:
-        return str(error), said
+        saver.save({"step": 1})
+        saver.wait()
+    except HealthError as error:
+        said = str(error)
+    mesh.barrier()
+    engine.destroy()
+    return said
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-DAMAGES = [
-    (flip, "does not match its checksum"),
-    (truncate, "bytes, not "),
-    (Path.unlink, "is missing"),
-]
-
-
-def test_damage_is_named_and_the_checkpoint_before_is_taken(tmp_path: Path, worlds: Worlds) -> None:
-    workers = worlds(2)
-    workers.run(test_checkpoint.saved_three_times, tmp_path)
-    older, newer = checkpoints(tmp_path)
-    assert workers.run(test_checkpoint.found, tmp_path) == [(str(newer), [])] * 2
-    files = [path for path in newer.rglob("*") if path.is_file() and path.name != "state.json"]
-    assert len(files) > 2, "each process reads some"
-    for damage, words in DAMAGES:
-        for path in files:
-            whole = path.read_bytes()
-            damage(path)
-            for taken, said in workers.run(test_checkpoint.found, tmp_path):
-                assert taken == str(older)
-                assert len(said) == 1 and f"{newer} is damaged: {path.relative_to(newer)} " in said[0]
-                assert words in said[0] and "\n" not in said[0]
-            path.write_bytes(whole)
-    flip(files[0])
-    flip(next(path for path in older.rglob("*.safetensors")))
-    for why, said in workers.run(test_checkpoint.found, tmp_path):
-        assert "holds no undamaged checkpoint" in why and "\n" not in why and len(said) == 2
-    assert workers.run(test_checkpoint.found, tmp_path / "none") == [("None", [])] * 2
+def test_nothing_that_is_not_finite_is_saved(tmp_path: Path, worlds: Worlds) -> None:
+    for said in worlds(2).run(test_save.not_finite, tmp_path):
+        assert said.endswith("is not saved: weights/layer_000.safetensors: weight is not finite")
+    assert list((tmp_path / "checkpoints").iterdir()) == []

@@ -1,0 +1,130 @@
+"""One writer a run: a lock beside its files that says who holds it, and whose time of change is the holder's heartbeat.
+
+Nothing else tells on every kind of machine whether a run is under way: a process id is of one host, a scheduler may not
+answer. It is made by a hard link, which succeeds once on any file system, network file systems included.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conf.errors import ConfigError, node_name
+from conf.exit_codes import BAD_NODE
+
+LOCK = "lock.json"
+OWNER = "RUN_LOCK_OWNER"  # environment variable by which a launcher hands its lock to the ranks
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+BEATS = 6.0  # heartbeats in the time after which a lock counts as left
+
+
+def owner() -> str:
+    """Who this process trains for: its launcher, its Slurm job, or itself."""
+    job = os.environ.get("SLURM_JOB_ID")
+    alone = f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
+    return os.environ.get(OWNER) or (f"slurm-{job}" if job else alone)
+
+
+def stop_file(folder: Path, holder: str) -> Path:
+    """The file by which a launcher asks its ranks on other hosts to stop, whenever they look; no other launch's."""
+    return folder / f"stop.{holder}"
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path, holder: str, stale_seconds: float) -> Iterator[None]:
+    """Hold the run in `folder` for `holder`; what holds it already under that name is joined.
+
+    stale_seconds: a lock without a heartbeat for so long was left by a process that died, and is taken.
+    Errors: `ConfigError` naming who holds it. Where it is lost to another, this process ends (exit code 3).
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        joined = not _take(folder, holder, stale_seconds)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written ({error.strerror}); choose another place with run.root=..."
+        ) from None
+    path = folder / LOCK
+    ended = threading.Event()
+    threading.Thread(target=_beat, args=(path, holder, stale_seconds, ended), name="lock", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if not joined:
+            stop_file(folder, holder).unlink(missing_ok=True)
+        if not joined and _holder(path) == holder:
+            path.unlink(missing_ok=True)
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process with the one that started it (Linux), also when that one is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _take(folder: Path, holder: str, stale_seconds: float) -> bool:
+    """True where the lock was taken, false where `holder` has it already."""
+    path, own = folder / LOCK, folder / f".{LOCK}.{os.getpid()}"
+    who = {"owner": holder, "host": node_name(), "process": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
+    own.write_text(json.dumps(who))
+    try:
+        for _ in range(2):
+            with contextlib.suppress(FileExistsError):
+                os.link(own, path)
+                return True
+            try:
+                silent = own.stat().st_mtime - path.stat().st_mtime  # both by the file system's clock
+            except FileNotFoundError:
+                continue  # given back just now
+            if _holder(path) == holder:
+                return False
+            if silent <= stale_seconds:
+                raise ConfigError(_held_by(folder, _read(path), silent, stale_seconds))
+            left = folder / f".{LOCK}.left.{os.getpid()}"
+            with contextlib.suppress(FileNotFoundError):
+                path.rename(left)  # of two that find it stale, one
+                left.unlink()
+        raise ConfigError(f"{folder} was taken by another process at this moment; see `python -m launch status`")
+    finally:
+        own.unlink(missing_ok=True)
+
+
+def _beat(path: Path, holder: str, stale_seconds: float, ended: threading.Event) -> None:
+    """Touch the lock until `ended`. A process that another one took the run from, as it was stopped, must not write."""
+    while not ended.wait(stale_seconds / BEATS):
+        found = _holder(path)
+        if found is not None and found != holder:
+            print(f"error: {node_name()}: {path.parent} was taken by {found} meanwhile", file=sys.stderr, flush=True)
+            os._exit(BAD_NODE)
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _holder(path: Path) -> str | None:
+    """The owner that a lock names; None without one."""
+    return _read(path).get("owner")
+
+
+def _held_by(folder: Path, who: dict[str, Any], silent: float, stale_seconds: float) -> str:
+    job = f" of job {who['job']}" if who.get("job") else ""
+    return (
+        f"{folder} is being trained by process {who.get('process')}{job} on {who.get('host')}, which gave a sign of "
+        f"life {max(silent, 0):.0f} s ago; end it with `python -m launch cancel {folder}`, or, if it is dead, try "
+        f"again in {max(stale_seconds - silent, 0):.0f} s"
+    )

@@ -1,0 +1,51 @@
+"""Of several launches in one folder one trains, and what a dead one left does not block the next for long."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from conf.errors import ConfigError
+from conf.run_lock import LOCK, OWNER, owner, run_lock
+
+
+def test_a_second_holder_is_refused_with_the_firsts_name(tmp_path: Path) -> None:
+    with run_lock(tmp_path / "run", "one", 60.0):
+        who = json.loads((tmp_path / "run" / LOCK).read_text())
+        assert who["owner"] == "one" and who["process"] == os.getpid() and who["host"]
+        with pytest.raises(ConfigError, match=rf"is being trained by process {os.getpid()} on .* sign of life 0 s ago"):
+            run_lock(tmp_path / "run", "two", 60.0).__enter__()
+        with run_lock(tmp_path / "run", "one", 60.0):
+            pass
+        assert (tmp_path / "run" / LOCK).is_file(), "a rank that joined its launcher's lock does not give it back"
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_what_a_dead_process_left_is_taken(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text(json.dumps({"owner": "dead", "host": "n1", "process": 7, "job": "12"}))
+    with pytest.raises(ConfigError, match=r"process 7 of job 12 on n1"):
+        run_lock(tmp_path, "next", 60.0).__enter__()
+    os.utime(tmp_path / LOCK, (time.time() - 61, time.time() - 61))
+    with run_lock(tmp_path, "next", 60.0):
+        assert json.loads((tmp_path / LOCK).read_text())["owner"] == "next"
+
+
+def test_the_heartbeat_goes_on(tmp_path: Path) -> None:
+    with run_lock(tmp_path, "one", 0.6):
+        os.utime(tmp_path / LOCK, (1, 1))
+        deadline = time.monotonic() + 30
+        while (tmp_path / LOCK).stat().st_mtime < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_launchers_and_jobs_share_theirs_with_their_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(OWNER, raising=False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert owner() != owner()
+    monkeypatch.setenv("SLURM_JOB_ID", "31")
+    assert owner() == "slurm-31"
+    monkeypatch.setenv(OWNER, "launcher")
+    assert owner() == "launcher"

@@ -1,0 +1,52 @@
+"""`python -m train.checkpoint`: what a person sees and removes."""
+
+from pathlib import Path
+
+import pytest
+
+from conf.run_folder import save_settings, stage_folder, write_json
+from conf.schema import Settings
+from train.checkpoint.__main__ import main
+from train.checkpoint.files import crc32_of
+
+
+@pytest.fixture
+def run(tmp_path: Path, settings: Settings) -> Path:
+    """A run with three checkpoints of its first stage, of which it keeps two, and the rest of a killed save."""
+    save_settings(settings, tmp_path)
+    folder = stage_folder(tmp_path, "nl") / "checkpoints"
+    for step in (10, 20, 30):
+        path = folder / f"step_{step:08d}"
+        path.mkdir(parents=True)
+        (path / "part").write_bytes(b"12345")
+        state = {"score": 1.25, "files": {"part": 5}, "crc32": {"part": crc32_of(path / "part")}}
+        write_json(path / "state.json", state)
+    (folder / "step_00000040.partial").mkdir()
+    return tmp_path
+
+
+def test_they_are_listed_and_verified(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[0].startswith("nl       10 ") and lines[0].endswith("1.2500 bits per byte")
+    assert main(["verify", str(run)]) == 0
+    assert capsys.readouterr().out.count("whole") == 3
+    (run / "stages/nl/checkpoints/step_00000020/part").write_bytes(b"12346")
+    assert main(["verify", str(run)]) == 2
+    said = capsys.readouterr()
+    assert "nl       20  part does not match its checksum" in said.out and said.err.startswith("error: 1 damaged")
+
+
+def test_what_is_not_kept_is_pruned(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "stages/nl/checkpoints/step_00000030/part").unlink()
+    assert main(["prune", str(run)]) == 0
+    assert capsys.readouterr().out.count("removed ") == 2, "the killed save, and 30, which is not whole"
+    left = sorted(path.name for path in (run / "stages/nl/checkpoints").iterdir())
+    assert left == ["step_00000010", "step_00000020"]
+
+
+@pytest.mark.parametrize("words", [[], ["list"], ["shorten", "run"]])
+def test_other_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert "list|verify|prune RUN" in capsys.readouterr().err
+    assert main(["list", "nowhere"]) == 2

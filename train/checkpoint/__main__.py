@@ -1,0 +1,88 @@
+"""`python -m train.checkpoint list|verify|prune RUN`: the checkpoints of a run, for people."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from conf.command_line import Command, run_command
+from conf.compose import load_settings
+from conf.errors import ConfigError
+from conf.run_folder import CHECKPOINTS, CONFIG, is_run_folder, stage_folder
+from train.checkpoint.files import Keep, damage, remove, score_of, shortfall, step_folders, step_of, to_remove
+
+COMMAND = Command(
+    program="python -m train.checkpoint",
+    usage="list|verify|prune RUN",
+    summary="`list` prints the checkpoints of a run; `verify` reads every byte of them (exit code 2 where one is "
+    "damaged); `prune` removes what saves that did not end have left, and the checkpoints that the run's settings "
+    "(run.keep_checkpoints, run.keep_every, run.keep_best) do not keep. Prune no run that is under way.",
+    examples=("python -m train.checkpoint list runs/mine", "python -m train.checkpoint verify runs/mine"),
+)
+
+
+def main(argv: list[str]) -> int:
+    """Run the action that `argv` begins with and return the exit code."""
+    return run_command(_run, argv, COMMAND)
+
+
+def _run(argv: list[str]) -> int:
+    actions = {"list": show, "verify": verify, "prune": prune}
+    if len(argv) != 2 or argv[0] not in actions:
+        raise ConfigError(f"say what to do with which run: {COMMAND.program} {COMMAND.usage}")
+    run = Path(argv[1])
+    if not is_run_folder(run):
+        raise ConfigError(f"{run} is not the folder of a run")
+    return actions[argv[0]](run)
+
+
+def show(run: Path) -> int:
+    """Print a line a checkpoint: stage, step, bytes, validation score, and what is missing from it."""
+    for stage, path in _checkpoints(run):
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        score = score_of(path)
+        words = [f"{stage} {step_of(path):>8}  {size / 2**30:8.3f} GiB"]
+        words += [f"{score:.4f} bits per byte"] if score is not None else []
+        words += [f"not whole: {missing}"] if (missing := shortfall(path)) else []
+        print("  ".join(words))
+    return 0
+
+
+def verify(run: Path) -> int:
+    """Read every checkpoint. Errors: `ConfigError` where one is damaged."""
+    damaged = []
+    for stage, path in _checkpoints(run):
+        found = damage(path)
+        print(f"{stage} {step_of(path):>8}  {found or 'whole'}", flush=True)
+        damaged += [path] if found else []
+    if damaged:
+        raise ConfigError(f"{len(damaged)} damaged, the first is {damaged[0]}; a run goes on from the newest whole one")
+    return 0
+
+
+def prune(run: Path) -> int:
+    """Remove what the settings do not keep, and what killed saves have left. One that is not whole counts as none."""
+    settings = load_settings(run / CONFIG)
+    keep = Keep(settings.run.keep_checkpoints, settings.run.keep_every, settings.run.keep_best)
+    for stage in settings.stages:
+        folder = stage_folder(run, stage) / CHECKPOINTS
+        for path in sorted(folder.glob("*.partial")):
+            shutil.rmtree(path)
+            print(f"removed {path}")
+        for path in filter(shortfall, step_folders(folder)):  # before the others are counted
+            remove(path)
+            print(f"removed {path}")
+        for path in to_remove(folder, keep):
+            remove(path)
+            print(f"removed {path}")
+    return 0
+
+
+def _checkpoints(run: Path) -> Iterator[tuple[str, Path]]:
+    for stage in load_settings(run / CONFIG).stages:
+        for path in step_folders(stage_folder(run, stage) / CHECKPOINTS):
+            yield stage, path
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

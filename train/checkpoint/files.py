@@ -1,0 +1,155 @@
+"""A checkpoint's files without what is in them: which there are, whether they are whole, which are kept. No torch."""
+
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conf.run_folder import read_json
+
+STATE = "state.json"
+STEP = re.compile(r"step_(\d{8,})")
+CHUNK_BYTES = 1 << 24  # of a file, read at a time
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay: the `newest`, every one whose step is a multiple of `every`, and the `best` by score."""
+
+    newest: int
+    every: int | None = None
+    best: bool = False
+
+
+def step_name(step: int) -> str:
+    """Name of the folder of the checkpoint after `step`."""
+    return f"step_{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint's folder."""
+    found = STEP.fullmatch(path.name)
+    if found is None:
+        raise ValueError(f"{path} is not the folder of a checkpoint")
+    return int(found[1])
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """What may be a checkpoint below `folder`, oldest first; a save that did not end is none."""
+    return sorted((path for path in folder.glob("step_*") if STEP.fullmatch(path.name)), key=step_of)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints below `folder`, oldest first."""
+    return [path for path in step_folders(folder) if shortfall(path) is None]
+
+
+def is_complete(path: Path) -> bool:
+    """Whether every file that the checkpoint lists is there in its full size. What the files hold is not read."""
+    return shortfall(path) is None
+
+
+def shortfall(path: Path) -> str | None:
+    """What is missing from a checkpoint, in words, None where nothing is. What the files hold is not read."""
+    if not (path / STATE).is_file():
+        return f"{STATE} is missing"
+    try:
+        sizes = read_json(path / STATE)["files"].items()
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        return f"{STATE} is empty or cut off"
+    for name, size in sizes:
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if (path / name).stat().st_size != size:
+            return f"{name} has {(path / name).stat().st_size} bytes, not {size}"
+    return None
+
+
+def crc32_of(path: Path) -> int | None:
+    """CRC-32 of a file, None where it cannot be read."""
+    checksum = 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                checksum = zlib.crc32(chunk, checksum)
+    except OSError:  # told to every process; one that raised alone would leave the others waiting
+        return None
+    return checksum
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in words, None where nothing is: this process reads every byte."""
+    found = shortfall(path)
+    if found is not None:
+        return found
+    listed = read_json(path / STATE)["crc32"]
+    wrong = next((name for name in sorted(listed) if crc32_of(path / name) != listed[name]), None)
+    return f"{wrong} does not match its checksum" if wrong else None
+
+
+def to_remove(folder: Path, keep: Keep, at_most: int | None = None) -> list[Path]:
+    """The checkpoints below `folder` that `keep` does not name. at_most: those of later steps go as well: the run has
+    gone back behind them."""
+    found = step_folders(folder)
+    reached = [path for path in found if at_most is None or step_of(path) <= at_most]
+    kept = set(reached[-keep.newest :])
+    if keep.every:
+        kept |= {path for path in reached if step_of(path) % keep.every == 0}
+    scores = {path: score for path in reached if (score := score_of(path)) is not None} if keep.best else {}
+    if scores:
+        kept.add(min(scores, key=lambda path: scores[path]))
+    return [path for path in found if path not in kept]
+
+
+def score_of(path: Path) -> float | None:
+    """The validation score that a checkpoint was saved with, bits per byte; None where it was not evaluated."""
+    try:
+        score = read_json(path / STATE)["score"]
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
+    return score if isinstance(score, int | float) else None
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint's folder, which looks like none from the first moment on."""
+    gone = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(gone, ignore_errors=True)
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the disk hold the names in a folder: after a power failure a file without a name is gone."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and have the disk hold it before returning."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def publish(partial: Path, folder: Path, folders: Iterable[str], state: dict[str, Any] | None) -> None:
+    """Let `partial`, whose files are on the disk, become `folder`. folders: below it. state: its `state.json`."""
+    if state is not None:
+        write_synced(partial / STATE, (json.dumps(state, indent=2) + "\n").encode())
+    for path in [*(partial / name for name in folders), partial]:
+        sync_folder(path)
+    if folder.exists():
+        replaced = folder.with_name(f"{folder.name}.replaced.partial")
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(replaced)
+    partial.rename(folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(folder.with_name(f"{folder.name}.replaced.partial"), ignore_errors=True)

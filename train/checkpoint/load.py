@@ -1,0 +1,64 @@
+"""Going on from a checkpoint: the newest that is whole, on whatever layout."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conf.errors import ConfigError
+from conf.run_folder import read_json
+from conf.schema import ModelConfig
+from model.weights import Weights, open_layers
+from parallel.engine import Engine
+from parallel.full_state import MOMENTS, WEIGHTS
+from parallel.mesh import ProcessMesh
+from train.checkpoint.files import STATE, crc32_of, shortfall, step_folders
+
+
+def newest_checkpoint(folder: Path, mesh: ProcessMesh, log: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint below `folder` whose every byte is as it was written. Every process calls it.
+
+    One that is damaged is told to `log`, a line with the file, and the one before it is taken.
+    Errors: `ConfigError` where there are checkpoints and none is whole.
+    """
+    found = mesh.broadcast_object(step_folders(folder) if mesh.is_main else None)
+    damage = None
+    for path in reversed(found):
+        damage = damage_of(path, mesh)
+        if damage is None:
+            return Path(path)
+        log(f"warning: {path} is damaged: {damage}; trying the checkpoint before it")
+    if damage is not None:
+        raise ConfigError(
+            f"{folder} holds no undamaged checkpoint (of {path.name}, {damage}); bring one back from a copy, or delete "
+            "the folder to begin the stage again"
+        )
+    return None
+
+
+def damage_of(path: Path, mesh: ProcessMesh) -> str | None:
+    """What is wrong with a checkpoint, in words, None where nothing is. The processes share the reading."""
+    missing: str | None = mesh.broadcast_object(shortfall(path) if mesh.is_main else None)
+    if missing is not None:
+        return missing
+    expected = mesh.broadcast_object(read_json(path / STATE)["crc32"] if mesh.is_main else None)
+    mine = {name: crc32_of(path / name) for name in sorted(expected)[mesh.rank :: mesh.size]}
+    found = {name: checksum for part in mesh.all_gather_object(mine) for name, checksum in part.items()}
+    wrong = sorted(file for file, checksum in expected.items() if found[file] != checksum)
+    return f"{wrong[0]} does not match its checksum" if wrong else None
+
+
+def load_checkpoint(engine: Engine, path: Path, model: ModelConfig) -> dict[str, Any]:
+    """Take up the optimizer's part of a checkpoint, which any layout wrote, and return its `state.json`.
+
+    The engine must have been built from its weights, `checkpoint_weights`. Every process calls it.
+    """
+    state: dict[str, Any] = read_json(path / STATE)
+    for moment in MOMENTS:
+        engine.load_full_state(moment, open_layers(path / moment, model))
+    engine.trainer_state = state["optimizer"]
+    return state
+
+
+def checkpoint_weights(path: Path, model: ModelConfig) -> Weights:
+    """The weights of a checkpoint. Errors: `ConfigError` naming every tensor that does not fit `model`."""
+    return Weights(str(path), path, model, None, "checkpoint", open_layers(path / WEIGHTS, model))
