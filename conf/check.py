@@ -15,6 +15,7 @@ from conf.choices import ClusterKind, Handover, Offload, Precision
 from conf.errors import ConfigError
 from conf.mixture import mixture_problems
 from conf.schema import Settings, StageConfig
+from conf.secrets import is_secret
 
 LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
 
@@ -163,8 +164,11 @@ def _cluster(settings: Settings) -> Iterator[str]:
     ):
         if getattr(settings.cluster, name) <= 0:
             yield f"cluster.{name}={getattr(settings.cluster, name)} must be more than 0"
-    if settings.cluster.grace_seconds < 0:
-        yield f"cluster.grace_seconds={settings.cluster.grace_seconds} must be 0 or more"
+    for name in filter(is_secret, settings.cluster.slurm.environment):
+        yield f"cluster.slurm.environment.{name} would be read by others; export it in the shell that submits"
+    for name in ("grace_seconds", "restarts"):
+        if getattr(settings.cluster, name) < 0:
+            yield f"cluster.{name}={getattr(settings.cluster, name)} must be 0 or more"
     if not 0 < settings.cluster.port < 2**16:
         yield f"cluster.port={settings.cluster.port} must be between 1 and 65535"
     if settings.cluster.kind is ClusterKind.local and settings.cluster.nodes != 1:
@@ -281,8 +285,8 @@ def _numbers(settings: Settings) -> Iterator[str]:
                 yield f"evaluation.tasks.{name}.{key}={value} must be at least 1"
     if not 0 <= run.seed < LARGEST_SEED:
         yield f"run.seed={run.seed} must be at least 0 and below {LARGEST_SEED}"
-    if not run.name or "/" in run.name:
-        yield f"run.name={run.name!r} must be the name of a folder in run.root={run.root}"
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+=-]*", run.name) is None:
+        yield f"run.name={run.name!r} must be the name of a folder in run.root={run.root}: letters, digits and ._+=-"
     if run.resume not in ("auto", "never"):
         yield f"run.resume={run.resume} is not known; use auto or never"
     if settings.tracking.straggler_threshold <= 0:
@@ -294,7 +298,6 @@ def _numbers(settings: Settings) -> Iterator[str]:
             yield f"health.{name}={getattr(settings.health, name)} must be above 0"
     for label, group, name in (
         ("health", settings.health, "bad_steps"),
-        ("health", settings.health, "spike_window"),
         ("health", settings.health, "compare_every"),
         ("evaluation", settings.evaluation, "every"),
         ("evaluation", settings.evaluation, "batch_size"),

@@ -22,6 +22,7 @@ from conf.errors import ConfigError
 from conf.run_lock import LOCK
 from conf.schedule import without_derived
 from conf.schema import Settings, plain
+from conf.secrets import redact
 
 CONFIG = "config.yaml"  # the run's composed settings
 METRICS = "metrics.jsonl"  # a record a line
@@ -114,7 +115,7 @@ def check_run_folder(settings: Settings) -> bool:
 
 def save_settings(settings: Settings, folder: Path) -> None:
     """Write `settings` to the run's folder."""
-    write_atomic(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(plain(settings))))
+    write_atomic(folder / CONFIG, redact(OmegaConf.to_yaml(OmegaConf.create(plain(settings)))))
 
 
 @contextmanager

@@ -196,6 +196,7 @@ class ClusterConfig:
     collective_seconds: float = MISSING
     grace_seconds: float = MISSING
     lock_seconds: float = MISSING
+    restarts: int = MISSING
     min_free_gib: float = MISSING
     max_clock_skew_seconds: float = MISSING
     shared_folder_seconds: float = MISSING
@@ -226,7 +227,6 @@ class HealthConfig:
     on_bad: choices.OnBad = MISSING
     rewinds: int = MISSING
     on_spike: choices.OnSpike = MISSING
-    spike_window: int = MISSING
     spike_deviations: float = MISSING
     compare_every: int = MISSING
     hang_seconds: float = MISSING

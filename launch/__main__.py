@@ -7,7 +7,9 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,18 +20,18 @@ from conf.choices import ClusterKind
 from conf.command_line import Command, run_command
 from conf.compose import compose_settings
 from conf.errors import ConfigError
-from conf.exit_codes import INTERRUPTED
+from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED, UNHEALTHY
 from conf.help import short_help
-from conf.run_folder import check_run_folder, is_finished, run_folder, save_settings
+from conf.run_folder import check_run_folder, is_finished, newest_step, run_folder, save_settings
 from conf.run_lock import OWNER, owner, run_lock, stop_file
 from conf.schedule import schedule_lines
 from conf.schema import Settings
 from launch import control, evaluate, slurm, status
-from launch.hostfile import main_address, read_hostfile, remote_command
+from launch.hostfile import main_address, read_hostfile, remote_command, secrets_file
 from launch.jobs import add_job
 from launch.local import environment, train_command, world_size
-from launch.processes import run
-from launch.status import Queue, active_job
+from launch.processes import STOPPING, run
+from launch.status import active_job, queue_of
 from launch.sweep import sweep_points
 
 COMMAND = Command(
@@ -56,6 +58,7 @@ COMMAND = Command(
     groups=True,
     resumable=True,
 )
+ENDED = {0, BAD_INPUT, UNHEALTHY, INTERRUPTED, *(128 + number for number in STOPPING)}  # codes after which no try helps
 SUBCOMMANDS: dict[str, tuple[Command, Callable[[list[str]], int]]] = {
     "status": (status.COMMAND, status.show),
     "cancel": (control.CANCEL, control.cancel),
@@ -79,6 +82,11 @@ class LaunchPlan:
         """The run's folder."""
         return run_folder(self.settings)
 
+    @property
+    def secrets(self) -> Path:
+        """What other hosts read the secret environment variables from while the run is under way."""
+        return self.folder.with_name(f".{self.folder.name}.secrets")
+
 
 def main(argv: list[str]) -> int:
     """Start the run that `argv` describes, or run the subcommand that it begins with; return the exit code."""
@@ -94,9 +102,8 @@ def main(argv: list[str]) -> int:
 def launch(argv: list[str]) -> int:
     """Check every run of `argv`, then start or submit them."""
     flags, overrides = COMMAND.split_flags(argv)
-    queue = slurm.queue()
     sweeps = bool(flags & {"-m", "--multirun"})
-    plans = [plan_launch(point, queue) for point in (sweep_points(overrides) if sweeps else [overrides])]
+    plans = [plan_launch(point) for point in (sweep_points(overrides) if sweeps else [overrides])]
     dry_run = plans[0].settings.dry_run
     for plan in plans:
         print(f"{'going on with' if plan.resumes else 'starting'} {plan.folder}: {plan.processes} processes")
@@ -112,7 +119,7 @@ def launch(argv: list[str]) -> int:
     return 0
 
 
-def plan_launch(overrides: list[str], queue: Queue) -> LaunchPlan:
+def plan_launch(overrides: list[str]) -> LaunchPlan:
     """Compose and check a run. Errors: `ConfigError`, also where the run has a queued or running job."""
     settings = compose_settings(overrides)
     cluster = settings.cluster
@@ -123,7 +130,7 @@ def plan_launch(overrides: list[str], queue: Queue) -> LaunchPlan:
     check(settings, processes)
     resumes = check_run_folder(settings)
     folder = run_folder(settings)
-    busy = active_job(folder, queue)
+    busy = active_job(folder, queue_of([folder]))
     if busy is not None:
         raise ConfigError(f"{folder} is under way as {busy}; see `python -m launch status`, end it with `cancel`")
     kept = [override for override in overrides if not override.startswith("dry_run=")]
@@ -139,15 +146,44 @@ def start_here(plan: LaunchPlan, dry_run: bool) -> int:
         slots = read_hostfile(cluster)
         address = next(iter(slots)) if dry_run else main_address(cluster, slots)
         variables = {**environment(max(slots.values()), plan.settings.layout), OWNER: holder}
-        train = remote_command(cluster, slots, address, plan.overrides, variables)
+        train = remote_command(cluster, slots, address, plan.overrides, variables, plan.secrets)
     else:
         train = train_command(plan.overrides, {"localhost": plan.processes})
     if dry_run:
         print(shlex.join(prepare), shlex.join(train), sep="\n")
         return 0
-    with run_lock(plan.folder, holder, cluster.lock_seconds):
+    secrets = secrets_file(plan.secrets) if cluster.kind is ClusterKind.hostfile else nullcontext()
+    with run_lock(plan.folder, holder, cluster.lock_seconds), secrets:
         code = run(prepare, {**os.environ, **variables}, cluster.grace_seconds)
-        return code or train_here(plan, train, {**os.environ, **variables})
+        return code or train_until_ended(plan, train, {**os.environ, **variables})
+
+
+def train_until_ended(plan: LaunchPlan, command: list[str], variables: dict[str, str]) -> int:
+    """`train_here`, again after a failure, from the last checkpoint, until tries come no further; the exit code."""
+    cluster, tries, furthest = plan.settings.cluster, 0, progress(plan.folder)
+    while True:
+        code, reached = train_here(plan, command, variables), progress(plan.folder)
+        came_further = reached != furthest
+        unfit = code == BAD_NODE and not came_further and tries == 0  # it has said so before the first step
+        if code in ENDED or unfit:
+            return code
+        tries, furthest = 1 if came_further else tries + 1, reached
+        if tries > cluster.restarts:
+            return code
+        pause = slurm.RESTART_SECONDS * 2 ** (tries - 1)
+        print(
+            f"failed with code {code}; going on from the last checkpoint in {pause:g} s "
+            f"(try {tries} of {cluster.restarts} without coming further)",
+            file=sys.stderr,
+            flush=True,
+        )
+        time.sleep(pause)
+
+
+def progress(run: Path) -> tuple[str, int]:
+    """How far a run has come: stage and step of its newest record."""
+    row = newest_step(run)
+    return row.get("stage", ""), row.get("step", 0)
 
 
 def train_here(plan: LaunchPlan, command: list[str], variables: dict[str, str]) -> int:

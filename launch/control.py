@@ -1,5 +1,6 @@
 """`python -m launch cancel|logs|sync`: act on runs that were started, by their folders."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,8 +12,7 @@ from conf.command_line import Command
 from conf.errors import ConfigError
 from conf.run_folder import WANDB_UNSENT, is_run_folder
 from launch.jobs import Job, read_jobs
-from launch.slurm import queue
-from launch.status import active_job, job_state, runs_below
+from launch.status import active_job, job_state, queue_of, runs_below
 
 CANCEL = Command(
     program="python -m launch cancel",
@@ -38,12 +38,17 @@ FOLLOW_SECONDS = 0.5  # between two reads of a log that is followed
 
 def cancel(argv: list[str]) -> int:
     """`cancel RUN...`: stop the runs' jobs. They save a checkpoint first; launching again resumes from it."""
-    runs, jobs_queue = _runs(argv, "cancel"), queue()
+    runs = _runs(argv, "cancel")
+    jobs_queue = queue_of(runs)
     for run in runs:
         active = [job for job in read_jobs(run) if job_state(job, jobs_queue)]
         for job in active:
             if job.kind == "slurm":
-                done = subprocess.run(["scancel", job.id], capture_output=True, text=True, check=False)
+                running = jobs_queue[job.id][0] == "running"
+                if running:  # it saves itself, and its script, which reads this file, does not requeue it
+                    (run / job.exit).with_suffix(".cancel").touch()
+                words = ["scancel", *(["--signal=USR1"] if running else []), job.id]
+                done = subprocess.run(words, capture_output=True, text=True, check=False)
                 if done.returncode:
                     raise ConfigError(f"scancel refused job {job.id}: {done.stderr.strip()}")
             else:
@@ -64,7 +69,9 @@ def logs(argv: list[str]) -> int:
     run = runs[0]
     shown: tuple[Path, int] | None = None
     while True:
-        busy = active_job(run, queue()) if follow else None
+        busy = None
+        with contextlib.suppress(ConfigError):  # where Slurm does not answer, what there is is shown
+            busy = active_job(run, queue_of([run])) if follow else None
         job = _newest_with_log(run)
         if job is None and not busy:
             raise ConfigError(f"{run} has no log yet")

@@ -1,16 +1,19 @@
 """Several machines without a scheduler: the deepspeed launcher on each, started through pdsh or ssh."""
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from conf.choices import RemoteShell
 from conf.errors import ConfigError
 from conf.schema import ClusterConfig
+from conf.secrets import is_secret, secrets_in
 from launch.local import train_command
 
 SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
@@ -77,19 +80,45 @@ def _answer(host: str) -> tuple[bool, str]:
     return False, (done.stderr.strip().splitlines() or ["no reason given"])[-1]
 
 
+@contextlib.contextmanager
+def secrets_file(path: Path) -> Iterator[None]:
+    """A file at `path`, readable by this user only, that exports the secrets among the forwarded variables.
+
+    It is there while the block runs, beside the run's folder, on the file system that the hosts share: a command line
+    is seen by every user.
+    """
+    forwarded = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in secrets_in(forwarded).items())
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def remote_command(
-    cluster: ClusterConfig, slots: dict[str, int], address: str, overrides: list[str], variables: dict[str, str]
+    cluster: ClusterConfig,
+    slots: dict[str, int],
+    address: str,
+    overrides: list[str],
+    variables: dict[str, str],
+    secrets: Path,
 ) -> list[str]:
     """The command that starts the ranks on every host and ends when the last has ended.
 
     address: of the first host. Where one host's launcher fails, the others' ranks fail in their next collective.
+    secrets: a file that exports what must not stand on a command line, `write_secrets`.
     """
-    kept = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)} | variables
+    forwarded_here = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
+    kept = {name: value for name, value in forwarded_here.items() if not is_secret(name)} | variables
     forwarded = [f"{name}={value}" for name, value in {**kept, "NODES": " ".join(slots)}.items()]
 
     def on(node: str) -> str:
         command = train_command(overrides, slots, address, cluster.port, node)
-        return f"cd {shlex.quote(os.getcwd())} && exec env {shlex.join([*forwarded, *command])}"
+        own = f". {shlex.quote(str(secrets.absolute()))} && "
+        return f"{own}cd {shlex.quote(os.getcwd())} && exec env {shlex.join([*forwarded, *command])}"
 
     if cluster.remote_shell is RemoteShell.pdsh:
         return ["pdsh", "-S", "-R", "ssh", "-f", "1024", "-w", ",".join(slots), on("%n")]

@@ -14,6 +14,8 @@ from conf.exit_codes import INTERRUPTED
 from conf.schema import ClusterConfig, LayoutConfig, Settings, SlurmConfig
 from launch.local import gpu_environment
 
+RESTART_SECONDS = 10  # before the first try after a failure; doubled before each further one
+
 SCRIPT = """\
 #!/bin/bash
 # Stage {stage} of {title}, written by `python -m launch`.
@@ -30,16 +32,32 @@ export MASTER_ADDR=$(scontrol show node "$first" | sed -n 's/.*NodeAddr=\\([^ ]*
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}
 
+run=${{exit_file%/jobs/*}} tries_file=${{exit_file%.exit}}.tries cancel_file=${{exit_file%.exit}}.cancel
 code=0
 trap : TERM  # this script gets it too, and still has to write the exit code
-rm -f "$exit_file"
+rm -f "$exit_file" "$cancel_file"
 {prepare}if (( code == 0 )); then  # when a rank ends, the others have a minute
     srun --kill-on-bad-exit=0 --wait=60 {srun}bash -c \\
         'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec {python} -m {module} "$@"' \\
         {module} "$@" || code=$?
 fi
 
-if (( code == {interrupted} )) && [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]; then
+# A failure is tried again from the last checkpoint, up to a limit without a new one; wrong settings (2) and what
+# training says of itself (4) are not.
+if (( code != 0 && code != 2 && code != 4 && code != {interrupted} )) && [[ ! -e $cancel_file ]]; then
+    reached=$(ls -d "$run"/stages/*/checkpoints/step_????????* "$run"/stages/*/weights 2>/dev/null | cksum)
+    tries=0 before=
+    [[ -e $tries_file ]] && {{ read -r tries; read -r before; }} < "$tries_file"
+    [[ $reached == "$before" ]] && tries=$((tries + 1)) || tries=1
+    printf '%s\n' "$tries" "$reached" > "$tries_file"
+    if (( tries <= {restarts} )); then
+        echo "failed with code $code: requeued, and goes on from the last checkpoint (time $tries of {restarts})"
+        sleep $(( {restart_seconds} * (1 << (tries - 1)) ))
+        scontrol requeue "$SLURM_JOB_ID" && exit "$code"
+    fi
+fi
+state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
+if (( code == {interrupted} )) && [[ $state == RUNNING && ! -e $cancel_file ]]; then
     if (( ${{SLURM_RESTART_COUNT:-0}} < {max_requeues} )); then
         echo "stopped and saved: requeued, and goes on from there (time ${{SLURM_RESTART_COUNT:-0}} of {max_requeues})"
         scontrol requeue "$SLURM_JOB_ID" && exit "$code"
@@ -47,6 +65,7 @@ if (( code == {interrupted} )) && [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" 
     echo "error: stopped for the last of {max_requeues} times (cluster.slurm.max_requeues); launch again to go on"
 fi
 echo "$code" > "$exit_file"
+[[ -e $cancel_file ]] && scancel "$SLURM_JOB_ID"  # it has saved itself
 exit "$code"
 """
 PREPARE_JOB = "prepare"  # its name, among those of the stages
@@ -83,6 +102,8 @@ def script(
         srun="".join(f"{word} " for word in slurm.srun),
         interrupted=INTERRUPTED,
         max_requeues=slurm.max_requeues,
+        restarts=cluster.restarts,
+        restart_seconds=RESTART_SECONDS,
     )
 
 
@@ -172,7 +193,7 @@ def submit(paths: dict[str, Path], array: bool, after: str | None = None) -> dic
 
 def _reason(stderr: str) -> str:
     """sbatch's message in one line; for an unknown partition also the partitions that exist."""
-    lines = [re.sub(r"^sbatch: (error: )?", "", line) for line in stderr.splitlines() if line.strip()]
+    lines = [re.sub(r"^(sbatch|squeue): (error: )?", "", line) for line in stderr.splitlines() if line.strip()]
     message = "; ".join(dict.fromkeys(lines)) or "it gave no reason"
     if "invalid partition" in message.lower():
         listed = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, check=False).stdout.split()
@@ -181,9 +202,14 @@ def _reason(stderr: str) -> str:
 
 
 def queue() -> dict[str, tuple[str, str]]:
-    """Job id -> (state, reason) of the user's jobs, an array's tasks one by one; empty without Slurm."""
+    """Job id -> (state, reason) of the user's jobs, an array's tasks one by one; empty without Slurm.
+
+    Errors: `ConfigError` where squeue fails: whether a run is under way is then not known.
+    """
     if shutil.which("squeue") is None:
         return {}
     done = subprocess.run(["squeue", "--me", "-h", "-r", "-o", "%i|%T|%r"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f"squeue does not say which jobs are under way ({_reason(done.stderr)}); try again later")
     rows = (line.split("|") for line in done.stdout.splitlines() if line.count("|") == 2)
     return {id: (state.lower(), reason) for id, state, reason in rows}

@@ -1,6 +1,7 @@
 """`python -m launch status`: the state of every run in a folder, from its records and Slurm's queue."""
 
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,14 @@ def status(run: Path, jobs_queue: Queue) -> Status:
     return Status(run.name, state, stage, step, steps, current.get("loss"), speed, None, _id(jobs[-1:]), note)
 
 
+def queue_of(runs: Iterable[Path]) -> Queue:
+    """Slurm's queue, where one of `runs` has a job in it; Slurm is not asked about other runs.
+
+    Errors: `ConfigError` where it is needed and squeue fails.
+    """
+    return queue() if any(job.kind == "slurm" for run in runs for job in read_jobs(run)) else {}
+
+
 def active_job(run: Path, jobs_queue: Queue) -> str | None:
     """The queued or running job of `run`, for a message; None without one."""
     for job in read_jobs(run):
@@ -139,8 +148,9 @@ def show(argv: list[str]) -> int:
         if key != "root" or not value:
             raise ConfigError(f"unknown word '{word}'; status takes root=FOLDER")
     root = read_command(StatusCommand, argv).root
-    jobs_queue = queue()
-    rows = [status(run, jobs_queue) for run in runs_below(Path(root))]
+    runs = runs_below(Path(root))
+    jobs_queue = queue_of(runs)
+    rows = [status(run, jobs_queue) for run in runs]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "state", "stage", "step", "loss", "tokens/s", "left", "job"):
         right = name in ("step", "loss", "tokens/s", "left")

@@ -1,5 +1,6 @@
 """Opening a run's folder (`conf/run_folder.py` has its paths): settings, tokenizer, environment and git state."""
 
+import json
 import platform
 import shutil
 import subprocess
@@ -19,9 +20,10 @@ from conf.run_folder import (
     check_run_folder,
     run_folder,
     save_settings,
-    write_json,
+    write_atomic,
 )
 from conf.schema import Settings
+from conf.secrets import redact
 
 PACKAGES = ("torch", "deepspeed", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy", "apex")
 
@@ -39,7 +41,7 @@ def open_run(settings: Settings, tokenizer: Path) -> Path:
     if not (resumes and (folder / TOKENIZER).is_dir()):
         with atomic_folder(folder / TOKENIZER) as partial:
             shutil.copytree(tokenizer, partial, dirs_exist_ok=True)
-    write_json(folder / ENVIRONMENT, environment())
+    write_atomic(folder / ENVIRONMENT, redact(json.dumps(environment(), indent=2)) + "\n")
     return folder
 
 

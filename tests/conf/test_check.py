@@ -97,6 +97,7 @@ REFUSED: list[tuple[str, str, str]] = [
             "shared_folder_seconds",
         )
     ),
+    ("cluster.restarts=-1", "cluster.restarts=-1 must be 0 or more", "cluster.restarts=0"),
     ("cluster.grace_seconds=-1", "cluster.grace_seconds=-1.0 must be 0 or more", "cluster.grace_seconds=0"),
     ("cluster.port=65536", "cluster.port=65536 must be between 1 and 65535", "cluster.port=65535"),
     (
@@ -160,7 +161,11 @@ REFUSED: list[tuple[str, str, str]] = [
     ),
     ("evaluation.sample_tokens=0", "evaluation.sample_tokens=0 must be at least 1", "evaluation.sample_tokens=1"),
     ("run.seed=-1", "run.seed=-1 must be at least 0 and below 2147483648", "run.seed=0"),
-    ("run.name=a/b", "run.name='a/b' must be the name of a folder in run.root=runs", "run.name=ab"),
+    (
+        "run.name=a/b",
+        "run.name='a/b' must be the name of a folder in run.root=runs: letters, digits and ._+=-",
+        "run.name=ab",
+    ),
     ("run.until=zork", "run.until=zork is not among the stages of this run (nl, multi, mono)", "run.until=nl"),
     (
         "stages.nl.init_from=owner/name stages.nl.handover=full",
@@ -168,6 +173,11 @@ REFUSED: list[tuple[str, str, str]] = [
         "stages.nl.init_from=owner/name stages.nl.handover=weights",
     ),
     ("run.keep_every=0", "run.keep_every=0 must be at least 1, or null", "run.keep_every=5"),
+    (
+        "cluster.slurm.environment.HF_TOKEN=abc",
+        "cluster.slurm.environment.HF_TOKEN would be read by others; export it in the shell that submits",
+        "cluster.slurm.environment.HF_HOME=abc",
+    ),
     ("health.rewinds=-1", "health.rewinds=-1 must be 0 or more", "health.rewinds=0"),
     ("health.spike_deviations=0", "health.spike_deviations=0.0 must be above 0", "health.spike_deviations=3"),
     ("health.hang_seconds=0", "health.hang_seconds=0.0 must be above 0", "health.hang_seconds=9"),
@@ -176,7 +186,6 @@ REFUSED: list[tuple[str, str, str]] = [
         (f"{key}=0", f"{key}=0 must be at least 1", f"{key}=1")
         for key in (
             "health.bad_steps",
-            "health.spike_window",
             "health.compare_every",
             "run.save_every",
             "run.keep_checkpoints",
@@ -197,7 +206,7 @@ def accept(words: str, processes: int | None = None) -> None:
     config = composed(*groups).copy()
     for word in words.split():
         if word not in groups:
-            OmegaConf.update(config, *word.split("=", 1))
+            OmegaConf.update(config, *word.split("=", 1), force_add=True)
     check(typed(config), processes)
 
 

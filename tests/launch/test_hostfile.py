@@ -14,7 +14,7 @@ import pytest
 from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.schema import ClusterConfig
-from launch.hostfile import read_hostfile
+from launch.hostfile import read_hostfile, remote_command, secrets_file
 from tests.train.test_loop import ROOT, command, weights, write_corpora
 
 
@@ -43,6 +43,24 @@ def test_a_wrong_file_is_one_line(text: str | None, said: str, tmp_path: Path) -
     with pytest.raises(ConfigError, match="hosts") as caught:
         read_hostfile(cluster_of(tmp_path / "hosts"))
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("shell", ["ssh", "pdsh"])
+def test_no_secret_is_on_a_command_line(shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command line is seen by every user of every host; the file is this user's, and goes when the run ends."""
+    canary = "canary-0123456789"
+    for name in ("WANDB_API_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(name, canary)
+    monkeypatch.setenv("NCCL_DEBUG", "WARN")
+    cluster = compose_settings(["cluster=hostfile", f"cluster.remote_shell={shell}"]).cluster
+    file = tmp_path / ".run.secrets"
+    words = " ".join(remote_command(cluster, {"n1": 1}, "10.0.0.1", ["model=tiny"], {}, file))
+    assert canary not in words and "NCCL_DEBUG=WARN" in words and str(file) in words
+    with secrets_file(file):
+        assert file.stat().st_mode & 0o777 == 0o600
+        shown = subprocess.run(["sh", "-c", f". {file}; env"], capture_output=True, text=True, check=True, env={})
+        assert f"HF_TOKEN={canary}" in shown.stdout and f"WANDB_API_KEY={canary}" in shown.stdout
+    assert not file.exists()
 
 
 MISSING = [program for program in ("ssh", "ssh-keygen") if shutil.which(program) is None]

@@ -97,7 +97,9 @@ def test_directives_come_before_the_first_command(shown: str) -> None:
         assert not [line for line in lines[first:] if line.startswith("#SBATCH")], "Slurm would ignore these"
 
 
-@pytest.mark.parametrize("word", ["data.corpora.mono.paths=[/code/**/*.py,'/o d/$HOME']", "run.name='it is'"])
+@pytest.mark.parametrize(
+    "word", ["data.corpora.mono.paths=[/code/**/*.py,'/o d/$HOME']", "data.corpora.mono.name='it is'"]
+)
 def test_a_shell_reads_the_words_as_they_were_given(word: str, tmp_path: Path) -> None:
     words = ["cluster=slurm", "data=files", "stage=mono", word]
     script = dry_run(tmp_path, *words).split("#!/bin/bash\n")[1]
@@ -105,6 +107,35 @@ def test_a_shell_reads_the_words_as_they_were_given(word: str, tmp_path: Path) -
     case = script[script.index("case ") : script.index("esac") + 4]
     read = subprocess.run(["bash", "-c", f'{case}\nprintf "%s\\n" "$@"'], capture_output=True, text=True, check=True)
     assert read.stdout.splitlines() == [*words, "run.until=mono"]
+
+
+@pytest.mark.parametrize(
+    ("tries", "requeued"), [("", True), ("2\n{reached}", True), ("3\n{reached}", False), ("3\nother", True)]
+)
+def test_a_failure_is_requeued_while_it_comes_further(tries: str, requeued: bool, tmp_path: Path) -> None:
+    """The script itself, with a scontrol and an srun that do nothing: training fails with code 1."""
+    script = dry_run(tmp_path, "cluster=slurm", "stage=nl", f"run.root={tmp_path}/runs").split("#!/bin/bash\n")[1]
+    script = script.partition("\n# sbatch ")[0].replace("sleep ", "true ")
+    run, tools = tmp_path / "runs/codegen-tiny", tmp_path / "bin"
+    (run / "stages/nl/checkpoints/step_00000007").mkdir(parents=True)
+    (run / "jobs").mkdir()
+    tools.mkdir()
+    for name, does in (
+        ("scontrol", 'echo "scontrol $*"'),
+        ("srun", "exit 1"),
+        ("squeue", "echo RUNNING"),
+        ("scancel", "true"),
+    ):
+        (tools / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tools / name).chmod(0o755)
+    found = f"ls -d {run}/stages/*/checkpoints/step_????????* {run}/stages/*/weights 2>/dev/null | cksum"
+    reached = subprocess.run(["bash", "-c", found], capture_output=True, text=True, check=False).stdout.strip()
+    if tries:
+        (run / "jobs/nl.tries").write_text(tries.format(reached=reached) + "\n")
+    variables = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1"}
+    done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert ("scontrol requeue 7" in done.stdout) == requeued == (not (run / "jobs/nl.exit").exists())
 
 
 def test_a_sweep_is_one_script_with_a_case_for_each_run(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from conf.errors import ConfigError
 from conf.run_folder import save_settings
 from launch.control import cancel, logs, sync
 from launch.jobs import add_job, read_jobs
-from launch.status import active_job, runs_below, status
+from launch.status import active_job, queue_of, runs_below, status
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,6 +89,20 @@ def test_half_written_files_are_told_not_raised(run: Path) -> None:
     assert status(run, {}).step == 60
     (run / "config.yaml").write_text("model: {n_layer: [")
     assert status(run, {}).state == "unreadable"
+
+
+def test_a_queue_that_does_not_answer_is_not_an_empty_one(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a second job would be submitted beside the first; a run without jobs of Slurm needs no answer."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/squeue").write_text("#!/bin/sh\necho 'squeue: error: Unable to contact controller' >&2\nexit 1\n")
+    (tmp_path / "bin/squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert queue_of([run]) == {}
+    slurm_job(run, "7", "nl")
+    with pytest.raises(ConfigError, match=r"squeue does not say .* \(Unable to contact controller\)"):
+        queue_of([run])
 
 
 def test_logs_show_the_newest(run: Path, capfd: pytest.CaptureFixture[str]) -> None:

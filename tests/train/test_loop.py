@@ -52,7 +52,7 @@ def command(folder: Path, name: str, *more: str) -> list[str]:
     options = [f"problems={folder}/functions.jsonl", "max_new_tokens=8", "seconds=20", f"sandbox={ALLOWED.name}"]
     task = f"{{every: 3, samples: 3, problems: 2, settings: {options}}}"
     quick.append(f"evaluation.tasks={{humaneval: {task}}}")
-    own = ["run.save_every=1", "cluster.processes_per_node=2", "tracking.wandb=false"]
+    own = ["run.save_every=1", "cluster.processes_per_node=2", "tracking.wandb=false", "cluster.restarts=0"]
     return [sys.executable, "-m", "launch", *sizes, *stages, *paths, *places, *rest, *quick, *own, *more]
 
 
