@@ -157,7 +157,7 @@ class SlurmConfig:
     cpus_per_task: int | None = None
     prepare_cpus: int | None = None
     prepare_partition: str | None = None
-    signal_seconds: int = MISSING
+    signal_seconds: int | None = None
     max_requeues: int = MISSING
     modules: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)

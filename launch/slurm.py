@@ -11,6 +11,7 @@ from pathlib import Path
 
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
+from conf.save_time import warning_seconds, write_gb_per_second
 from conf.schema import ClusterConfig, LayoutConfig, Settings, SlurmConfig
 from launch.local import gpu_environment
 
@@ -90,10 +91,11 @@ def script(
         f"{index}) exit_file={shlex.quote(str(run / exit_name(stage)))}\n   set -- {shlex.join(overrides)} ;;"
         for index, (run, overrides) in enumerate(runs)
     ]
+    warning = warning_seconds(settings, write_gb_per_second(runs[0][0]))
     return SCRIPT.format(
         stage=stage,
         title=title,
-        directives="\n".join(f"#SBATCH {line}" for line in _directives(cluster, len(runs), stage, title, log)),
+        directives="\n".join(f"#SBATCH {line}" for line in _directives(cluster, len(runs), stage, title, log, warning)),
         setup="\n".join(_setup(slurm, settings.layout)),
         runs="\n".join(cases),
         python=python,
@@ -127,7 +129,7 @@ def exit_name(stage: str) -> str:
     return f"jobs/{stage}.exit"
 
 
-def _directives(cluster: ClusterConfig, count: int, stage: str, title: str, log: Path) -> Iterator[str]:
+def _directives(cluster: ClusterConfig, count: int, stage: str, title: str, log: Path, warning: int) -> Iterator[str]:
     slurm = cluster.slurm
     yield f"--job-name={Path(title).name}/{stage}"
     yield f"--nodes={cluster.nodes}"
@@ -138,7 +140,7 @@ def _directives(cluster: ClusterConfig, count: int, stage: str, title: str, log:
         if getattr(slurm, name) is not None:
             yield f"--{name.replace('_', '-')}={getattr(slurm, name)}"
     yield f"--time={slurm.time}"
-    yield f"--signal=USR1@{slurm.signal_seconds}"
+    yield f"--signal=USR1@{warning}"
     yield "--requeue"
     yield "--kill-on-invalid-dep=yes"
     yield "--open-mode=append"

@@ -16,6 +16,7 @@ import torch
 
 from conf.errors import NodeError, node_name
 from conf.run_folder import run_folder
+from conf.run_lock import owner
 from conf.schema import ClusterConfig, Settings
 from parallel.mesh import ProcessMesh
 from parallel.rendezvous import join
@@ -28,7 +29,7 @@ Report = dict[str, Any]  # of one process about its node; JSON
 def run_preflight(settings: Settings) -> None:
     """Join the other processes and check every node. Errors: `NodeError` naming missing ranks or unfit nodes."""
     folder = run_folder(settings)
-    marks = folder.with_name(f".{folder.name}.preflight")
+    marks = folder.with_name(f".{folder.name}.preflight-{owner()}")  # two launches do not remove each other's
 
     def validate(reports: Sequence[Report]) -> list[str]:
         problems = list(_problems(reports, settings.cluster, marks))

@@ -63,3 +63,9 @@ def test_generate() -> None:
     out = run("generate", *SHAPE, "--batch=2", "--prompt=8", "--new=4", "--rounds=1")
     assert "same tokens" in out
     assert re.search(r"^this stack +[\d.]+ tokens/s .*x$", out, re.M)
+
+
+def test_checkpoint() -> None:
+    shape = ["model.n_layer=1", "model.n_embd=32", "model.n_head=4", "model.rotary_dim=4", "kernels=eager"]
+    out = run("checkpoint", *shape, "--steps=1", "--saves=1")
+    assert re.search(r"^stall .* of 250 steps$", out, re.M) and re.search(r"^drain .* of plain writes$", out, re.M)

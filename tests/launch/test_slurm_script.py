@@ -68,7 +68,7 @@ def test_three_stages_are_three_chained_jobs(shown: str) -> None:
         "#SBATCH --qos=high",
         "#SBATCH --constraint=a100_80",
         "#SBATCH --time=12:30:00",
-        "#SBATCH --signal=USR1@120",
+        "#SBATCH --signal=USR1@230",
         "#SBATCH --requeue",
         "#SBATCH --kill-on-invalid-dep=yes",
         "#SBATCH --exclusive",

@@ -24,13 +24,13 @@ from torch import Tensor
 
 from conf.errors import HealthError, NodeError, node_name
 from conf.run_folder import append_records
+from conf.save_time import SAVES
 from model.weights import layer_file
 from parallel.engine import Engine
 from parallel.full_state import MOMENTS, WEIGHTS
 from parallel.mesh import ProcessMesh
 from train.checkpoint.files import Keep, publish, remove, step_name, to_remove, write_synced
 
-SAVES = "saves.jsonl"  # beside a stage's checkpoints: what each save cost
 APPEARS_SECONDS = 20.0  # how long a file that another node wrote may take to appear on a network file system
 
 

@@ -12,6 +12,7 @@ from conf.choices import Balance
 from conf.command_line import Command, run_command
 from conf.compose import compose_settings
 from conf.errors import ConfigError
+from conf.save_time import WRITE_GB_PER_SECOND, checkpoint_bytes, save_seconds, warning_seconds
 from conf.schema import Settings
 from train.plan import GPUS_A_NODE
 from train.plan.table import show, show_best
@@ -148,6 +149,9 @@ def summary(settings: Settings, size: int, stages: list[Any]) -> dict[str, Any]:
         "precision": layout.precision.value,
         "balance": "flops" if layout.balance is Balance.time else layout.balance.value,
         "compiled": settings.kernels.compile,
+        "checkpoint_bytes": checkpoint_bytes(model),
+        "save_seconds": save_seconds(model, WRITE_GB_PER_SECOND),
+        "warning_seconds": warning_seconds(settings, WRITE_GB_PER_SECOND),
         "optimizer_class": stages[0].states.optimizer_class,
         "micro_batch_size": layout.micro_batch_size,
         "micro_batches": count,

@@ -27,6 +27,10 @@ def show(plan: dict[str, Any]) -> None:
         f"{plan['tokens_per_step']:,} tokens, {plan['micro_batches']} micro-batches of {plan['micro_batch_size']}, "
         f"pipeline bubble {plan['pipeline_bubble']:.1%}, {plan['tflop_per_step_per_gpu']:,.1f} TFLOP a GPU\n"
     )
+    log(
+        f"a checkpoint: {plan['checkpoint_bytes'] / 1e9:,.1f} GB, {plan['save_seconds']:,.0f} s at 1 GB/s; "
+        f"a Slurm job is warned {plan['warning_seconds']} s before its time limit\n"
+    )
     table = Table(title="GiB on one GPU of each pipeline stage", title_justify="left")
     for column in (
         "stage",

@@ -1,0 +1,100 @@
+"""What a checkpoint costs: seconds that training waits, their share, and GB/s beside plain writes of the same files.
+
+`python -m tests.benchmarks.checkpoint model=tiny` measures the quickstart's model in one process; more words are settings.
+The share is of `--every` steps, the quickstart's saving interval. "Plain" is what one thread writes and syncs, no more.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from conf.compose import compose_settings
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*", help="settings, such as model=tiny")
+    parser.add_argument("--every", type=int, default=250, help="optimizer steps between two saves")
+    parser.add_argument("--steps", type=int, default=10, help="steps that are measured without and beside a save")
+    parser.add_argument("--saves", type=int, default=3)
+    parser.add_argument("--folder", help="where to write; default: a temporary folder")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        measure(arguments, Path(folder))
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> None:
+    """Train, save beside training, and write the same files plainly."""
+    import torch
+    from torch import nn
+
+    from conf.run_folder import read_records
+    from conf.save_time import SAVES
+    from model.build import run_layers
+    from model.flops import layer_flops
+    from model.init import init_layer
+    from model.kernels import select_kernels
+    from parallel.engine import build_engine
+    from parallel.mesh import build_mesh
+    from parallel.rendezvous import join
+    from parallel.zero import deepspeed_config
+    from train.checkpoint.files import Keep, write_synced
+    from train.checkpoint.save import Saver
+    from train.optimizer import adamw
+
+    settings = compose_settings(["layout.precision=fp32", *arguments.words], 1)
+    join()
+    mesh, batch = build_mesh(), settings.layout.micro_batch_size
+    kernels = select_kernels(settings.kernels)
+
+    def set_weights(layer: nn.Module, index: int) -> None:
+        init_layer(layer, index, settings.model, mesh.tp, settings.run.seed)
+
+    engine = build_engine(
+        run_layers(settings, mesh.tp, kernels),
+        set_weights,
+        layer_flops(settings.model),
+        partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),
+        deepspeed_config(settings, batch, 1, settings.layout.precision),
+        mesh,
+    )
+    ids = torch.randint(0, settings.model.vocab_size, (batch, settings.model.context_length + 1))
+    engine.set_lr(1e-4)
+
+    def step() -> float:
+        started = time.perf_counter()
+        engine.train_batch(iter([(ids[:, :-1], ids[:, 1:])] * engine.accumulation_steps))
+        return time.perf_counter() - started
+
+    step()
+    alone = statistics.median(step() for _ in range(arguments.steps))
+    saver, beside = Saver(engine, folder / "run/checkpoints", Keep(1), settings.model.n_layer + 2), []
+    for number in range(arguments.saves):
+        saver.save({"step": number})
+        while saver.pending is not None:
+            beside.append(step())
+            saver.poll()
+    costs = read_records(folder / "run" / SAVES)
+    files = [path.read_bytes() for path in (folder / "run/checkpoints").rglob("*.safetensors")]
+    plain = []
+    for _ in range(arguments.saves):
+        started = time.perf_counter()
+        for index, content in enumerate(files):
+            write_synced(folder / f"plain_{index}", content)
+        plain.append(time.perf_counter() - started)
+    stall, drain = (statistics.median(cost[key] for cost in costs) for key in ("stall_seconds", "drain_seconds"))
+    size = costs[-1]["bytes"] / 1e9
+    during = statistics.median(beside)
+    print(f"{settings.model.name}, {size:.3f} GB; a step {alone:.3f} s alone, {during:.3f} s beside a save")
+    print(f"stall  {stall:8.3f} s  {stall / (arguments.every * alone):.2%} of {arguments.every} steps")
+    print(f"drain  {drain:8.3f} s  {size / drain:.3f} GB/s, {min(plain) / drain:.0%} of plain writes")
+    print(f"plain  {min(plain):8.3f} s  {size / min(plain):.3f} GB/s")
+    engine.destroy()
+
+
+if __name__ == "__main__":
+    main()
