@@ -20,6 +20,7 @@ from typing import Any
 from conf.exit_codes import HUNG
 
 HANGS = "hangs"
+START_SECONDS = 600.0  # until the first step is done no less is a hang: engines are built, kernels compiled
 LONGER = 10.0  # times the setting, of what is no step: validation, samples of benchmarks, a save
 STEPS = 20  # as many of the longest step so far are no hang
 WAITING = ("torch/distributed", "deepspeed/comm")  # where the stack of a rank is that waits for others
@@ -56,7 +57,8 @@ class Watchdog:
     @property
     def timeout(self) -> float:
         """Seconds without a sign of life that are a hang: the setting, and no less than some of the longest step."""
-        return max(self.seconds, STEPS * self.longest_step)
+        setting = self.seconds if " step " in self.place else LONGER * self.seconds
+        return max(setting, STEPS * self.longest_step if self.longest_step else START_SECONDS)
 
     def _watch(self) -> None:
         interval, woken = self.seconds / 20, time.monotonic()

@@ -1,6 +1,6 @@
-"""What a checkpoint costs: seconds that training waits, their share, and GB/s beside plain writes of the same files.
+"""What a checkpoint costs: how long training waits for it, and GB/s beside plain writes of the same files.
 
-`python -m tests.benchmarks.checkpoint model=tiny` measures the quickstart's model in one process; more words are settings.
+`python -m tests.benchmarks.checkpoint model=tiny` measures the quickstart's model in one process.
 The share is of `--every` steps, the quickstart's saving interval. "Plain" is what one thread writes and syncs, no more.
 """
 

@@ -34,6 +34,7 @@ def hung(folder: Path) -> tuple[list[int], str]:
     mesh, codes, said = mesh_of(), [], io.StringIO()
     with patch.object(sys, "stderr", said):
         watchdog = Watchdog(folder, mesh.rank, ["a", "b"], 1.0, end=codes.append)
+        watchdog.longest_step = 0.01
         watchdog.beat("nl step 3")
         if mesh.rank == 1:
             loop_of_its_own(folder)
@@ -62,6 +63,7 @@ def test_a_hang_is_told_once_with_the_stacks_of_all(tmp_path: Path, worlds: Worl
 def test_a_long_step_is_no_hang(tmp_path: Path) -> None:
     codes: list[int] = []
     watchdog = Watchdog(tmp_path, 0, ["a"], 0.2, end=codes.append)
+    assert watchdog.timeout == 600, "before the first step"
     watchdog.beat("nl step 1")
     watchdog.since -= 0.15
     watchdog.beat("nl step 2")
