@@ -265,11 +265,9 @@ def _numbers(settings: Settings) -> Iterator[str]:
         yield (f"data.tokenizer.path={tokenizer.path} is no folder, and names on the hub are written owner/name")
     if not 0 < settings.data.validation_fraction < 1:
         yield f"data.validation_fraction={settings.data.validation_fraction} must be between 0 and 1"
-    for name in ("save_every", "keep_checkpoints"):
-        if getattr(run, name) < 1:
+    for name in ("save_every", "keep_checkpoints", "keep_every"):
+        if getattr(run, name) is not None and getattr(run, name) < 1:
             yield f"run.{name}={getattr(run, name)} must be at least 1"
-    if run.keep_every is not None and run.keep_every < 1:
-        yield f"run.keep_every={run.keep_every} must be at least 1, or null"
     if run.until is not None and run.until not in settings.stages:
         yield f"run.until={run.until} is not among the stages of this run ({', '.join(settings.stages)})"
     evaluation = settings.evaluation

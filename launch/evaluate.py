@@ -16,7 +16,7 @@ from launch import slurm
 from launch.jobs import read_jobs
 from launch.local import environment, train_command, world_size
 from launch.processes import run
-from launch.status import job_state
+from launch.status import job_state, queue_of
 
 COMMAND = Command(
     program="python -m launch evaluate",
@@ -75,7 +75,7 @@ def submit(settings: Settings, command: Evaluate, words: list[str]) -> int:
 
 def stage_job(run: Path, source: Path) -> str | None:
     """The queued or running Slurm job that makes the weights of `source`, a run or one of its stages; else None."""
-    queue = slurm.queue()
+    queue = queue_of([run])
     alive = [job for job in read_jobs(run) if job.kind == "slurm" and job_state(job, queue)]
     wanted = source.name if source.resolve() != run.resolve() else None
     made = [job.id for job in alive if wanted is None or wanted in job.stages]

@@ -8,6 +8,7 @@ done, and the goodput: the share of wall time that went into steps which were ke
 
 import argparse
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def ask_to_stop(process: subprocess.Popen[str], run: Path, chance: random.Random
 def launch_again(process: subprocess.Popen[str], run: Path, chance: random.Random) -> None:
     """As a person who forgot that it runs; the first goes on."""
     again = subprocess.run(process.args, cwd=ROOT, capture_output=True, text=True, check=False)  # type: ignore[call-overload]
-    if again.returncode != 2 or "is under way" not in again.stderr + "" and "being trained" not in again.stderr:
+    if again.returncode != 2 or not re.search("is under way|is being trained", again.stderr):
         raise AssertionError(f"a second launch was not refused: {again.returncode} {again.stderr}")
     process.send_signal(signal.SIGTERM)
 

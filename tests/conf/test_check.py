@@ -172,7 +172,7 @@ REFUSED: list[tuple[str, str, str]] = [
         "stages.nl.handover=full needs a run's checkpoint; init_from=owner/name has weights only",
         "stages.nl.init_from=owner/name stages.nl.handover=weights",
     ),
-    ("run.keep_every=0", "run.keep_every=0 must be at least 1, or null", "run.keep_every=5"),
+    ("run.keep_every=0", "run.keep_every=0 must be at least 1", "run.keep_every=5"),
     (
         "cluster.slurm.environment.HF_TOKEN=abc",
         "cluster.slurm.environment.HF_TOKEN would be read by others; export it in the shell that submits",

@@ -21,6 +21,7 @@ COMMANDS = {  # program -> module with its main, its Command
     "launch logs": ("launch.control", "LOGS"),
     "launch sync": ("launch.control", "SYNC"),
     "train": ("train.__main__", "COMMAND"),
+    "train.checkpoint": ("train.checkpoint.__main__", "COMMAND"),
     "train.data": ("train.data.__main__", "COMMAND"),
     "train.plan": ("train.plan.__main__", "COMMAND"),
     "train.sample": ("train.sample.__main__", "COMMAND"),
