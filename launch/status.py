@@ -15,8 +15,8 @@ from conf.duration import format_duration
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
 from conf.run_folder import CONFIG, is_finished, is_run_folder, last_lines, newest_step
+from launch import slurm
 from launch.jobs import Job, read_jobs
-from launch.slurm import queue
 
 COMMAND = Command(
     program="python -m launch status",
@@ -94,7 +94,7 @@ def queue_of(runs: Iterable[Path]) -> Queue:
 
     Errors: `ConfigError` where it is needed and squeue fails.
     """
-    return queue() if any(job.kind == "slurm" for run in runs for job in read_jobs(run)) else {}
+    return slurm.queue() if any(job.kind == "slurm" for run in runs for job in read_jobs(run)) else {}
 
 
 def active_job(run: Path, jobs_queue: Queue) -> str | None:

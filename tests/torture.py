@@ -108,6 +108,9 @@ def torture(arguments: argparse.Namespace, folder: Path) -> int:
         disturb = time.monotonic() < ends and made < arguments.faults
         fault = chance.choice(FAULTS) if disturb else None
         code = one_try([*commands[run], *layout], run, fault, chance)
+        if code == 2:  # what the killed launcher held is not yet seen to be left
+            time.sleep(1)
+            continue
         made += fault is not None
         print(
             f"{time.monotonic() - began:6.0f} s  {fault.__name__ if fault else 'left alone'}: exit code {code}",
