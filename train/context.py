@@ -82,8 +82,8 @@ def open_context(settings: Settings) -> Iterator[RunContext]:
         folder = Path(on_main(mesh, lambda: str(_open_locked(settings, data, lock))))
         nodes = mesh.all_gather_object(node_name())
         watchdog = Watchdog(folder, mesh.rank, nodes, settings.health.hang_seconds)
+        lock.callback(watchdog.close)
         yield _context(settings, folder, data, mesh, kernels, watchdog)
-        watchdog.close()
         leave()
 
 
