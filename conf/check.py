@@ -17,6 +17,7 @@ from conf.mixture import mixture_problems
 from conf.schema import Settings, StageConfig
 from conf.secrets import is_secret
 
+ABOVE_ZERO = {"join_seconds", "collective_seconds", "lock_seconds", "max_clock_skew_seconds", "shared_folder_seconds"}
 LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
 
 
@@ -158,17 +159,13 @@ def _cluster(settings: Settings) -> Iterator[str]:
         value = getattr(settings.cluster, name)
         if value is not None and value < 1:
             yield f"cluster.{name}={value} must be at least 1"
-    for name in (
-        *("join_seconds", "collective_seconds", "lock_seconds"),
-        *("max_clock_skew_seconds", "shared_folder_seconds"),
-    ):
-        if getattr(settings.cluster, name) <= 0:
-            yield f"cluster.{name}={getattr(settings.cluster, name)} must be more than 0"
+    for name, value in asdict(settings.cluster).items():
+        if name in ABOVE_ZERO and value <= 0:
+            yield f"cluster.{name}={value} must be more than 0"
+        if name in ("grace_seconds", "restarts") and value < 0:
+            yield f"cluster.{name}={value} must be 0 or more"
     for name in filter(is_secret, settings.cluster.slurm.environment):
         yield f"cluster.slurm.environment.{name} would be read by others; export it in the shell that submits"
-    for name in ("grace_seconds", "restarts"):
-        if getattr(settings.cluster, name) < 0:
-            yield f"cluster.{name}={getattr(settings.cluster, name)} must be 0 or more"
     if not 0 < settings.cluster.port < 2**16:
         yield f"cluster.port={settings.cluster.port} must be between 1 and 65535"
     if settings.cluster.kind is ClusterKind.local and settings.cluster.nodes != 1:
@@ -287,13 +284,11 @@ def _numbers(settings: Settings) -> Iterator[str]:
         yield f"run.name={run.name!r} must be the name of a folder in run.root={run.root}: letters, digits and ._+=-"
     if run.resume not in ("auto", "never"):
         yield f"run.resume={run.resume} is not known; use auto or never"
-    if settings.tracking.straggler_threshold <= 0:
-        yield f"tracking.straggler_threshold={settings.tracking.straggler_threshold} must be above 0"
-    if settings.health.rewinds < 0:
-        yield f"health.rewinds={settings.health.rewinds} must be 0 or more"
-    for name in ("spike_deviations", "hang_seconds"):
-        if getattr(settings.health, name) <= 0:
-            yield f"health.{name}={getattr(settings.health, name)} must be above 0"
+    health, threshold = settings.health, settings.tracking.straggler_threshold
+    if health.rewinds < 0:
+        yield f"health.rewinds={health.rewinds} must be 0 or more"
+    if min(threshold, health.spike_deviations, health.hang_seconds) <= 0:
+        yield "tracking.straggler_threshold, health.spike_deviations and health.hang_seconds must be above 0"
     for label, group, name in (
         ("health", settings.health, "bad_steps"),
         ("health", settings.health, "compare_every"),

@@ -267,7 +267,6 @@ class RunConfig:
     keep_checkpoints: int = MISSING
     keep_every: int | None = None
     keep_best: bool = MISSING
-    save_in_background: bool = MISSING
     resume: str = MISSING
     until: str | None = None
 

@@ -22,7 +22,7 @@ import psutil
 from safetensors.torch import load_file
 
 from conf.run_folder import read_metrics
-from tests.train.test_loop import ROOT, command, flip, ranks, write_corpora
+from tests.train.test_loop import OTHER_STAGES, ROOT, command, flip, ranks, write_corpora
 
 LAYOUTS = [
     "layout.zero_stage=1",
@@ -94,9 +94,7 @@ def torture(arguments: argparse.Namespace, folder: Path) -> int:
     own = ["stage=nl", f"stages.nl.steps={arguments.steps}", "run.save_every=3", *QUICK]
     still, run = folder / "runs/still", folder / "runs/disturbed"
     commands = {
-        path: [
-            word for word in command(folder, path.name, *own) if not word.startswith(("stages.multi", "stages.mono"))
-        ]
+        path: [word for word in command(folder, path.name, *own) if not word.startswith(OTHER_STAGES)]
         for path in (still, run)
     }
     subprocess.run(commands[still], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

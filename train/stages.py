@@ -130,7 +130,7 @@ def open_saver(context: RunContext, name: str, engine: Engine) -> Saver:
     """What saves the stage's checkpoints and its weights."""
     run, folder = context.settings.run, stage_folder(context.folder, name)
     keep = Keep(run.keep_checkpoints, run.keep_every, run.keep_best)
-    return Saver(engine, folder / CHECKPOINTS, keep, context.settings.model.n_layer + 2, run.save_in_background)
+    return Saver(engine, folder / CHECKPOINTS, keep, context.settings.model.n_layer + 2)
 
 
 def stage_batches(context: RunContext, name: str, done: int, gaps: Sequence[Gap]) -> Iterator[MicroBatch]:

@@ -16,7 +16,7 @@ from conf.errors import HealthError
 from conf.exit_codes import UNHEALTHY
 from conf.run_folder import read_records
 from tests.train import test_health
-from tests.train.test_loop import command, write_corpora
+from tests.train.test_loop import OTHER_STAGES, command, write_corpora
 from tests.worlds import Worlds
 from train.data.batches import PassingOver, merged
 from train.data.prepare import find_prepared, prepare
@@ -58,7 +58,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words_of(folder: Path, name: str, *more: str) -> list[str]:
-    words = [word for word in command(folder, name)[3:] if not word.startswith(("stages.multi.", "stages.mono."))]
+    words = [word for word in command(folder, name)[3:] if not word.startswith(OTHER_STAGES)]
     own = ["stage=nl", "health.bad_steps=2", f"stages.nl.steps={STEPS}", "run.save_every=2", "evaluation.every=100"]
     return [*words, *own, *more]
 

@@ -23,6 +23,11 @@ from train.report import read_scores
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
+OTHER_STAGES = (
+    "stages.multi.",
+    "stages.mono.",
+    "evaluation.tasks=",
+)  # words of `command` that a test of one stage leaves out
 
 
 def write_corpora(folder: Path) -> None:

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 from conf.exit_codes import HUNG
 from tests.train import test_watchdog
-from tests.train.test_loop import ROOT, command, ranks, until, write_corpora
+from tests.train.test_loop import OTHER_STAGES, ROOT, command, ranks, until, write_corpora
 from tests.worlds import Worlds, mesh_of
 from train.watchdog import Watchdog, blame
 
@@ -77,7 +77,7 @@ def test_a_stopped_rank_ends_the_run_within_the_setting(tmp_path: Path) -> None:
     """kill -STOP of one rank of a real run: today's limit of a collective would be half an hour."""
     write_corpora(tmp_path)
     words = command(tmp_path, "stopped", "health.hang_seconds=5", "stage=nl", "stages.nl.steps=100000")
-    words = [word for word in words if not word.startswith(("stages.multi.", "stages.mono."))]
+    words = [word for word in words if not word.startswith(OTHER_STAGES)]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     list(until(process, "nl      3/"))
     ranks(process)[1].send_signal(signal.SIGSTOP)

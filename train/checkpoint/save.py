@@ -37,10 +37,10 @@ APPEARS_SECONDS = 20.0  # how long a file that another node wrote may take to ap
 class Writer(threading.Thread):
     """Writes one process's layers to the disk, in order, and remembers what it wrote and what went wrong first."""
 
-    def __init__(self, folder: Path, in_memory: int) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__(name="checkpoint", daemon=True)
         self.folder = folder
-        self.layers: queue.Queue[tuple[str, dict[str, Tensor]] | None] = queue.Queue(in_memory)
+        self.layers: queue.Queue[tuple[str, dict[str, Tensor]] | None] = queue.Queue()
         self.written: dict[str, tuple[int, int]] = {}  # file -> (bytes, CRC-32)
         self.problem: str | None = None
         self.not_finite: str | None = None
@@ -90,9 +90,8 @@ class Saver:
     every process, and the checkpoints before stay.
     """
 
-    def __init__(self, engine: Engine, folder: Path, keep: Keep, layers: int, in_background: bool = True) -> None:
+    def __init__(self, engine: Engine, folder: Path, keep: Keep, layers: int) -> None:
         self.engine, self.folder, self.keep, self.layers = engine, folder, keep, layers
-        self.in_background = in_background
         self.pending: Save | None = None
 
     def save(self, state: dict[str, Any]) -> None:
@@ -100,8 +99,6 @@ class Saver:
         self.wait()
         whole = {**state, "optimizer": self.engine.trainer_state}
         self._begin(self.folder / step_name(state["step"]), (WEIGHTS, *MOMENTS), whole)
-        if not self.in_background:
-            self.wait()
 
     def save_weights(self, folder: Path) -> None:
         """Write the model's whole weights to `folder`, one `layer_<i>.safetensors` a layer, and wait for them."""
@@ -130,11 +127,11 @@ class Saver:
         _record(save, self.engine.mesh)
 
     def _begin(self, folder: Path, what: Sequence[str], state: dict[str, Any] | None) -> None:
-        """Copy what is to be saved; a thread writes it. Without a background, no more than a layer is in memory."""
+        """Copy what is to be saved; a thread writes it."""
         mesh, started = self.engine.mesh, time.perf_counter()
         partial = folder.with_name(f"{folder.name}.partial")
         expected = {str(Path(kind) / layer_file(index)) for kind in what for index in range(self.layers)}
-        save = Save(folder, partial, what, expected, state, Writer(partial, 0 if self.in_background else 1))
+        save = Save(folder, partial, what, expected, state, Writer(partial))
         _raise_together(_make(save) if mesh.is_main else None, mesh)
         save.writer.start()
         for kind in what:

@@ -24,8 +24,8 @@ from train.checkpoint.files import Keep, checkpoints, is_complete, write_synced
 from train.checkpoint.save import Saver
 
 
-def saver_of(engine: Any, folder: Path, keep: int = 1, in_background: bool = True) -> Saver:
-    return Saver(engine, folder, Keep(keep), layers=5, in_background=in_background)
+def saver_of(engine: Any, folder: Path, keep: int = 1) -> Saver:
+    return Saver(engine, folder, Keep(keep), layers=5)
 
 
 def weights_in(folder: Path, model: ModelConfig) -> Weights:
