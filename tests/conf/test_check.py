@@ -100,10 +100,9 @@ REFUSED: list[tuple[str, str, str]] = [
     ("cluster.restarts=-1", "cluster.restarts=-1 must be 0 or more", "cluster.restarts=0"),
     ("cluster.grace_seconds=-1", "cluster.grace_seconds=-1.0 must be 0 or more", "cluster.grace_seconds=0"),
     ("cluster.port=65536", "cluster.port=65536 must be between 1 and 65535", "cluster.port=65535"),
-    (
-        "tracking.straggler_threshold=0",
-        "tracking.straggler_threshold, health.spike_deviations and health.hang_seconds must be above 0",
-        "tracking.straggler_threshold=0.5",
+    *(
+        (f"{key}=0", "health.spike_deviations and health.hang_seconds must be above 0", f"{key}=3")
+        for key in ("tracking.straggler_threshold", "health.spike_deviations", "health.hang_seconds")
     ),
     (
         f"model.context_length=255 {SP} {TP2}",
@@ -179,16 +178,6 @@ REFUSED: list[tuple[str, str, str]] = [
         "cluster.slurm.environment.HF_HOME=abc",
     ),
     ("health.rewinds=-1", "health.rewinds=-1 must be 0 or more", "health.rewinds=0"),
-    (
-        "health.spike_deviations=0",
-        "tracking.straggler_threshold, health.spike_deviations and health.hang_seconds must be above 0",
-        "health.spike_deviations=3",
-    ),
-    (
-        "health.hang_seconds=0",
-        "tracking.straggler_threshold, health.spike_deviations and health.hang_seconds must be above 0",
-        "health.hang_seconds=9",
-    ),
     ("run.resume=maybe", "run.resume=maybe is not known; use auto or never", "run.resume=never"),
     *(
         (f"{key}=0", f"{key}=0 must be at least 1", f"{key}=1")
