@@ -287,8 +287,8 @@ def _numbers(settings: Settings) -> Iterator[str]:
     health, threshold = settings.health, settings.tracking.straggler_threshold
     if health.rewinds < 0:
         yield f"health.rewinds={health.rewinds} must be 0 or more"
-    if min(threshold, health.spike_deviations, health.hang_seconds) <= 0:
-        yield "tracking.straggler_threshold, health.spike_deviations and health.hang_seconds must be above 0"
+    if min(threshold, health.hang_seconds) <= 0:
+        yield "tracking.straggler_threshold and health.hang_seconds must be above 0"
     for label, group, name in (
         ("health", settings.health, "bad_steps"),
         ("health", settings.health, "compare_every"),

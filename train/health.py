@@ -32,6 +32,7 @@ from train.data.batches import Gap, merged, underneath
 
 SPREAD = 1.4826  # standard deviations in one median absolute deviation of a normal distribution
 LEAST_SPREAD = 0.01  # of the median: losses that hardly vary make no spike of a hundredth
+SPIKE_DEVIATIONS = 10.0  # robust standard deviations above the median that make a spike
 SPIKE_WINDOW = 128  # steps that the running median is taken over; spikes are looked for once half of them are there
 REWIND = "rewind"  # event of a return to a checkpoint
 
@@ -63,8 +64,7 @@ class Health:
         self.batch = context.settings.stages[stage].global_batch_size
         self.gaps = context.mesh.broadcast_object(self._gaps() if context.mesh.is_main else None)
         self.in_a_row = 0
-        deviations = self.settings.spike_deviations
-        self.spikes = {name: Spikes(SPIKE_WINDOW, deviations) for name in ("loss", "gradient norm")}
+        self.spikes = {name: Spikes(SPIKE_WINDOW, SPIKE_DEVIATIONS) for name in ("loss", "gradient norm")}
 
     def check_step(self, step: int, result: StepResult) -> None:
         """Tell and record a step that was not taken, or a spike. Errors: `HealthError` where the stage must go back."""
