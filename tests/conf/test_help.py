@@ -11,11 +11,13 @@ from conf.command_line import Command
 from conf.commands import Evaluate, Export, Import, Sample, Status, read_command
 from conf.compose import compose_config
 from conf.help import first_comment, help_text, read_options
+from launch.evaluate import OF_THE_CLUSTER
 from launch.sweep import sweep_points
 
 CONF = Path(__file__).parents[2] / "conf"
 COMMANDS = {  # program -> module with its main, its Command
     "launch": ("launch.__main__", "COMMAND"),
+    "launch evaluate": ("launch.evaluate", "COMMAND"),
     "launch status": ("launch.status", "COMMAND"),
     "launch cancel": ("launch.control", "CANCEL"),
     "launch logs": ("launch.control", "LOGS"),
@@ -93,19 +95,20 @@ def test_settings_come_with_their_defaults_and_conf_s_own_comments(program: str)
     ("program", "example"), [(program, example) for program in COMMANDS for example in command_of(program).examples]
 )
 def test_examples_are_accepted(program: str, example: str) -> None:
-    command, words = (
-        command_of(program),
-        shlex.split(example.replace("task=...", "task=humaneval").replace("=...", "=x")),
-    )
-    words = words[words.index("--module") + 2 :] if "--module" in words else words[3:]
-    subcommand = next((name for name in COMMANDS if " " in name and words[:1] == name.split()[1:]), None)
-    if subcommand is not None and subcommand.startswith(program.split()[0]):
-        command, words = command_of(subcommand), words[1:]
+    words = shlex.split(example.replace("task=...", "task=humaneval").replace("=...", "=x"))
+    start = words.index("--module" if "--module" in words else "-m")
+    name, words = words[start + 1], words[start + 2 :]
+    if f"{name} {words[:1][0] if words else ''}" in COMMANDS:
+        name, words = f"{name} {words[0]}", words[1:]
+    command = command_of(name)
     flags, rest = command.split_flags(words)
+    if name == "launch evaluate":
+        rest = [word for word in rest if word.partition("=")[0] not in OF_THE_CLUSTER]
     if command.settings:
         read_command(SETTINGS[command.settings], [word for word in rest if "=" in word] + positional(rest))
     elif command.groups:
-        overrides = rest[1:] if rest[0] in ("prepare", "stats", "inspect") else rest
+        overrides = rest[1:] if rest[:1] and "=" not in rest[0] else rest  # after train.data's action
+        overrides = [word for word in overrides if not word.startswith("gpus=")]  # train.plan's own
         for point in sweep_points(overrides) if "-m" in flags else [overrides]:
             compose_config(point)
 
