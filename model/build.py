@@ -1,5 +1,6 @@
 """The model as a list of layer builders: embedding, `n_layer` blocks, head. Every command builds its layers here."""
 
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -22,6 +23,8 @@ Builder = partial[nn.Module]
 def run_layers(settings: Settings, tp: TensorParallelGroup, kernels: Kernels) -> list[Builder]:
     """The layers of a run, as its settings describe them; see `build_layers`."""
     layout, z_loss = settings.layout, settings.optimizer.z_loss
+    if layout.zero_stage == 3:  # its hooks on the layers within a block would break the block into many graphs
+        kernels = replace(kernels, compile_blocks=False)
     return build_layers(settings.model, tp, kernels, layout.recompute, z_loss, layout.loss_chunk_tokens)
 
 

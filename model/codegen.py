@@ -45,8 +45,8 @@ class Block(nn.Module):
     The two branches share their input and their sum, so they share the product in (d -> 7d) and the product out
     (5d -> d): one collective each way for the whole block under tensor parallelism.
 
-    Without a KV cache the block is compiled where `kernels.compile` says so: all of it on one process, only `branches`
-    under tensor parallelism, where the collectives stay outside. `recompute` full drops every activation but the
+    Without a KV cache the block is compiled where `kernels.compile` says so: all of it, or only `branches`
+    where collectives or the hooks of ZeRO-3 come before and after. `recompute` full drops every activation but the
     block's input until the backward pass; selective drops those of `branches`, which are large and cheap.
     """
 
@@ -65,7 +65,8 @@ class Block(nn.Module):
         self.out_proj = RowLinear(parts=(d, 4 * d), out_features=d, tp=tp)
         self.rotary: Tensor
         self.register_buffer("rotary", rotary_table(config.context_length, config.rotary_dim), persistent=False)
-        compile_all, compile_branches = kernels.compile and tp.size == 1, kernels.compile and tp.size > 1
+        compile_all = kernels.compile and kernels.compile_blocks and tp.size == 1
+        compile_branches = kernels.compile and not compile_all
         self.branches = _training_form(self._branches, compile_branches, recompute is Recompute.selective)
         dropout = self.dropout if config.dropout else None
         self.forward = _training_form(self.forward, compile_all, recompute is Recompute.full, dropout)  # type: ignore[method-assign]

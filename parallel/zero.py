@@ -78,7 +78,7 @@ def deepspeed_config(
 
 def _zero(settings: Settings) -> dict[str, Any]:
     layout, sizes = settings.layout, settings.layout.zero
-    offload = {"device": "cpu", "pin_memory": False}
+    offload = {"device": "cpu", "pin_memory": True}  # copies run beside computation only from pinned memory
     return {
         "stage": layout.zero_stage,
         "contiguous_gradients": True,

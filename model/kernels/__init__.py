@@ -21,12 +21,14 @@ class Kernels:
     """The chosen form of each operation.
 
     attention: see `model.kernels.attention`; branches: see `model.kernels.branches`; compile: whether the blocks and
-    the loss are compiled by torch.compile.
+    the loss are compiled by torch.compile; compile_blocks: a block as a whole, where no collective is inside it;
+    without it, only what lies between a block's two products.
     """
 
     attention: Callable[..., Tensor]
     branches: Callable[..., Tensor]
     compile: bool
+    compile_blocks: bool = True
 
     def describe(self) -> dict[str, str]:
         """Operation -> the name of its form, for the log."""
