@@ -81,10 +81,14 @@ def continue_prompts(
     for step in range(sampling.max_new_tokens):
         if step % CHECK_EVERY == 0:
             active = [row for row in active if goes_on(row)]
-            if not engine.mesh.any_rank(bool(active)):
+            batch = active or [0]
+            sizes = engine.mesh.all_gather_object((len(active), int(ends[batch].max())))
+            count, longest = (max(values) for values in zip(*sizes, strict=True))
+            if not count:
                 break
-        at = torch.tensor(active or [0])
-        width = min(context_length, -(-int(ends[at].max()) // WIDTH) * WIDTH)
+            # DeepSpeed's pipelines need one shape on all replicas: a row that is there twice gets the same token.
+            at = torch.tensor(batch + batch[:1] * (count - len(batch)))
+            width = min(context_length, -(-(longest + CHECK_EVERY) // WIDTH) * WIDTH)
         logits = engine.next_token_logits(ids[at, :width], ends[at] - 1)[:, : tokenizer.vocab_size]
         ids[at, ends[at]] = choose(logits, sampling.temperature, sampling.top_p, sampling.top_k, draws[at, step])
         ends[at] += 1
