@@ -39,6 +39,7 @@ LINEAGE = "lineage.json"
 EVALUATION = "evaluation.json"
 HEALTH = "health.jsonl"  # a line for each step not taken, spike, difference of replicas, and return to a checkpoint
 
+SHOWN = 6  # settings that differ which a refusal lists
 TAIL_BYTES = 65536  # of a file's end that is read for its newest lines
 
 # Settings that may differ when a run is resumed: how it is distributed, recorded and stored, not what it computes.
@@ -105,10 +106,10 @@ def check_run_folder(settings: Settings) -> bool:
         raise ConfigError(f"{folder} holds a run already; go on with run.resume=auto or choose another run.name")
     different = differences(plain(load_settings(folder / CONFIG)), plain(settings))
     if different:
-        key, saved, asked = different[0]
-        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+        listed = "; ".join(f"{key} was {saved}, now {asked}" for key, saved, asked in different[:SHOWN])
+        more = f"; and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
         raise ConfigError(
-            f"{folder} holds a different run: {key} was {saved}, now {asked}{more}; choose another run.name"
+            f"{folder} holds a different run: {listed}{more}; give it these values again, or choose another run.name"
         )
     return True
 

@@ -84,8 +84,11 @@ def test_another_run_is_refused_with_what_was_and_what_is_asked(held: Path, word
     assert str(caught.value).endswith("choose another run.name") and "\n" not in str(caught.value)
 
 
-def test_the_other_differences_are_counted(held: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.n_layer was 4, now 5 and 2 more"):
+def test_every_difference_is_listed(held: Path) -> None:
+    listed = (
+        r"model\.n_layer was 4, now 5; optimizer\.beta1 was 0\.9, now 0\.8; run\.seed was 1234, now 7; give it these"
+    )
+    with pytest.raises(ConfigError, match=listed):
         check_run_folder(asked(held, "model.n_layer=5", "run.seed=7", "optimizer.beta1=0.8"))
 
 
