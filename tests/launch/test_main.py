@@ -79,6 +79,7 @@ def test_a_size_in_a_folder_of_ones_own_is_launched_and_its_processes_find_it(tm
 
 
 EXPERIMENTS = {"codegen_350m": 8, "codegen_2b": 64, "codegen_6b": 64, "codegen_16b": 512}  # GPUs of their layouts
+EXPERIMENTS |= {"finetune_python_2b": 8, "finetune_python_6b": 8, "finetune_python_16b": 64}
 EXPERIMENTS |= dict.fromkeys(("finetune_python", "smoke", "quickstart"), 2)
 
 
