@@ -24,6 +24,13 @@ from train.validation import continue_prompts
 
 STEPS, BATCH, RATE, SEED = 5, 8, 3e-3, 11
 NEW_TOKENS = 5
+SMALL_BUCKETS = [  # smaller than the model; ZeRO-3 partitions its matrices, and keeps its vectors whole
+    "layout.zero.reduce_bucket_size=4000",
+    "layout.zero.allgather_bucket_size=4000",
+    "layout.zero.param_persistence_threshold=200",
+    "layout.zero.prefetch_bucket_size=3000",
+    "layout.zero.max_live_parameters=20000",
+]
 
 
 class Ids:
@@ -42,6 +49,7 @@ def settings_of(overrides: list[str]) -> Settings:
                 "optimizer.z_loss=0.0",
                 "optimizer.epsilon=1e-6",
                 "layout.loss_chunk_tokens=13",
+                *SMALL_BUCKETS,
                 *overrides,
             ),
         ]
