@@ -1,6 +1,7 @@
 """tests/ mirrors the tree: the tests of a/b.py are in tests/a/test_b.py."""
 
 import ast
+import subprocess
 from pathlib import Path
 
 from tests.test_imports import FILES, ROOT
@@ -56,3 +57,10 @@ def test_every_test_file_mirrors_a_source_file() -> None:
     packages = {path.relative_to(ROOT).parts[0] for path in FILES}
     found = {path for package in packages for path in (ROOT / "tests" / package).rglob("test_*.py")}
     assert {str(path.relative_to(ROOT)) for path in found - expected} <= SECOND_FILES
+
+
+def test_nothing_that_git_ignores_is_in_the_repository() -> None:
+    """Such as a link to an environment, which would stand in the way of a new one."""
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not done.stdout, done.stdout
