@@ -246,6 +246,7 @@ class RunConfig:
     seed: int = MISSING
     save_every: int = MISSING
     keep_checkpoints: int = MISSING
+    extend: bool = False
     resume: str = MISSING
     until: str | None = None
 

@@ -20,7 +20,8 @@ from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
 from conf.help import short_help
-from conf.run_folder import check_run_folder, is_finished, run_folder, save_settings
+from conf.resume import check_run_folder, record_extension
+from conf.run_folder import is_finished, run_folder, save_settings
 from conf.schedule import schedule_lines
 from conf.schema import Settings
 from launch import control, evaluate, slurm, status
@@ -170,6 +171,8 @@ def start_here(plan: LaunchPlan, dry_run: bool) -> int:
 
 def open_folder(plan: LaunchPlan) -> None:
     """Create the run's folder with its settings and `jobs/`."""
+    if plan.resumes:
+        record_extension(plan.settings)
     save_settings(plan.settings, plan.folder)
     (plan.folder / "jobs").mkdir(exist_ok=True)
 

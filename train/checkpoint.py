@@ -29,11 +29,13 @@ from parallel.mesh import ProcessMesh
 CHUNK_BYTES = 1 << 24  # of a file, read at a time
 
 
-def save_checkpoint(engine: Engine, folder: Path, state: dict[str, Any], keep: int) -> Path:
-    """Write checkpoint `state["step"]` below `folder`, then drop all but the newest `keep`. Every process calls it.
+def save_checkpoint(
+    engine: Engine, folder: Path, state: dict[str, Any], keep: int, keep_step: int | None = None
+) -> Path:
+    """Write checkpoint `state["step"]` below `folder`, then drop all but the newest `keep` and step `keep_step`.
 
-    Later steps are dropped too: the run has gone back behind them. Errors: `NodeError`, on every process, where a file
-    cannot be written or read back; the checkpoints before stay.
+    Every process calls it. Later steps are dropped too: the run has gone back behind them. Errors: `NodeError`, on
+    every process, where a file cannot be written or read back; the checkpoints before stay.
     """
     name, mesh = f"step_{state['step']:08d}", engine.mesh
     with _in_place_of(folder / name, mesh) as path:
@@ -49,7 +51,8 @@ def save_checkpoint(engine: Engine, folder: Path, state: dict[str, Any], keep: i
         file = path / "state.json"
         _raise_together(_problem(file, lambda: write_json(file, whole)) if mesh.is_main else None, mesh)
     if mesh.is_main:
-        kept = [path for path in _steps(folder) if path.name <= name][-keep:]
+        earlier = [path for path in _steps(folder) if path.name <= name]
+        kept = [*earlier[-keep:], *(path for path in earlier if path.name == f"step_{keep_step or 0:08d}")]
         for path in _steps(folder):
             if path not in kept:
                 shutil.rmtree(path)

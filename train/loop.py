@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from conf.errors import HealthError
 from conf.exit_codes import INTERRUPTED
+from conf.resume import data_position, read_extensions
 from conf.run_folder import is_finished, stage_folder
 from conf.schema import Settings
 from model.weights import Weights
@@ -15,7 +16,7 @@ from train.data.batches import micro_batches
 from train.data.packed_dataset import PackedDataset, ShuffledOrder
 from train.health import Health, PassingOver, go_back
 from train.report import report, report_schedule
-from train.schedule import learning_rate
+from train.schedule import last_stable_step, learning_rate
 from train.stages import check_parents, lineage, open_engine, parent_of
 from train.stop import StopSignal
 from train.tracking import Meter, Tracker, open_tracker
@@ -86,7 +87,8 @@ def train_steps(context: RunContext, name: str, engine: Engine, done: int, track
         health.check_step(step, result)
         stopped = context.mesh.any_rank(stop.received)
         last = step == stage.steps
-        saves = step % settings.run.save_every == 0 or last or stopped
+        stable = last_stable_step(stage)
+        saves = step % settings.run.save_every == 0 or step == stable or last or stopped
         if step % settings.tracking.log_every == 0 or step == 1 or last:
             tracker.record_step(name, step, lr, result, meter)
         if step % settings.evaluation.every == 0 and not last:
@@ -95,9 +97,8 @@ def train_steps(context: RunContext, name: str, engine: Engine, done: int, track
         if saves or step % settings.health.compare_every == 0:
             health.check_replicas(engine, step)
         if saves:
-            save_checkpoint(
-                engine, folder / "checkpoints", {"stage": name, "step": step}, settings.run.keep_checkpoints
-            )
+            state = {"stage": name, "step": step}
+            save_checkpoint(engine, folder / "checkpoints", state, settings.run.keep_checkpoints, stable)
             meter.restart()
         if stopped:
             return False
@@ -110,7 +111,7 @@ def stage_batches(context: RunContext, name: str, health: Health, done: int) -> 
     dataset = PackedDataset(files.train, files.dtype, context.settings.model.context_length)
     order = PassingOver(ShuffledOrder(len(dataset), context.settings.run.seed), health.gaps)
     micro_batch_size = context.settings.layout.micro_batch_size
-    position = done * stage.global_batch_size
+    position = data_position(read_extensions(context.folder, name), done, stage)
     return micro_batches(dataset, order, position, micro_batch_size, context.mesh.dp_rank, context.mesh.dp_size)
 
 

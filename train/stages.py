@@ -9,6 +9,7 @@ from torch import nn
 
 from conf.choices import Handover, Precision
 from conf.errors import ConfigError
+from conf.resume import read_extensions, samples_done
 from conf.run_folder import is_finished, read_json, stage_folder
 from conf.schema import Settings
 from model.build import run_layers
@@ -118,7 +119,7 @@ def check_parents(context: RunContext) -> None:
 
 def lineage(run: Path, name: str, parent: Weights | None, settings: Settings) -> dict[str, Any]:
     """Where a stage's weights came from, back to the random ones: what makes nl -> multi -> mono data."""
-    stage = settings.stages[name]
+    stage, extensions = settings.stages[name], read_extensions(run, name)
     ancestors: list[str] = []
     source = None
     if parent is not None:
@@ -132,7 +133,8 @@ def lineage(run: Path, name: str, parent: Weights | None, settings: Settings) ->
         "parent": source,
         "handover": None if parent is None else stage.handover.value,
         "steps": stage.steps,
-        "tokens": stage.steps * stage.global_batch_size * settings.model.context_length,
+        "tokens": samples_done(extensions, stage.steps, stage) * settings.model.context_length,
+        "extensions": extensions,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "lineage": [*ancestors, f"{settings.run.name}/{name}"],
     }

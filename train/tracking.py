@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.duration import format_duration
+from conf.resume import read_extensions, samples_done
 from conf.run_folder import ENVIRONMENT, METRICS, append_records, read_json, repair_records, wandb_id
 from conf.schema import Settings, plain
 from model.flops import flops_per_token
@@ -88,8 +89,11 @@ class Tracker:
     with the same values: they are logged again, but not recorded a second time.
     """
 
-    def __init__(self, folder: Path | None, context: RunContext, run: Any, rows: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, folder: Path | None, context: RunContext, run: Any, rows: list[dict[str, Any]], stage: str
+    ) -> None:
         self.folder, self.context, self.run = folder, context, run
+        self.extensions = read_extensions(context.folder, stage)
         self.ranks: dict[str, list[float]] = {}
         self.recorded = {(row["step"], "loss" in row) for row in rows}
         self.began = time.monotonic() - max((row.get("seconds", 0.0) for row in rows), default=0.0)
@@ -107,7 +111,7 @@ class Tracker:
             **speed,
         }
         self.ranks = meter.ranks
-        left = (steps - step) * self._tokens(stage, 1) / speed["tokens_per_second"]
+        left = (self._tokens(stage, steps) - tokens) / speed["tokens_per_second"]
         self._record(
             stage,
             step,
@@ -175,7 +179,7 @@ class Tracker:
 
     def _tokens(self, stage: str, steps: int) -> int:
         settings = self.context.settings
-        return steps * settings.stages[stage].global_batch_size * settings.model.context_length
+        return samples_done(self.extensions, steps, settings.stages[stage]) * settings.model.context_length
 
     def _record(self, stage: str, step: int, values: dict[str, Any], line: str) -> None:
         if self.folder is None:
@@ -198,10 +202,10 @@ def open_tracker(context: RunContext, stage: str, lineage: dict[str, Any]) -> Tr
     lineage: from `train.stages.lineage`, stored in the W&B run with the settings.
     """
     if not context.mesh.is_main:
-        return Tracker(None, context, None, [])
+        return Tracker(None, context, None, [], stage)
     rows = repair_records(context.folder / METRICS)
     run = wandb_run(context.folder, stage, context.settings, lineage) if context.settings.tracking.wandb else None
-    return Tracker(context.folder, context, run, [row for row in rows if row["stage"] == stage])
+    return Tracker(context.folder, context, run, [row for row in rows if row["stage"] == stage], stage)
 
 
 def wandb_run(folder: Path, stage: str, settings: Settings, lineage: dict[str, Any]) -> Any:

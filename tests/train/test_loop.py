@@ -180,3 +180,18 @@ def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path,
         assert weights(run, stage) == weights(undisturbed, stage)
     steps = [(row["stage"], row["step"]) for row in read_metrics(run) if "loss" in row]
     assert steps == sorted(set(steps), key=steps.index) and len(steps) == 3 * STEPS
+
+
+def test_a_wsd_stage_that_is_made_longer_is_the_longer_run(corpora: Path) -> None:
+    """Extended after it was finished, it goes back to where it was stable, and ends with the longer run's weights."""
+    short = ["stage=nl", "cluster.processes_per_node=1", "stages.nl.schedule=wsd", "stages.nl.anneal_steps=2"]
+    words = [word for word in command(corpora, "wsd", *short) if not word.startswith(("stages.multi", "stages.mono"))]
+    longer = [*words, "stages.nl.steps=9"]
+    for done in (launch(*words), launch(*longer, "run.extend=true"), launch(*longer, "run.name=whole")):
+        assert done.returncode == 0, done.stdout + done.stderr
+    run = corpora / "runs/wsd"
+    assert weights(run, "nl") == weights(corpora / "runs/whole", "nl")
+    lineage = json.loads((run / "stages/nl/lineage.json").read_text())
+    assert lineage["extensions"][0]["after_step"] == 4 and lineage["steps"] == 9
+    rates = {row["step"]: row["learning_rate"] for row in read_metrics(run) if "loss" in row}
+    assert list(rates) == list(range(1, 10)) and rates[7] == rates[2] > rates[8] > rates[9]
