@@ -18,6 +18,7 @@ from conf.run_folder import (
     CONFIG,
     EVALUATION,
     METRICS,
+    is_finished,
     is_run_folder,
     read_json,
     read_records,
@@ -134,6 +135,17 @@ def changes(settings: Settings) -> list[tuple[str, Any, Any]]:
         raise ConfigError(_refusal(folder, refused))
     _refuse_too_short(folder, begun, settings)
     return [(key, was, now) for _, key, was, now in needed]
+
+
+def unfinished_stages(settings: Settings) -> list[str]:
+    """The stages of the run in the folder that are to be trained: those not finished, and one that is extended."""
+    folder = run_folder(settings)
+    names = list(settings.stages)
+    if settings.run.until is not None:
+        names = names[: names.index(settings.run.until) + 1]
+    begun = [name for name in names if stage_folder(folder, name).is_dir()]
+    extended = begun[-1:] if changes(settings) else []
+    return [name for name in names if name in extended or not is_finished(folder, name)]
 
 
 def load(folder: Path) -> Settings:

@@ -20,8 +20,8 @@ from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
 from conf.help import short_help
-from conf.resume import check_run_folder, record_extension
-from conf.run_folder import is_finished, run_folder, save_settings
+from conf.resume import check_run_folder, record_extension, unfinished_stages
+from conf.run_folder import run_folder, save_settings
 from conf.schedule import schedule_lines
 from conf.schema import Settings
 from launch import control, evaluate, slurm, status
@@ -67,12 +67,16 @@ SUBCOMMANDS: dict[str, tuple[Command, Callable[[list[str]], int]]] = {
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """A run that is to be started, checked. overrides: of `python -m train`. resumes: the folder holds this run."""
+    """A run that is to be started, checked.
+
+    overrides: of `python -m train`. resumes: the folder holds this run. unfinished: the stages that are to be trained.
+    """
 
     overrides: list[str]
     settings: Settings
     processes: int
     resumes: bool
+    unfinished: list[str]
 
     @property
     def folder(self) -> Path:
@@ -99,13 +103,16 @@ def launch(argv: list[str]) -> int:
     plans = [plan_launch(point, queue) for point in (sweep_points(overrides) if sweeps else [overrides])]
     dry_run = plans[0].settings.dry_run
     for plan in plans:
+        if not plan.unfinished:
+            print_finished(plan)
+            continue
         print(f"{'going on with' if plan.resumes else 'starting'} {plan.folder}: {plan.processes} processes")
         if not plan.resumes:
             print(*schedule_lines(plan.settings), sep="\n")
     sys.stdout.flush()
     if plans[0].settings.cluster.kind is ClusterKind.slurm:
         return submit(plans, dry_run)
-    for plan in plans:
+    for plan in filter(lambda plan: plan.unfinished, plans):
         code = start_here(plan, dry_run)
         if code:
             return code
@@ -127,7 +134,17 @@ def plan_launch(overrides: list[str], queue: Queue) -> LaunchPlan:
     if busy is not None:
         raise ConfigError(f"{folder} is under way as {busy}; see `python -m launch status`, end it with `cancel`")
     kept = [override for override in overrides if not override.startswith("dry_run=")]
-    return LaunchPlan(kept, settings, processes, resumes)
+    unfinished = unfinished_stages(settings) if resumes else list(settings.stages)
+    return LaunchPlan(kept, settings, processes, resumes, unfinished)
+
+
+def print_finished(plan: LaunchPlan) -> None:
+    """Say that a run is finished, and show its summary. Nothing is started, and torch is not loaded."""
+    print(f"{plan.folder} is finished: {', '.join(plan.settings.stages)}")
+    for name in ("stages.md", "summary.md"):
+        if (plan.folder / name).is_file():
+            print(f"\n{(plan.folder / name).read_text(encoding='utf-8')}", end="")
+    print("train further: stages.NAME.steps=... run.extend=true, or another run.name")
 
 
 def start_here(plan: LaunchPlan, dry_run: bool) -> int:
@@ -182,9 +199,8 @@ def submit(plans: list[LaunchPlan], dry_run: bool) -> int:
     first, array = plans[0].settings, len(plans) > 1
     if any(list(plan.settings.stages) != list(first.stages) for plan in plans):
         raise ConfigError("-m with cluster.kind=slurm needs the same stages in every run")
-    stages = [name for name in first.stages if not all(is_finished(plan.folder, name) for plan in plans)]
+    stages = [name for name in first.stages if any(name in plan.unfinished for plan in plans)]
     if not stages:
-        print("every stage is finished")
         return 0
     if array:
         title = folder = Path(first.run.root) / ".sweeps" / first.run.group

@@ -26,7 +26,7 @@ from train.run_directory import open_run
 
 @dataclass(frozen=True)
 class RunContext:
-    """The open run, in this process. peak_tflops: of one device, for MFU."""
+    """The open run, in this process. peak_tflops: of one device, for MFU; None: not known."""
 
     settings: Settings
     folder: Path
@@ -34,7 +34,7 @@ class RunContext:
     mesh: ProcessMesh
     precision: Precision
     kernels: Kernels
-    peak_tflops: float
+    peak_tflops: float | None
 
     def log(self, line: str) -> None:
         """Log `line` on the main process, to the terminal and to the run's log file; `warning: ...` as a warning."""
@@ -72,8 +72,9 @@ def open_context(settings: Settings) -> RunContext:
     folder = Path(on_main(mesh, lambda: str(open_run(settings, data.directory / "tokenizer"))))
     open_log(folder, mesh.rank)
     kernels = select_kernels(settings.kernels)
-    peak, source = peak_tflops(mesh.device, precision)
-    peak = settings.cluster.peak_tflops or peak
+    peak, source = settings.cluster.peak_tflops, "cluster.peak_tflops"
+    if peak is None and mesh.device.type == "cuda":  # a CPU's products timed here are no peak: MFU came out above 100%
+        peak, source = peak_tflops(mesh.device, precision)
     context = RunContext(settings, folder, data, mesh, precision, kernels, peak)
     if (warning := version_warning()) is not None:
         context.log(warning)
@@ -89,9 +90,8 @@ def open_context(settings: Settings) -> RunContext:
     if mesh.size > 1:
         context.log(f"all-reduce over every process: {mesh.all_reduce_bandwidth():.2f} GB/s")
     context.log(f"kernels: {', '.join(f'{operation} {form}' for operation, form in kernels.describe().items())}")
-    context.log(
-        f"peak of one device: {peak:.2f} TFLOP/s ({'cluster.peak_tflops' if settings.cluster.peak_tflops else source})"
-    )
+    if peak is not None:
+        context.log(f"peak of one device: {peak:.2f} TFLOP/s ({source})")
     return context
 
 

@@ -15,11 +15,12 @@ from train.context import RunContext, open_context
 from train.data.batches import micro_batches
 from train.data.packed_dataset import PackedDataset, ShuffledOrder
 from train.health import Health, PassingOver, go_back
+from train.meter import Meter
 from train.report import report, report_schedule
 from train.schedule import last_stable_step, learning_rate
 from train.stages import check_parents, lineage, open_engine, parent_of
 from train.stop import StopSignal
-from train.tracking import Meter, Tracker, open_tracker
+from train.tracking import Tracker, open_tracker
 from train.validation import bits_per_byte, sample
 
 
@@ -78,7 +79,7 @@ def train_steps(context: RunContext, name: str, engine: Engine, done: int, track
     """Take the steps after `done`; false where a signal stopped them. Errors: `HealthError` to go back from."""
     settings, stage, folder = context.settings, context.settings.stages[name], stage_folder(context.folder, name)
     health, meter = Health(context, name), Meter(context)
-    batches = stage_batches(context, name, health, done)
+    batches = meter.waiting(stage_batches(context, name, health, done))
     for step in range(done + 1, stage.steps + 1):
         lr = learning_rate(stage, step)
         engine.set_lr(lr)
@@ -92,14 +93,14 @@ def train_steps(context: RunContext, name: str, engine: Engine, done: int, track
         if step % settings.tracking.log_every == 0 or step == 1 or last:
             tracker.record_step(name, step, lr, result, meter)
         if step % settings.evaluation.every == 0 and not last:
-            tracker.record_scores(name, step, evaluate(context, engine))
-            meter.restart()
+            with meter.part("evaluation"):
+                tracker.record_scores(name, step, evaluate(context, engine))
         if saves or step % settings.health.compare_every == 0:
             health.check_replicas(engine, step)
         if saves:
             state = {"stage": name, "step": step}
-            save_checkpoint(engine, folder / "checkpoints", state, settings.run.keep_checkpoints, stable)
-            meter.restart()
+            with meter.part("saving"):
+                save_checkpoint(engine, folder / "checkpoints", state, settings.run.keep_checkpoints, stable)
         if stopped:
             return False
     return True

@@ -73,7 +73,10 @@ def undisturbed(corpora: Path) -> Path:
 
 def test_a_run_leaves_what_the_readme_says(undisturbed: Path) -> None:
     names = {path.name for path in undisturbed.iterdir()}
-    assert {"config.yaml", "environment.json", "metrics.jsonl", "stages.md", "stages.png", "stages", "wandb"} <= names
+    assert {"config.yaml", "environment.json", "metrics.jsonl", "stages.md", "stages.png", "stages", "wandb"} | {
+        "summary.md",
+        "schedule.png",
+    } <= names
     for stage in ("nl", "multi", "mono"):
         left = {path.name for path in (undisturbed / "stages" / stage).iterdir()}
         files = {"deepspeed.json", "lineage.json", "evaluation.json", "samples.md", "checkpoints", "weights"}
@@ -115,9 +118,9 @@ def test_an_unfit_node_is_named_before_a_step(corpora: Path) -> None:
 def test_called_again_it_keeps_what_is_finished(undisturbed: Path, corpora: Path) -> None:
     before = weights(undisturbed, "mono")
     done = launch(*command(corpora, "undisturbed", "tracking.wandb=true"))
-    assert done.returncode == 0
-    assert "data: reusing" in done.stdout
-    assert done.stdout.count("finished before, kept") == 3
+    assert done.returncode == 0 and "undisturbed is finished: nl, multi, mono" in done.stdout
+    assert "| after stage | nl | multi | mono |" in done.stdout and "waiting for data" in done.stdout
+    assert "processes" not in done.stdout, "nothing is started"
     assert weights(undisturbed, "mono") == before
 
 
