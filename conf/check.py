@@ -109,6 +109,8 @@ def _stages(settings: Settings) -> Iterator[str]:
             known = ", ".join(settings.data.corpora) or "none"
             yield f"stages.{name}.corpus={stage.corpus} is not among data.corpora ({known})"
         yield from _schedule(f"stages.{name}", stage)
+        if stage.patience is not None and stage.patience < 1:
+            yield f"stages.{name}.patience={stage.patience} must be at least 1 evaluation, or null"
         if stage.peak_learning_rate <= 0 or stage.end_learning_rate < 0:
             yield f"stages.{name}: peak_learning_rate must be positive and end_learning_rate not negative"
         if stage.end_learning_rate > stage.peak_learning_rate:

@@ -63,6 +63,7 @@ class StageConfig:
     anneal_ratio: float | None = None
     handover: choices.Handover = MISSING
     init_from: str | None = None
+    patience: int | None = None
 
 
 @dataclass

@@ -10,7 +10,8 @@ from conf.schema import Settings
 from model.weights import Weights
 from parallel.engine import Engine, MicroBatch
 from parallel.rendezvous import leave
-from train.checkpoint import save_checkpoint, save_weights
+from train.best import BestWeights
+from train.checkpoint import save_checkpoint
 from train.context import RunContext, open_context
 from train.data.batches import micro_batches
 from train.data.packed_dataset import PackedDataset, ShuffledOrder
@@ -21,7 +22,6 @@ from train.schedule import last_stable_step, learning_rate
 from train.stages import check_parents, lineage, open_engine, parent_of
 from train.stop import StopSignal
 from train.tracking import Tracker, open_tracker
-from train.validation import bits_per_byte, sample
 
 
 def train(settings: Settings, stop: StopSignal) -> int:
@@ -62,9 +62,10 @@ def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
     context.log(f"stage {name}: {origin}")
     tracker = open_tracker(context, name, lineage(context.folder, name, parent, context.settings))
     try:
-        ended = train_steps(context, name, engine, done, tracker, stop)
+        best = BestWeights(context, name)
+        ended = train_steps(context, name, engine, done, tracker, best, stop)
         if ended:
-            finish(context, engine, name, parent, tracker)
+            finish(context, engine, name, parent, tracker, best)
     except HealthError:
         tracker.finish()
         engine.destroy()
@@ -75,9 +76,13 @@ def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
     return ended
 
 
-def train_steps(context: RunContext, name: str, engine: Engine, done: int, tracker: Tracker, stop: StopSignal) -> bool:
+def train_steps(
+    context: RunContext, name: str, engine: Engine, done: int, tracker: Tracker, best: BestWeights, stop: StopSignal
+) -> bool:
     """Take the steps after `done`; false where a signal stopped them. Errors: `HealthError` to go back from."""
     settings, stage, folder = context.settings, context.settings.stages[name], stage_folder(context.folder, name)
+    if best.exhausted:  # interrupted after its last evaluation
+        return True
     health, meter = Health(context, name), Meter(context)
     batches = meter.waiting(stage_batches(context, name, health, done))
     for step in range(done + 1, stage.steps + 1):
@@ -94,7 +99,7 @@ def train_steps(context: RunContext, name: str, engine: Engine, done: int, track
             tracker.record_step(name, step, lr, result, meter)
         if step % settings.evaluation.every == 0 and not last:
             with meter.part("evaluation"):
-                tracker.record_scores(name, step, evaluate(context, engine))
+                best.validate(engine, step, tracker)
         if saves or step % settings.health.compare_every == 0:
             health.check_replicas(engine, step)
         if saves:
@@ -103,6 +108,8 @@ def train_steps(context: RunContext, name: str, engine: Engine, done: int, track
                 save_checkpoint(engine, folder / "checkpoints", state, settings.run.keep_checkpoints, stable)
         if stopped:
             return False
+        if best.exhausted:
+            break
     return True
 
 
@@ -116,23 +123,18 @@ def stage_batches(context: RunContext, name: str, health: Health, done: int) -> 
     return micro_batches(dataset, order, position, micro_batch_size, context.mesh.dp_rank, context.mesh.dp_size)
 
 
-def evaluate(context: RunContext, engine: Engine) -> dict[str, float]:
-    """Bits per byte on the validation set of every corpus."""
-    length, batch_size = context.settings.model.context_length, context.settings.evaluation.batch_size
-    return {name: bits_per_byte(engine, files, length, batch_size) for name, files in context.data.corpora.items()}
-
-
-def finish(context: RunContext, engine: Engine, name: str, parent: Weights | None, tracker: Tracker) -> None:
+def finish(
+    context: RunContext, engine: Engine, name: str, parent: Weights | None, tracker: Tracker, best: BestWeights
+) -> None:
     """Leave what the next stage and the reader need: weights, lineage, samples, and last the scores."""
     folder, settings = stage_folder(context.folder, name), context.settings
-    save_weights(engine, folder / "weights")
-    tokenizer = context.data.tokenizer()
-    samples = sample(engine, tokenizer, settings.evaluation, settings.model.context_length, settings.run.seed)
-    tracker.record_samples(name, samples, folder / "samples.md")
-    scores = evaluate(context, engine)
-    tracker.record_scores(name, settings.stages[name].steps, scores)
+    if not best.exhausted:
+        best.validate(engine, settings.stages[name].steps, tracker)
+    result = best.take()
+    tracker.record_samples(name, result["samples"], folder / "samples.md")
     origins = lineage(context.folder, name, parent, settings)
     context.write(folder / "lineage.json", origins)
     tracker.record_lineage(origins, folder / "lineage.json")
-    order = list(settings.stages).index(name)
-    context.write(folder / "evaluation.json", {"stage": name, "order": order, "bits_per_byte": scores})
+    evaluation = {"stage": name, "order": list(settings.stages).index(name), "step": result["step"]}
+    context.write(folder / "evaluation.json", {**evaluation, "bits_per_byte": result["scores"]})
+    best.forget()
