@@ -1,0 +1,97 @@
+"""`python -m conf.reference` writes conf/README.md: every setting, its default and meaning, from conf's comments."""
+
+import yaml  # type: ignore[import-untyped]
+
+from conf.explain import choices_of
+from conf.help import FOLDER, PREFIXES, REPEATED, Option, first_comment, read_options
+from conf.resume import RULES, Rule
+
+README = FOLDER / "README.md"
+HEAD = """\
+# Settings
+
+`python -m conf.reference` writes this file from the comments in the YAML files of this folder; a test compares them.
+
+Every setting is `key=value` on the command line of `launch`, `train`, `train.data prepare` and `train.plan`, in
+Hydra's grammar: `group=choice`, `key=[a,b]`, `+key=value`, `~key`. `--cfg job` prints the settings that come of it,
+`--info` the files that they come from, and `-m key=a,b` on `launch` starts a run of each value.
+
+Files of your own can be anywhere: `--config-dir DIR` adds a folder with the same groups, such as `DIR/model/mine.yaml`
+or `DIR/experiment/mine.yaml`. A model size is one file: where there is no recipe or cluster layout of its name, those
+of another size are taken, and a line says which.
+
+## Lengths and learning rates
+
+The length of a stage is `steps`, `tokens` or `epochs`; warm-up and annealing are `warmup_steps` or `warmup_ratio`,
+`anneal_steps` or `anneal_ratio`. What the command line says takes the place of what a file says. Where only the length
+is given, the recipe's warm-up and annealing are scaled with it; `schedule=wsd` keeps the warm-up and anneals over the
+last tenth. The schedule that came of it is printed in one line when a run starts, and drawn in its folder.
+"""
+RESUMING = """\
+## What may change when a run goes on
+
+The same command resumes a run. With other settings, this decides; the longest beginning of a setting's name counts.
+
+| settings | may change | why |
+|---|---|---|
+{rows}
+
+- A stage that has not begun may change, go or be added behind the others at any time.
+- The stage that `run.extend=true` concerns is the one under way, or the last one that was finished. It goes on after
+  its newest checkpoint with the optimizer's moments; `extensions.json` in its folder, and its lineage, record what
+  changed and from which step and sample on.
+- A `wsd` stage may get another length without `run.extend` as long as it is stable. One that has annealed goes back to
+  the checkpoint from which it began to, and is then the same run as if it had been longer from the start.
+- A finished stage whose weights the next one began from stays as it is.
+"""
+
+
+def reference() -> str:
+    """The text of conf/README.md."""
+    rows = []
+    for key, (rule, why) in RULES.items():
+        when = "with `run.extend=true`" if rule is Rule.extend else rule.value
+        rows.append(f"| `{key}` | {when} | {why} |")
+    config = yaml.safe_load((FOLDER / "config.yaml").read_text(encoding="utf-8"))
+    defaults = {
+        group: choice for entry in config["defaults"] if isinstance(entry, dict) for group, choice in entry.items()
+    }
+    parts = [HEAD, RESUMING.format(rows="\n".join(rows)), "## Run\n", _table(read_options(FOLDER / "config.yaml"))]
+    for group in [*sorted(defaults.keys() - set(REPEATED)), "corpus", *REPEATED]:
+        parts += _group(group, defaults.get(group))
+    parts.append(
+        "## Commands\n\nSettings of the commands that do not compose a run; `--help` of each shows them too.\n"
+    )
+    for path in sorted((FOLDER / "command").rglob("*.yaml")):
+        parts += [f"### {path.relative_to(FOLDER / 'command').with_suffix('')}\n", _table(read_options(path))]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _group(group: str, default: object) -> list[str]:
+    """A group: its choices and, where its files have settings of their own, these with the default choice's values."""
+    name = "corpus@data.corpora.NAME" if group == "corpus" else group
+    paths = [FOLDER / group / f"{choice}.yaml" for choice in choices_of(group, [FOLDER])]
+    lines = [f"- `{name}={path.stem}`: {first_comment(path)}" for path in paths]
+    parts = [f"## {group}\n", "\n".join(lines) + "\n"]
+    if group not in REPEATED:
+        first = default[0] if isinstance(default, list) else default or "base"
+        prefix = PREFIXES.get(group, f"{group}.")
+        parts.append(_table(read_options(FOLDER / group / f"{first}.yaml", prefix)))
+    return parts
+
+
+def _table(options: list[Option]) -> str:
+    rows = []
+    for option in options:
+        default = "required" if option.default == "???" else option.default
+        rows.append(f"| `{option.key}` | `{default}` | {option.comment} |")
+    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
+def main() -> None:
+    """Write conf/README.md."""
+    README.write_text(reference(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
