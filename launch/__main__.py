@@ -20,6 +20,7 @@ from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
 from conf.help import short_help
+from conf.inputs import check_inputs
 from conf.resume import check_run_folder, record_extension, unfinished_stages
 from conf.run_folder import run_folder, save_settings
 from conf.schedule import schedule_lines
@@ -128,6 +129,7 @@ def plan_launch(overrides: list[str], queue: Queue) -> LaunchPlan:
     else:
         processes = world_size(cluster, settings.layout)
     check(settings, processes)
+    check_inputs(settings)
     resumes = check_run_folder(settings)
     folder = run_folder(settings)
     busy = active_job(folder, queue)
@@ -217,7 +219,12 @@ def submit(plans: list[LaunchPlan], dry_run: bool) -> int:
         before = None
         for stage, (path, text) in scripts.items():
             command = shlex.join(slurm.sbatch_command(path, before, array))
-            print(f"# {path}\n{text}\n# {command}\n")
+            first_text = before is None
+            print(
+                f"# {path}" + (f"\n{text}" if first_text else f": as above, for stage {stage}"),
+                f"# {command}\n",
+                sep="\n",
+            )
             before = f"JOB_OF_{stage.upper()}"
         return 0
     for plan in plans:
