@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from conf.check import check
+from conf.check import AUTO, check
 from conf.errors import ConfigError
 from conf.explain import FOLDER, GROUPS, choices_of, explain, first_line, size_fallback
 from conf.schedule import COUNTED, choose_schedules, count_steps
@@ -118,6 +118,8 @@ def _written_out(word: str) -> str:
     key, _, value = word.partition("=")
     if key == "stage" and not value.startswith("["):
         return f"stage=[{value}]"
+    if word == "layout.micro_batch_size=auto":
+        return f"layout.micro_batch_size={AUTO}"
     return f"cluster.nodes={value}" if key == "nodes" else word
 
 

@@ -7,26 +7,7 @@ from conf.help import FOLDER, PREFIXES, REPEATED, Option, first_comment, read_op
 from conf.resume import RULES, Rule
 
 README = FOLDER / "README.md"
-HEAD = """\
-# Settings
-
-`python -m conf.reference` writes this file from the comments in the YAML files of this folder; a test compares them.
-
-Every setting is `key=value` on the command line of `launch`, `train`, `train.data prepare` and `train.plan`, in
-Hydra's grammar: `group=choice`, `key=[a,b]`, `+key=value`, `~key`. `--cfg job` prints the settings that come of it,
-`--info` the files that they come from, and `-m key=a,b` on `launch` starts a run of each value.
-
-Files of your own can be anywhere: `--config-dir DIR` adds a folder with the same groups, such as `DIR/model/mine.yaml`
-or `DIR/experiment/mine.yaml`. A model size is one file: where there is no recipe or cluster layout of its name, those
-of another size are taken, and a line says which.
-
-## Lengths and learning rates
-
-The length of a stage is `steps`, `tokens` or `epochs`; warm-up and annealing are `warmup_steps` or `warmup_ratio`,
-`anneal_steps` or `anneal_ratio`. What the command line says takes the place of what a file says. Where only the length
-is given, the recipe's warm-up and annealing are scaled with it; `schedule=wsd` keeps the warm-up and anneals over the
-last tenth. The schedule that came of it is printed in one line when a run starts, and drawn in its folder.
-"""
+MARK = "<!-- From here on `python -m conf.reference` writes this file from the comments in the YAML files. -->\n"
 RESUMING = """\
 ## What may change when a run goes on
 
@@ -47,7 +28,7 @@ The same command resumes a run. With other settings, this decides; the longest b
 
 
 def reference() -> str:
-    """The text of conf/README.md."""
+    """The text of conf/README.md: what is written by hand up to the mark, then what is generated."""
     rows = []
     for key, (rule, why) in RULES.items():
         when = "with `run.extend=true`" if rule is Rule.extend else rule.value
@@ -56,7 +37,7 @@ def reference() -> str:
     defaults = {
         group: choice for entry in config["defaults"] if isinstance(entry, dict) for group, choice in entry.items()
     }
-    parts = [HEAD, RESUMING.format(rows="\n".join(rows)), "## Run\n", _table(read_options(FOLDER / "config.yaml"))]
+    parts = [MARK, RESUMING.format(rows="\n".join(rows)), "## Run\n", _table(read_options(FOLDER / "config.yaml"))]
     for group in [*sorted(defaults.keys() - set(REPEATED)), "corpus", *REPEATED]:
         parts += _group(group, defaults.get(group))
     parts.append(
@@ -64,7 +45,8 @@ def reference() -> str:
     )
     for path in sorted((FOLDER / "command").rglob("*.yaml")):
         parts += [f"### {path.relative_to(FOLDER / 'command').with_suffix('')}\n", _table(read_options(path))]
-    return "\n".join(parts).rstrip() + "\n"
+    by_hand = README.read_text(encoding="utf-8").partition(MARK)[0]
+    return by_hand + "\n".join(parts).rstrip() + "\n"
 
 
 def _group(group: str, default: object) -> list[str]:

@@ -1,12 +1,13 @@
 """What every stage of a run shares: process mesh, run folder, data, precision, kernels."""
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from conf.check import check
+from conf.check import AUTO, check
 from conf.choices import Precision
 from conf.errors import ConfigError, DataError
 from conf.run_folder import write_json
@@ -15,6 +16,7 @@ from conf.schema import Settings
 from model.kernels import Kernels, select_kernels
 from parallel.deepspeed_internals import version_warning
 from parallel.mesh import ProcessMesh, build_mesh
+from train.batch_size import find_micro_batch_size
 from train.data.packed_dataset import PackedDataset
 from train.data.prepare import PreparedData, find_prepared
 from train.gpu_node import bind_to_gpu, torch_warning
@@ -57,8 +59,10 @@ def open_context(settings: Settings) -> RunContext:
     data = find_prepared(settings)
     if data is None:
         raise DataError("the data is not prepared; run `python -m train.data prepare` with the same settings first")
+    layout, micro_batch_size = settings.layout, settings.layout.micro_batch_size
+    if micro_batch_size == AUTO and int(os.environ.get("RANK", "0")) == 0:  # before there is a process group
+        micro_batch_size = find_micro_batch_size(settings)
     run_preflight(settings)
-    layout = settings.layout
     mesh = build_mesh(
         layout.tensor_parallel_size,
         layout.pipeline_parallel_size,
@@ -67,6 +71,9 @@ def open_context(settings: Settings) -> RunContext:
     )
     precision = resolve_precision(layout.precision, mesh.device)
     settings = replace(count_epochs(settings, data), layout=replace(layout, precision=precision))
+    if layout.micro_batch_size == AUTO:
+        found = mesh.broadcast_object(micro_batch_size)
+        settings = replace(settings, layout=replace(settings.layout, micro_batch_size=found))
     check(settings, mesh.size)
     bind_to_gpu(mesh.device)
     folder = Path(on_main(mesh, lambda: str(open_run(settings, data.directory / "tokenizer"))))
@@ -80,7 +87,8 @@ def open_context(settings: Settings) -> RunContext:
         context.log(warning)
     context.log(
         f"{mesh.size} processes on {mesh.device.type}: tensor {mesh.tp.size} x pipeline {mesh.pp_size} "
-        f"x data {mesh.dp_size}, ZeRO-{layout.zero_stage}, {precision.value}"
+        f"x data {mesh.dp_size}, ZeRO-{layout.zero_stage}, {precision.value}, "
+        f"micro-batches of {settings.layout.micro_batch_size}"
     )
     if emulates_bf16(mesh.device, precision):
         context.log("warning: this device has no bf16 products; torch emulates them, on a CPU about 100 times slower")
