@@ -33,7 +33,7 @@ def _corpora(settings: Settings) -> Iterator[str]:
             yield f"stage {name} trains on corpus {stage.corpus}, which has no documents yet; set {key}=[...]"
     for name, corpus in settings.data.corpora.items():
         for path in corpus.paths if corpus.source is Source.files else []:
-            if Path(path).exists() or (glob.has_magic(path) and glob.glob(path, recursive=True)):
+            if "://" in path or Path(path).exists() or (glob.has_magic(path) and glob.glob(path, recursive=True)):
                 continue
             what = "matches no file" if glob.has_magic(path) else "does not exist"
             yield f"data.corpora.{name}.paths: {path} {what}"
