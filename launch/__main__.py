@@ -21,7 +21,7 @@ from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
 from conf.help import short_help
 from conf.inputs import check_inputs
-from conf.resume import check_run_folder, record_extension, unfinished_stages
+from conf.resume import changes, check_run_folder, record_extension, unfinished_stages
 from conf.run_folder import run_folder, save_settings
 from conf.schedule import schedule_lines
 from conf.schema import Settings
@@ -108,7 +108,10 @@ def launch(argv: list[str]) -> int:
             print_finished(plan)
             continue
         print(f"{'going on with' if plan.resumes else 'starting'} {plan.folder}: {plan.processes} processes")
-        if not plan.resumes:
+        changed = changes(plan.settings) if plan.resumes else []
+        for key, was, now in changed:
+            print(f"  {key} was {was}, from here {now}")
+        if changed or not plan.resumes:
             print(*schedule_lines(plan.settings), sep="\n")
     sys.stdout.flush()
     if plans[0].settings.cluster.kind is ClusterKind.slurm:
