@@ -12,6 +12,7 @@ from conf.commands import Evaluate, Export, Import, Sample, Status, read_command
 from conf.compose import compose_config
 from conf.help import first_comment, help_text, read_options
 from launch.sweep import sweep_points
+from train.plan.__main__ import with_gpus
 
 CONF = Path(__file__).parents[2] / "conf"
 COMMANDS = {  # program -> module with its main, its Command
@@ -104,7 +105,7 @@ def test_examples_are_accepted(program: str, example: str) -> None:
     if command.settings:
         read_command(SETTINGS[command.settings], [word for word in rest if "=" in word] + positional(rest))
     elif command.groups:
-        overrides = [word for word in rest if word != "prepare"]
+        overrides = with_gpus([word for word in rest if word != "prepare"])
         for point in sweep_points(overrides) if "-m" in flags else [overrides]:
             compose_config(point)
 
