@@ -20,8 +20,9 @@ LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left t
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether `source` is written as the hub writes names, `owner/name`, and there is no folder `owner` here."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None and not Path(source).parent.is_dir()
+    """Whether `source` is written as the hub writes names, `owner/name`, and `owner` is no folder here, nor `runs`."""
+    written = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None
+    return written and not source.startswith("runs/") and not Path(source).parent.is_dir()
 
 
 def holds_weights(source: str) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -148,9 +149,9 @@ def print_settings(command: Command, argv: list[str]) -> int:
 
 def _stdout_is_closed() -> bool:
     """Whether the reader of stdout has gone; if so, nothing more is written to it, also not at exit."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors are told unasked
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return closed

@@ -1,6 +1,9 @@
 """Flags, exit codes, and the one line on stderr of every kind of error."""
 
 import errno
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +62,32 @@ def test_only_the_main_process_writes_what_all_know(
 
 def test_an_action_s_code_is_the_command_s(tmp_path: Path) -> None:
     assert run_command(lambda argv: len(argv), ["a", "b"], COMMAND) == 2
+
+
+def test_a_reader_that_has_gone_ends_the_command_without_a_word() -> None:
+    """As `python -m launch --help | head -1` does."""
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    words = [sys.executable, "-m", "launch", "--help"]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(words, cwd=root, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_folders_of_ones_own_are_handed_on_as_a_setting(tmp_path: Path) -> None:
+    command = Command("python -m x", "", "Does x.", (), groups=True)
+    given, rest = command.split_flags(["-cd", str(tmp_path), "--config-dir=/", "a=1"])
+    assert given == {"--config-dir"} and rest == ["a=1", f"hydra.searchpath=[file://{tmp_path},file:///]"]
+    with pytest.raises(ConfigError, match="--config-dir nowhere is no folder"):
+        command.split_flags(["--config-dir", "nowhere"])
+
+
+@pytest.mark.parametrize(("flag", "said"), [("--cfg job", "  n_layer: 4\n"), ("--info", "    model: tiny:\n")])
+def test_settings_and_where_they_come_from_are_printed(
+    flag: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = Command("python -m x", "", "Does x.", (), groups=True)
+    assert run_command(lambda _: 1, [*flag.split(), "model=tiny"], command) == 0
+    assert said in capsys.readouterr().out
