@@ -60,7 +60,7 @@ def test_every_command_runs(
     module = words[words.index("-m" if words[0] == "python" else "--module") + 1]
     arguments = words[words.index(module) + 1 :]
     if module == "launch" and arguments[0] not in ("status", "logs", "cancel", "sync", "--help"):
-        arguments = [*arguments, *([] if "dry_run=true" in arguments else ["dry_run=true"])]
+        arguments = [*(word for word in arguments if word != "dry_run=true"), "dry_run=true", "run.root=new"]
     if module == "train.data":
         arguments += ["--cfg", "job"]
     code = importlib.import_module(f"{module}.__main__").main(arguments)
