@@ -1,5 +1,7 @@
 """`python -m conf.reference` writes conf/README.md: every setting, its default and meaning, from conf's comments."""
 
+import sys
+
 import yaml  # type: ignore[import-untyped]
 
 from conf.explain import choices_of
@@ -70,10 +72,16 @@ def _table(options: list[Option]) -> str:
     return "\n".join(["| setting | default | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
-def main() -> None:
-    """Write conf/README.md."""
-    README.write_text(reference(), encoding="utf-8")
+def main(argv: list[str]) -> int:
+    """Write conf/README.md, or with --check only say whether it is current; return the exit code."""
+    text = reference()
+    if "--check" not in argv:
+        README.write_text(text, encoding="utf-8")
+    elif README.read_text(encoding="utf-8") != text:
+        print("conf/README.md is older than the comments in conf/; run `python -m conf.reference`", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

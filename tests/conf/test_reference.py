@@ -2,11 +2,12 @@
 
 from conf.compose import compose_config
 from conf.explain import _keys
-from conf.reference import README, reference
+from conf.reference import README, main, reference
 
 
 def test_the_reference_is_current() -> None:
     assert README.read_text(encoding="utf-8") == reference(), "run `python -m conf.reference`"
+    assert main(["--check"]) == 0
 
 
 def test_every_setting_of_a_run_is_in_it_with_a_meaning() -> None:
