@@ -13,6 +13,7 @@ from typing import Any
 
 from conf.choices import ClusterKind, Handover, Offload, Precision
 from conf.errors import ConfigError
+from conf.mixture import mixture_problems
 from conf.schema import Settings, StageConfig
 
 AUTO = 0  # of layout.micro_batch_size, written `auto`: chosen when the run starts, from the memory there is
@@ -57,7 +58,13 @@ def check(settings: Settings, world_size: int | None = None) -> None:
 
     world_size: number of processes; None: not known, and the checks that need it are left out.
     """
-    parts = (_finite(asdict(settings)), _model(settings), _stages(settings), _cluster(settings))
+    parts = (
+        _finite(asdict(settings)),
+        _model(settings),
+        _stages(settings),
+        mixture_problems(settings),
+        _cluster(settings),
+    )
     for problem in chain(*parts, _layout(settings, world_size), _numbers(settings)):
         raise ConfigError(problem)
 
@@ -107,9 +114,6 @@ def _stages(settings: Settings) -> Iterator[str]:
     if not settings.stages:
         yield "no stage is selected; say for example stage=[nl,multi,mono]"
     for name, stage in settings.stages.items():
-        if stage.corpus not in settings.data.corpora:
-            known = ", ".join(settings.data.corpora) or "none"
-            yield f"stages.{name}.corpus={stage.corpus} is not among data.corpora ({known})"
         yield from _schedule(f"stages.{name}", stage)
         if stage.patience is not None and stage.patience < 1:
             yield f"stages.{name}.patience={stage.patience} must be at least 1 evaluation, or null"

@@ -110,6 +110,13 @@ class KernelForm(Enum):
     reference = "reference"
 
 
+class BranchesForm(Enum):
+    """Form of what lies between a block's two products: rotary embedding, bias and GELU around attention."""
+
+    torch = "torch"
+    triton = "triton"
+
+
 class OnBad(Enum):
     """What is done about several steps in a row that could not be taken."""
 

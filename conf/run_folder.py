@@ -25,6 +25,8 @@ ENVIRONMENT = "environment.json"
 TOKENIZER = "tokenizer"
 STAGES = "stages"
 LOGS = "logs"  # a file per rank: everything rank 0 reports, failures of the others
+TENSORBOARD = "tensorboard"  # a folder a stage
+WANDB_UNSENT = "unsent"  # mark in an online run's folder below wandb/ whose upload did not end
 # Below a stage's folder:
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"

@@ -48,7 +48,7 @@ class StageConfig:
     """One stage of training: conf/stage."""
 
     corpus: str = MISSING
-    mixture: dict[str, float] = field(default_factory=dict)
+    mixture: Any = None  # corpus -> weight; a typed mapping cannot be null and take new keys on the command line
     mixture_phases: list[MixturePhase] = field(default_factory=list)
     steps: int = MISSING
     tokens: float | None = None
@@ -141,6 +141,7 @@ class KernelsConfig:
 
     compile: bool = MISSING
     attention: choices.KernelForm = MISSING
+    branches: choices.BranchesForm = MISSING
 
 
 @dataclass
@@ -210,6 +211,8 @@ class TrackingConfig:
     log_every: int = MISSING
     straggler_threshold: float = MISSING
     wandb: bool = MISSING
+    wandb_seconds: float = MISSING
+    tensorboard: bool = MISSING
 
 
 @dataclass

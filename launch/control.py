@@ -9,7 +9,7 @@ from pathlib import Path
 
 from conf.command_line import Command
 from conf.errors import ConfigError
-from conf.run_folder import is_run_folder
+from conf.run_folder import WANDB_UNSENT, is_run_folder
 from launch.jobs import Job, read_jobs
 from launch.slurm import queue
 from launch.status import active_job, job_state, runs_below
@@ -88,9 +88,15 @@ def _newest_with_log(run: Path) -> Job | None:
 
 
 def sync(argv: list[str]) -> int:
-    """`sync [RUN...]`: upload offline W&B runs, oldest first, so that a resumed stage is one curve there."""
+    """`sync [RUN...]`: upload offline W&B runs, oldest first, so that a resumed stage is one curve there.
+
+    An online run whose server was lost (`WANDB_UNSENT`) is uploaded again as well.
+    """
     folders = [run / "wandb" for run in (_runs(argv, "sync") if argv else runs_below(Path("runs")))]
-    offline = sorted(path for folder in folders for path in folder.glob("offline-run-*") if not _is_synced(path))
+    found = [path for folder in folders for path in folder.glob("*run-*") if _is_kept_here(path)]
+    offline = sorted(
+        (path for path in found if not _is_synced(path)), key=lambda path: path.name.removeprefix("offline-")
+    )
     if not offline:
         print("everything is synchronised")
         return 0
@@ -103,6 +109,10 @@ def sync(argv: list[str]) -> int:
         )
     print(f"{len(offline)} uploaded")
     return 0
+
+
+def _is_kept_here(path: Path) -> bool:
+    return path.name.startswith("offline-run-") or (path / WANDB_UNSENT).is_file()
 
 
 def _is_synced(path: Path) -> bool:

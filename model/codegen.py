@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from conf.choices import Recompute
 from conf.schema import ModelConfig
 from model.kernels import Kernels
+from model.kernels.branches import merge_branches, split_projection
 from model.kv_cache import DecodePositions, KVCache
 from model.rotary import apply_rotary, rotary_table
 from parallel.collectives import enter_column
@@ -56,7 +57,7 @@ class Block(nn.Module):
         d = config.n_embd
         self.heads = config.n_head // tp.size  # of this tensor-parallel rank
         self.head_dim = config.head_dim
-        self.attention = kernels.attention
+        self.kernels = kernels
         self.dropout = Dropout(config.dropout, layer, tp)
         self.norm = LayerNorm(d, config.layer_norm_epsilon, tp)
         self.in_proj = ColumnLinear(d, parts=(d, d, d, 4 * d), tp=tp)
@@ -91,26 +92,14 @@ class Block(nn.Module):
         self, projected: Tensor, kv_cache: KVCache | None = None, positions: DecodePositions | None = None
     ) -> Tensor:
         """What lies between the two products: `[batch, seq, 7d / tp]` -> `[batch, seq, 5d / tp]`."""
-        q, k, v, mlp = self.split_projection(projected)
         if kv_cache is None or positions is None:
-            table, attention_mask = self.rotary[:, : q.shape[-2]], None  # causal
-            q, k = apply_rotary(q, table), apply_rotary(k, table)
-        else:
-            table, attention_mask = self.rotary[:, positions.positions].unsqueeze(2), positions.attention_mask()
-            q, k = apply_rotary(q, table), apply_rotary(k, table)
-            k, v = kv_cache.update(k, v, positions)  # [batch, heads, kv_length, head_dim]
-        return self.merge_branches(self.attention(q, k, v, attention_mask), mlp)
-
-    def split_projection(self, projected: Tensor) -> list[Tensor]:
-        """`[batch, seq, 7d / tp]` -> q, k, v `[batch, heads, seq, head_dim]` and the MLP's `[batch, seq, 4d / tp]`."""
-        d = self.heads * self.head_dim
-        *qkv, mlp = torch.split(projected, [d, d, d, 4 * d], dim=-1)
-        return [part.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2) for part in qkv] + [mlp]  # type: ignore[no-untyped-call]
-
-    def merge_branches(self, attended: Tensor, mlp: Tensor) -> Tensor:
-        """`[batch, heads, seq, head_dim]` and `[batch, seq, 4d / tp]` -> `[batch, seq, 5d / tp]`, for `out_proj`."""
-        activated = nn.functional.gelu(mlp + self.mlp_bias, approximate="tanh")
-        return torch.cat([attended.transpose(1, 2).flatten(2), activated], dim=-1)
+            return self.kernels.branches(projected, self.mlp_bias, self.rotary, self.heads, self.kernels.attention)
+        q, k, v, mlp = split_projection(projected, self.heads)
+        table = self.rotary[:, positions.positions].unsqueeze(2)
+        q, k = apply_rotary(q, table), apply_rotary(k, table)
+        k, v = kv_cache.update(k, v, positions)  # [batch, heads, kv_length, head_dim]
+        attended = self.kernels.attention(q, k, v, positions.attention_mask())
+        return merge_branches(attended, mlp, self.mlp_bias)
 
 
 def _training_form(

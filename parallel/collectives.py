@@ -13,8 +13,6 @@ from torch import Tensor
 
 from parallel.mesh import TensorParallelGroup
 
-SEQUENCE = 1  # dimension of [batch, seq, hidden] that sequence parallelism splits
-
 
 def all_reduce(x: Tensor, tp: TensorParallelGroup) -> Tensor:
     """Sum over the group: any shape -> the same, a new tensor, no gradient."""
@@ -25,37 +23,48 @@ def all_reduce(x: Tensor, tp: TensorParallelGroup) -> Tensor:
 
 def gather_sequence(x: Tensor, tp: TensorParallelGroup) -> Tensor:
     """`[batch, seq / size, hidden]` of each process -> `[batch, seq, hidden]`, no gradient."""
-    parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(tp.size)]
-    dist.all_gather(parts, x.contiguous(), group=tp.group)
-    return torch.cat(parts, dim=SEQUENCE)
+    batch, tokens, hidden = x.shape
+    parts = x.new_empty(tp.size * batch, tokens, hidden)
+    dist.all_gather_into_tensor(parts, x.contiguous(), group=tp.group)
+    # a copy only where batch > 1
+    return parts.view(tp.size, batch, tokens, hidden).transpose(0, 1).reshape(batch, tp.size * tokens, hidden)
 
 
 def reduce_scatter_sequence(x: Tensor, tp: TensorParallelGroup) -> Tensor:
     """Sum `[batch, seq, hidden]` over the group and keep this process's `[batch, seq / size, hidden]`, no gradient."""
-    parts = [part.contiguous() for part in x.chunk(tp.size, dim=SEQUENCE)]
-    kept = torch.empty_like(parts[tp.rank])
-    dist.reduce_scatter(kept, parts, group=tp.group)
-    return kept
+    return _start_reduce_scatter_sequence(x, tp)()
+
+
+def _start_reduce_scatter_sequence(x: Tensor, tp: TensorParallelGroup) -> Callable[[], Tensor]:
+    batch, tokens, hidden = x.shape[0], x.shape[1] // tp.size, x.shape[2]
+    # a copy only where batch > 1
+    parts = x.reshape(batch, tp.size, tokens, hidden).transpose(0, 1).reshape(tp.size * batch, tokens, hidden)
+    kept = x.new_empty(batch, tokens, hidden)
+    work = dist.reduce_scatter_tensor(kept, parts, group=tp.group, async_op=True)
+
+    def wait() -> Tensor:
+        if work is not None:
+            work.wait()
+        return kept
+
+    return wait
 
 
 def gather_vocabulary(logits: Tensor, tp: TensorParallelGroup) -> Tensor:
     """`[batch, vocab / size]` of each process -> `[batch, vocab]`, identical on every process, no gradient."""
     if tp.size == 1:
         return logits
-    parts = [torch.empty_like(logits, memory_format=torch.contiguous_format) for _ in range(tp.size)]
-    dist.all_gather(parts, logits.contiguous(), group=tp.group)
-    return torch.cat(parts, dim=-1)
+    parts = logits.new_empty(tp.size * len(logits), logits.shape[1])
+    dist.all_gather_into_tensor(parts, logits.contiguous(), group=tp.group)
+    return parts.view(tp.size, *logits.shape).transpose(0, 1).flatten(1)
 
 
 def start_leave_column(gradient: Tensor, tp: TensorParallelGroup) -> Callable[[], Tensor]:
     """Start the backward collective of `enter_column` on `[batch, seq, hidden]`; the returned call waits for it."""
     if tp.sequence_parallel:
-        parts = [part.contiguous() for part in gradient.chunk(tp.size, dim=SEQUENCE)]
-        result = torch.empty_like(parts[tp.rank])
-        work = dist.reduce_scatter(result, parts, group=tp.group, async_op=True)
-    else:
-        result = gradient.contiguous()
-        work = dist.all_reduce(result, group=tp.group, async_op=True)
+        return _start_reduce_scatter_sequence(gradient, tp)
+    result = gradient.contiguous()
+    work = dist.all_reduce(result, group=tp.group, async_op=True)
 
     def wait() -> Tensor:
         if work is not None:

@@ -16,9 +16,10 @@ from parallel.deepspeed_internals import check_every_gradient, guard_plain_step,
 from parallel.dropout import Dropout
 from parallel.full_state import WEIGHTS, create_moments, gather, is_held, load_trainer_state, scatter, trainer_state
 from parallel.mesh import ProcessMesh
+from parallel.overlapped_reduction import OverlappedReduction, bucket_parameter_groups
 from parallel.pipeline import build_pipeline, spread_nonfinite
 from parallel.tensor_parallel import shard_of
-from parallel.zero import prepare_layer
+from parallel.zero import prepare_layer, uses_bf16_optimizer
 
 MicroBatch = tuple[Tensor, Tensor]  # token ids and labels, [micro_batch, seq] each
 
@@ -54,10 +55,13 @@ class Stack(nn.Sequential):
 class Engine:
     """A model and its optimizer under a layout without pipeline parallelism. Built by `build_engine`."""
 
-    def __init__(self, deepspeed_engine: Any, mesh: ProcessMesh, seed: int) -> None:
+    def __init__(
+        self, deepspeed_engine: Any, mesh: ProcessMesh, seed: int, overlapped: OverlappedReduction | None = None
+    ) -> None:
         self.deepspeed = deepspeed_engine
         self.seed = seed
         self.mesh = mesh
+        self.overlapped = overlapped
         self.dropouts = [module for module in deepspeed_engine.module.modules() if isinstance(module, Dropout)]
 
     @property
@@ -172,8 +176,14 @@ class Engine:
         ids, labels = batch
         return ids.to(self.mesh.device, non_blocking=True), labels.to(self.mesh.device, non_blocking=True)
 
+    def wait_for_weights(self) -> None:
+        """Wait until the last step's weights are gathered: for whoever reads parameters outside of a forward pass."""
+        if self.overlapped is not None:
+            self.overlapped.wait()
+
     def destroy(self) -> None:
         """Free the engine's memory and hooks: the next training stage builds its own."""
+        self.wait_for_weights()
         self.deepspeed.destroy()
 
 
@@ -238,9 +248,12 @@ def build_engine(
         module = build_pipeline([partial(build, index) for index in range(len(builders))], costs, mesh)
     else:
         module = Stack(*(build(index) for index in range(len(builders))))
+    adamw, bf16_optimizer = optimizer(list(module.named_parameters())), uses_bf16_optimizer(config)
+    if bf16_optimizer:
+        bucket_parameter_groups(adamw, config["zero_optimization"]["reduce_bucket_size"])
     engine, *_ = deepspeed.initialize(
         model=module,
-        optimizer=optimizer(list(module.named_parameters())),
+        optimizer=adamw,
         config=config,
         mpu=None if mesh.pp_size > 1 else mesh.grid,
     )
@@ -252,4 +265,5 @@ def build_engine(
         check_every_gradient(engine)
     if engine.fp16_enabled():  # at the smallest scale a step is left out as any other, and train/health.py judges
         engine.optimizer.loss_scaler.raise_error_at_min_scale = False
-    return (PipelinedEngine if mesh.pp_size > 1 else Engine)(engine, mesh, config["seed"])
+    reduction = OverlappedReduction(engine, mesh) if bf16_optimizer else None
+    return (PipelinedEngine if mesh.pp_size > 1 else Engine)(engine, mesh, config["seed"], reduction)

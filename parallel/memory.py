@@ -105,10 +105,9 @@ def states(
     if optimizer_class == "torch.optim.AdamW":
         step = max(16 * largest, 0 if alone else FULL * min(size, ALLREDUCE_BUCKET))
         return States(optimizer_class, FULL * size + buffers, FULL * size, 8 * size, 0, step, start, 0, reduced, 0)
-    if optimizer_class == "BF16_Optimizer":  # whole gradients, in fp32
-        step = FULL * flat if max(groups) <= ALLREDUCE_BUCKET else 0  # small groups are reduced as a copy
+    if optimizer_class == "BF16_Optimizer":  # whole gradients, in fp32, reduced in place
         weights, reduced = HALF * flat + buffers, 0 if alone else FULL * flat
-        return States(optimizer_class, weights, FULL * flat, ADAM * own, 0, step, start, 0, reduced, gathered)
+        return States(optimizer_class, weights, FULL * flat, ADAM * own, 0, 0, start, 0, reduced, gathered)
     bucket, double = zero["reduce_bucket_size"], 2 if zero["overlap_comm"] else 1
     offload = layout.offload is not Offload.none
     if optimizer_class == "DeepSpeedZeroOptimizer":

@@ -22,6 +22,7 @@ BITS = {2: torch.int16, 4: torch.int32}  # integers as wide as an element of so 
 
 def checksums(engine: Engine) -> list[Copy]:
     """The checksum of every parameter that this process holds, with what tells which others must have the same."""
+    engine.wait_for_weights()
     mesh, keys, sums = engine.mesh, [], []
     for name, parameter in engine.deepspeed.module.named_parameters():
         cut = hasattr(parameter, "ds_tensor")  # ZeRO-3: a part for each replica

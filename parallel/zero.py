@@ -123,6 +123,12 @@ def _zero(settings: Settings) -> dict[str, Any]:
     }
 
 
+def uses_bf16_optimizer(config: dict[str, Any]) -> bool:
+    """Whether DeepSpeed chooses `BF16_Optimizer`. config: from `deepspeed_config`."""
+    zero = config["zero_optimization"]
+    return bool(config["bf16"]["enabled"] and zero["stage"] == 1 and zero["offload_optimizer"] is None)
+
+
 def prepare_layer(layer: nn.Module, config: dict[str, Any], mesh: ProcessMesh) -> nn.Module:
     """Cast a layer, whose weights are set, to the run's precision and, for ZeRO-3, partition it over the replicas.
 

@@ -15,7 +15,6 @@ EXCEPTIONS = {
 }
 PENDING = {  # pending: remove each line with the test file that makes it unnecessary
     "train/logs.py",  # pending
-    "launch/control.py",  # pending
     "launch/jobs.py",  # pending
     "launch/processes.py",  # pending
     "parallel/collectives.py",  # pending

@@ -76,9 +76,9 @@ def open_context(settings: Settings) -> RunContext:
         settings = replace(settings, layout=replace(settings.layout, micro_batch_size=found))
     check(settings, mesh.size)
     bind_to_gpu(mesh.device)
+    kernels = select_kernels(settings.kernels, mesh.device)
     folder = Path(on_main(mesh, lambda: str(open_run(settings, data.directory / "tokenizer"))))
     open_log(folder, mesh.rank)
-    kernels = select_kernels(settings.kernels)
     peak, source = settings.cluster.peak_tflops, "cluster.peak_tflops"
     if peak is None and mesh.device.type == "cuda":  # a CPU's products timed here are no peak: MFU came out above 100%
         peak, source = peak_tflops(mesh.device, precision)

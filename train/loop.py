@@ -13,8 +13,8 @@ from parallel.rendezvous import leave
 from train.best import BestWeights
 from train.checkpoint import save_checkpoint
 from train.context import RunContext, open_context
-from train.data.batches import micro_batches
-from train.data.packed_dataset import PackedDataset, ShuffledOrder
+from train.data.batches import micro_batches, prefetched
+from train.data.mixture import ORDER, training_samples
 from train.health import Health, PassingOver, go_back
 from train.meter import Meter
 from train.report import report, report_schedule
@@ -103,7 +103,7 @@ def train_steps(
         if saves or step % settings.health.compare_every == 0:
             health.check_replicas(engine, step)
         if saves:
-            state = {"stage": name, "step": step}
+            state = {"stage": name, "step": step, "order": ORDER}
             with meter.part("saving"):
                 save_checkpoint(engine, folder / "checkpoints", state, settings.run.keep_checkpoints, stable)
         if stopped:
@@ -115,12 +115,12 @@ def train_steps(
 
 def stage_batches(context: RunContext, name: str, health: Health, done: int) -> Iterator[MicroBatch]:
     """This process's micro-batches of the stage, from where `done` optimizer steps have left off."""
-    stage, files = context.settings.stages[name], context.data.corpora[context.settings.stages[name].corpus]
-    dataset = PackedDataset(files.train, files.dtype, context.settings.model.context_length)
-    order = PassingOver(ShuffledOrder(len(dataset), context.settings.run.seed), health.gaps)
-    micro_batch_size = context.settings.layout.micro_batch_size
-    position = data_position(read_extensions(context.folder, name), done, stage)
-    return micro_batches(dataset, order, position, micro_batch_size, context.mesh.dp_rank, context.mesh.dp_size)
+    settings, mesh = context.settings, context.mesh
+    dataset, order = training_samples(settings, context.data, name)
+    position = data_position(read_extensions(context.folder, name), done, settings.stages[name])
+    whole = PassingOver(order, health.gaps)
+    batches = micro_batches(dataset, whole, position, settings.layout.micro_batch_size, mesh.dp_rank, mesh.dp_size)
+    return prefetched(batches, pin=mesh.device.type == "cuda")
 
 
 def finish(

@@ -24,6 +24,7 @@ from parallel.full_state import WEIGHTS
 from parallel.zero import deepspeed_config
 from train.checkpoint import checkpoint_weights, load_checkpoint, newest_checkpoint
 from train.context import RunContext
+from train.data.mixture import ORDER, samples_read
 from train.optimizer import adamw
 
 SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "layer_norm_epsilon")  # what weights depend on
@@ -85,6 +86,8 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
             raise ConfigError(
                 f"stages.{name}.handover=full needs a run's checkpoint in {parent.source}, and there is none"
             )
+    if own is not None:
+        _refuse_other_order(own)
     weights = parent if own is None else checkpoint_weights(own, settings.model)
 
     def set_weights(layer: nn.Module, index: int) -> None:
@@ -110,6 +113,16 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
     return engine, 0 if own is None else load_checkpoint(engine, own, settings.model)["step"]
 
 
+def _refuse_other_order(checkpoint: Path) -> None:
+    """Going on would read some samples twice and others never. Errors: `ConfigError`."""
+    order = read_json(checkpoint / "state.json").get("order", 1)
+    if order != ORDER:
+        raise ConfigError(
+            f"{checkpoint} was written by a version that reads samples in another order ({order}, here {ORDER}); go on "
+            "with that version, or begin the stage again under another run.name"
+        )
+
+
 def check_parents(context: RunContext) -> None:
     """Errors: `ConfigError` as in `parent_of`, for any stage, before the first one is trained."""
     for name, stage in context.settings.stages.items():
@@ -130,6 +143,10 @@ def lineage(run: Path, name: str, parent: Weights | None, settings: Settings) ->
         "run": str(run),
         "stage": name,
         "corpus": stage.corpus,
+        "tokens_of": {
+            key: samples * settings.model.context_length
+            for key, samples in samples_read(stage, stage.steps * stage.global_batch_size).items()
+        },
         "parent": source,
         "handover": None if parent is None else stage.handover.value,
         "steps": stage.steps,

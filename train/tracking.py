@@ -1,12 +1,11 @@
-"""The records of a stage: one dictionary per record, to metrics.jsonl, to W&B and, shortened, to the log.
+"""The records of a stage: one dictionary per record, to metrics.jsonl, to W&B, to TensorBoard and, shortened,
+to the log.
 
 Reports and comparisons read the same records from metrics.jsonl.
 """
 
 import contextlib
 import math
-import os
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,13 @@ from typing import Any
 
 from conf.duration import format_duration
 from conf.resume import read_extensions, samples_done
-from conf.run_folder import ENVIRONMENT, METRICS, append_records, read_json, repair_records, wandb_id
-from conf.schema import Settings, plain
+from conf.run_folder import METRICS, TENSORBOARD, append_records, repair_records
 from model.flops import flops_per_token
 from parallel.engine import StepResult
 from train.context import RunContext
 from train.meter import RUNNING, Meter
+from train.tensorboard import TensorBoard
+from train.wandb_run import artifact_name, flat, mark_unsent, open_wandb
 
 
 class Tracker:
@@ -30,10 +30,16 @@ class Tracker:
     """
 
     def __init__(
-        self, folder: Path | None, context: RunContext, run: Any, rows: list[dict[str, Any]], stage: str
+        self,
+        folder: Path | None,
+        context: RunContext,
+        run: Any,
+        rows: list[dict[str, Any]],
+        board: TensorBoard | None = None,
+        extensions: list[dict[str, Any]] | None = None,
     ) -> None:
-        self.folder, self.context, self.run = folder, context, run
-        self.extensions = read_extensions(context.folder, stage)
+        self.folder, self.context, self.run, self.board = folder, context, run, board
+        self.extensions = extensions or []
         self.ranks: dict[str, list[float]] = {}
         steps = [row for row in rows if "loss" in row]
         self.before = {name: value for name in RUNNING if steps and (value := steps[-1].get(name)) is not None}
@@ -103,8 +109,10 @@ class Tracker:
         self._wandb(log)
 
     def finish(self) -> None:
-        """Close the W&B run."""
+        """Close the W&B run and the TensorBoard file."""
         self._wandb(lambda run: run.finish())
+        if self.board is not None:
+            self.board.close()
 
     def _wandb(self, action: Callable[[Any], Any]) -> None:
         """Call `action` with the W&B run; where it fails, training continues without W&B and a line says so."""
@@ -114,11 +122,14 @@ class Tracker:
             try:
                 action(self.run)
             except Exception as error:
+                with contextlib.suppress(Exception):
+                    mark_unsent(self.run)
                 self.run = None
                 with contextlib.suppress(Exception):  # else it is tried, and fails, as this process ends
                     wandb.teardown()
                 self.context.log(
-                    f"warning: W&B failed and is left out from here ({error!r}); metrics.jsonl has every record"
+                    f"warning: W&B failed and is left out from here ({error!r}); metrics.jsonl has every record, "
+                    "`python -m launch sync` uploads what is missing"
                 )
 
     def _tokens(self, stage: str, steps: int) -> int:
@@ -136,8 +147,10 @@ class Tracker:
         values["seconds"] = time.monotonic() - self.began
         values["devices"] = self.context.mesh.size
         finite = {key: _finite(value) for key, value in values.items()}
+        if self.board is not None:  # first: what metrics.jsonl holds, TensorBoard's file holds too
+            self.board.write(step, finite)
         append_records(self.folder / METRICS, [{"stage": stage, "step": step, **finite}])
-        self._wandb(lambda run: run.log(_flat(values), step=step))
+        self._wandb(lambda run: run.log(flat(values), step=step))
 
 
 def open_tracker(context: RunContext, stage: str, lineage: dict[str, Any]) -> Tracker:
@@ -146,51 +159,17 @@ def open_tracker(context: RunContext, stage: str, lineage: dict[str, Any]) -> Tr
     lineage: from `train.stages.lineage`, stored in the W&B run with the settings.
     """
     if not context.mesh.is_main:
-        return Tracker(None, context, None, [], stage)
-    rows = repair_records(context.folder / METRICS)
-    run = wandb_run(context.folder, stage, context.settings, lineage) if context.settings.tracking.wandb else None
-    return Tracker(context.folder, context, run, [row for row in rows if row["stage"] == stage], stage)
-
-
-def wandb_run(folder: Path, stage: str, settings: Settings, lineage: dict[str, Any]) -> Any:
-    """One W&B run a stage: group = run.group, job type = stage. The same folder and stage continue the same run."""
-    import wandb
-
-    return wandb.init(
-        project=settings.tracking.project,
-        entity=settings.tracking.entity,
-        dir=str(folder),
-        id=wandb_id(folder.resolve(), stage),
-        name=f"{settings.run.name}/{stage}",
-        group=settings.run.group,
-        job_type=stage,
-        tags=[settings.model.name, settings.layout.name, settings.stages[stage].corpus],
-        config={**plain(settings), "lineage": lineage, "environment": read_json(folder / ENVIRONMENT)},
-        resume="allow",
-        mode="online" if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_BASE_URL") else "offline",
-        # Slurm's SIGTERM kills W&B's process too: what is not in the file by then is lost to the tracker.
-        settings=wandb.Settings(silent=True, console="off", x_transaction_log_flush_interval=1.0),
-    )
-
-
-def artifact_name(entry: str) -> str:
-    """W&B's name for the stage `RUN/STAGE` of a lineage: letters, digits, and a few signs are allowed."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", entry)
+        return Tracker(None, context, None, [])
+    folder, settings = context.folder, context.settings
+    rows = [row for row in repair_records(folder / METRICS) if row["stage"] == stage]
+    run = open_wandb(folder, stage, settings, lineage, rows, context.log) if settings.tracking.wandb else None
+    board = TensorBoard(folder / TENSORBOARD / stage, rows) if settings.tracking.tensorboard else None
+    return Tracker(folder, context, run, rows, board, read_extensions(folder, stage))
 
 
 def _finite(value: Any) -> Any:
     """`value`, None for nan and infinities, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with each list as one key per rank: W&B plots numbers, not lists."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if value is None:
-            continue
-        flat |= {f"{key}/{rank}": each for rank, each in enumerate(value)} if isinstance(value, list) else {key: value}
-    return flat
 
 
 def _visible(text: str) -> str:

@@ -6,33 +6,46 @@ What may enter: an operation with its plain-torch reference and its faster forms
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from conf.choices import KernelForm
+from conf.choices import BranchesForm, KernelForm
+from conf.errors import ConfigError
 from conf.schema import KernelsConfig
 from model.kernels.attention import reference_attention, sdpa_attention
+from model.kernels.branches import reference_branches
 
 
 @dataclass(frozen=True)
 class Kernels:
     """The chosen form of each operation.
 
-    attention: (q, k, v, attention_mask), see `model.kernels.attention`; compile: whether the blocks and the loss are
-    compiled by torch.compile.
+    attention: see `model.kernels.attention`; branches: see `model.kernels.branches`; compile: whether the blocks and
+    the loss are compiled by torch.compile.
     """
 
     attention: Callable[..., Tensor]
+    branches: Callable[..., Tensor]
     compile: bool
 
     def describe(self) -> dict[str, str]:
         """Operation -> the name of its form, for the log."""
-        return {"attention": self.attention.__name__, "compile": "inductor" if self.compile else "off"}
+        return {
+            "attention": self.attention.__name__,
+            "branches": self.branches.__name__,
+            "compile": "inductor" if self.compile else "off",
+        }
 
 
-def select_kernels(config: KernelsConfig) -> Kernels:
-    """The forms that `config` (conf/kernels) asks for."""
+def select_kernels(config: KernelsConfig, device: torch.device | None = None) -> Kernels:
+    """The forms that `config` (conf/kernels) asks for. Errors: `ConfigError` for one that `device` cannot run."""
     attention = reference_attention if config.attention is KernelForm.reference else sdpa_attention
-    return Kernels(attention=attention, compile=config.compile)
+    branches = reference_branches
+    if config.branches is BranchesForm.triton:
+        if device is not None and device.type != "cuda":
+            raise ConfigError(f"kernels.branches=triton needs a GPU, not a {device.type}; use kernels.branches=torch")
+        from model.kernels.triton_branches import triton_branches as branches  # triton comes with torch for GPUs
+    return Kernels(attention, branches, config.compile)
 
 
-REFERENCE = Kernels(attention=reference_attention, compile=False)
+REFERENCE = Kernels(reference_attention, reference_branches, compile=False)

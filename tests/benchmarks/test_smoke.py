@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.gpt2 import released_gpt2
+
 ROOT = Path(__file__).parents[2]
 SHAPE = ["--layers=1", "--width=256", "--vocabulary=256"]
 
@@ -48,6 +50,13 @@ def test_vocabulary_loss() -> None:
         "full logits (torch)",
         "chunks of 32 tokens",
     ]
+
+
+def test_data() -> None:
+    released_gpt2()  # or the test is skipped
+    out = run("data", "1")
+    assert re.search(r"^prepare: [\d.]+ MB/s of one core \(1 MB, \d+ s\), peak \d+ MiB$", out, re.M)
+    assert re.search(r"^read: [\d,]+ tokens/s by one thread, ready in [\d.]+ ms$", out, re.M)
 
 
 def test_generate() -> None:

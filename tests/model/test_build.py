@@ -22,7 +22,7 @@ def test_a_runs_layers_follow_its_settings(settings: Settings) -> None:
     changed = replace(settings, layout=layout, optimizer=replace(settings.optimizer, z_loss=0.5))
     kernels, tp = select_kernels(settings.kernels), TensorParallelGroup(size=2, rank=1)
     _, block, *_, head = (build() for build in run_layers(changed, tp, kernels))
-    assert block.attention is kernels.attention and block.heads == settings.model.n_head // 2
+    assert block.kernels is kernels and block.heads == settings.model.n_head // 2
     assert (head.options.z_loss, head.options.chunk_tokens, head.options.tp) == (0.5, 13, tp)
     x = torch.randn(1, 4, settings.model.n_embd, requires_grad=True)
     kept = {recompute: saved_values(replace(changed, layout=replace(layout, recompute=recompute)), x)

@@ -45,7 +45,10 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("kernels", [REFERENCE, Kernels(sdpa_attention, compile=False)], ids=["reference", "sdpa"])
+SDPA = replace(REFERENCE, attention=sdpa_attention)
+
+
+@pytest.mark.parametrize("kernels", [REFERENCE, SDPA], ids=["reference", "sdpa"])
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape['n_layer']}x{shape['n_embd']}")
 def test_logits_loss_and_every_gradient_equal_huggingface(tiny: ModelConfig, shape: dict, kernels: Kernels) -> None:
     model = replace(tiny, **shape)

@@ -19,7 +19,7 @@ from parallel.tensor_parallel import ColumnLinear, LayerNorm, RowLinear, Shard, 
 from tests.worlds import mesh_of
 
 MODEL = ModelConfig("case", 2, 32, 4, 4, 64, 8, 1e-5, 0.0)
-COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
+COLLECTIVES = ("all_reduce", "all_gather_into_tensor", "reduce_scatter_tensor")
 
 
 def block_of(tp: TensorParallelGroup, model: ModelConfig = MODEL) -> Block:
@@ -133,11 +133,10 @@ def _counting(counts: Counter[str], when: str) -> Any:
         original = getattr(dist, name)
 
         def call(*arguments: Any, **keys: Any) -> Any:
-            tensors = arguments[0] if isinstance(arguments[0], list) else [arguments[0]]
-            moved = arguments[1] if name == "reduce_scatter" else tensors
-            kind = name if tensors[0].dim() > 1 else f"small {name}"
+            whole = arguments[1] if name == "reduce_scatter_tensor" else arguments[0]
+            kind = name if whole.dim() > 1 else f"small {name}"
             counts[f"{when} {kind}"] += 1
-            counts[f"{when} {kind} bytes"] += sum(part.numel() * part.element_size() for part in moved)
+            counts[f"{when} {kind} bytes"] += whole.numel() * whole.element_size()
             return original(*arguments, **keys)
 
         return call

@@ -17,6 +17,7 @@ LAYOUTS = [
     f"layout.zero_stage=3 {TP2}",
     "layout.zero_stage=1 layout.precision=bf16",
     f"layout.zero_stage=1 layout.precision=bf16 {PP2}",
+    f"layout.zero_stage=1 layout.precision=bf16 {TP2}",
     "layout.zero_stage=3 layout.precision=bf16",
     "layout.zero_stage=2 layout.offload=optimizer",
     "layout.zero_stage=3 layout.offload=parameters",

@@ -105,7 +105,7 @@ def test_sequence_parallel_block_gathers_and_scatters_once_each_way(
         assert {name: count for name, count in counts.items() if "small" not in name} == {
             f"{when} {kind}{suffix}": HIDDEN_BYTES if suffix else 1
             for when in ("forward", "backward")
-            for kind in ("all_gather", "reduce_scatter")
+            for kind in ("all_gather_into_tensor", "reduce_scatter_tensor")
             for suffix in ("", " bytes")
         }
         assert counts["backward small all_reduce"] == 3

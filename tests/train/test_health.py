@@ -66,16 +66,14 @@ def run(words: list[str], bad_samples: tuple[int, int] | None, bad_weight: bool)
     """How the run ends in this world, and what it says. bad_samples: positions in the order of the data whose loss is
     nan; bad_weight: from the fifth step on a weight of the last process is inf."""
     from parallel.engine import Engine, Stack
-    from train.data.packed_dataset import PackedDataset, ShuffledOrder
+    from train.data.mixture import training_samples
     from train.loop import train
     from train.stop import SIGNALS, StopSignal
 
     settings = compose_settings(words, 2)
     data = find_prepared(settings)
     assert data is not None
-    files = data.corpora["nl"]
-    dataset = PackedDataset(files.train, files.dtype, settings.model.context_length)
-    order = ShuffledOrder(len(dataset), settings.run.seed)
+    dataset, order = training_samples(settings, data, "nl")
     bad = [torch.as_tensor(dataset[order[position]][0]) for position in range(*(bad_samples or (0, 0)))]
     forward, take, taken = Stack.forward, Engine.train_batch, [0]
 

@@ -155,7 +155,7 @@ def test_a_run_goes_on_without_wandb_where_it_fails(context: RunContext, capsys:
         calls.append(step)
         raise OSError("disk full")
 
-    tracker = Tracker(context.folder, context, SimpleNamespace(log=log), [], "nl")
+    tracker = Tracker(context.folder, context, SimpleNamespace(log=log), [])
     tracker.record_scores("nl", 1, {"nl": 2.5})
     tracker.record_scores("nl", 2, {"nl": 2.0})
     assert calls == [1] and steps(context.folder) == [("nl", 1), ("nl", 2)]

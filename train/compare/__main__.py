@@ -78,7 +78,15 @@ def compare_once(options: argparse.Namespace, connect: Callable[[], Any], consol
             except OSError as error:
                 raise ConfigError(f"--{name} {path} cannot be written: {error.strerror}") from None
             console.print(f"{name}: {path}", markup=False, highlight=False, soft_wrap=True)
+    if options.report:
+        console.print(f"report: {_save_report(rows, target, options.smooth)}", markup=False, soft_wrap=True)
     return rows
+
+
+def _save_report(rows: list[ComparisonRow], target: float | None, smooth: int) -> str:
+    from train.compare.report import save_report
+
+    return save_report(rows, target, smooth)
 
 
 def _draw(path: Path, curves: list[Curve], smooth: int) -> None:
@@ -205,6 +213,9 @@ def _parser() -> argparse.ArgumentParser:
         const=WATCH_SECONDS,
         metavar="SECONDS",
         help=f"read and write again every SECONDS ({WATCH_SECONDS:g}) until every run has finished; the page follows",
+    )
+    parser.add_argument(
+        "--report", choices=["wandb"], help="save the comparison as a report on W&B's server, which has the runs"
     )
     for name in ("csv", "json", "markdown", "html", "png"):
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {name} to FILE")

@@ -61,7 +61,7 @@ def _page_data(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup], smoot
     limit = min(max(MAX_RECORDS // len(rows), MIN_RECORDS), MAX_RECORDS_OF_RUN)
     keys = differing_settings(rows)
     member = {id(row): index for index, group in enumerate(groups) for row in group.rows}
-    colours = _colours(rows, groups)
+    colours = run_colours(rows)
     curves: list[dict[str, Any]] = []
     for row in rows:
         settings = [f"{key}={format_setting(row.settings.get(key))}" for key in keys]
@@ -81,7 +81,7 @@ def _page_data(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup], smoot
     recorded = dict.fromkeys(key for curve in curves for track in curve["tracks"] for key in track["values"])
     return {
         "smooth": round((smooth - 1) / (smooth + 1), 2),
-        "sections": list(_sections(recorded)),
+        "sections": list(sections(recorded)),
         "groups": [
             {"label": group.label, "colour": colours[id(min(group.rows, key=lambda row: row.curve.order))]}
             for group in groups
@@ -90,20 +90,21 @@ def _page_data(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup], smoot
     }
 
 
-def _colours(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup]) -> dict[int, str]:
+def run_colours(rows: Sequence[ComparisonRow]) -> dict[int, str]:
     """The colour of each row, by its id: in the order in which the runs were named, whatever the tables' order.
 
     The first run of a group has the group's colour, and other seeds come last, so that neighbours on the page differ.
     """
-    later = {id(row) for group in groups for row in sorted(group.rows, key=lambda row: row.curve.order)[1:]}
+    later = {id(row) for group in seed_groups(rows) for row in sorted(group.rows, key=lambda row: row.curve.order)[1:]}
     order = sorted(rows, key=lambda row: (id(row) in later, row.curve.order))
     return {id(row): curve_colour(index) for index, row in enumerate(order)}
 
 
-def _sections(metrics: Sequence[str] | dict[str, None]) -> Iterator[dict[str, Any]]:
+def sections(metrics: Sequence[str] | dict[str, None]) -> Iterator[dict[str, Any]]:
     """The panels by section, in the order of `PANELS`, then of their names. Rarely needed ones begin closed."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS}
-    for key in sorted(metrics, key=lambda key: (list(PANELS).index(key) if key in PANELS else len(PANELS), key)):
+    plotted = (key for key in metrics if key not in NOT_PLOTTED)
+    for key in sorted(plotted, key=lambda key: (list(PANELS).index(key) if key in PANELS else len(PANELS), key)):
         title, section, scale = PANELS.get(key) or (_title(key), _section(key), 1)
         found[section].append({"key": key, "title": title, "scale": scale, "percent": key == "mfu"})
     for name, panels in found.items():

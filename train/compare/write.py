@@ -52,9 +52,15 @@ def write_table(path: Path, file_format: str, rows: Sequence[ComparisonRow], tar
                     label = f"{row.name}, standard deviation of {len(row.members)} seeds"
                     writer.writerow([label, *first, *(row.spreads.get(name) for name in names), *last])
         return
-    table = [header, ["---"] * 3 + ["---:"] * len(names) + ["---"] * len(keys)]
-    for row in lines:
+    notes = "\n".join(f"- {line}" for line in reading_notes(rows, target, smooth))
+    path.write_text(f"{markdown_table(rows)}\n\n{notes}\n")
+
+
+def markdown_table(rows: Sequence[ComparisonRow]) -> str:
+    """All metrics and the differing settings as a Markdown table, the mean over seeds below its runs."""
+    keys, names = differing_settings(rows), recorded_metrics(rows)
+    table = [["run", "stages", "state", *names, *keys], ["---"] * 3 + ["---:"] * len(names) + ["---"] * len(keys)]
+    for row in with_means(rows, seed_groups(rows)):
         cells = [row.label, lineage_path(row.curve), row.state, *map(row.metric, names), *map(row.setting, keys)]
         table.append([re.sub(r"([\\|<*_`\[])", r"\\\1", cell) for cell in cells])
-    notes = "\n".join(f"- {line}" for line in reading_notes(rows, target, smooth))
-    path.write_text("\n".join(f"| {' | '.join(line)} |" for line in table) + f"\n\n{notes}\n")
+    return "\n".join(f"| {' | '.join(line)} |" for line in table)

@@ -3,6 +3,8 @@
 A resumed run therefore reads the same samples in the same order on any number of ranks.
 """
 
+import queue
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -11,7 +13,18 @@ import torch
 from torch import Tensor
 
 from conf.choices import IGNORE_INDEX
-from train.data.packed_dataset import PackedDataset
+from train.data.packed_dataset import PackedDataset, Sample
+
+PREFETCHED = 4  # micro-batches that wait for the device
+
+MicroBatch = tuple[Tensor, Tensor]
+
+
+class Samples(Protocol):
+    """Training samples by index."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """(inputs, labels), `[context_length]` each."""
 
 
 class Order(Protocol):
@@ -22,7 +35,7 @@ class Order(Protocol):
 
 
 def micro_batches(
-    dataset: PackedDataset,
+    dataset: Samples,
     order: Order,
     position_samples: int,
     micro_batch_size: int,
@@ -38,6 +51,42 @@ def micro_batches(
         samples = [dataset[order[start + offset]] for offset in range(micro_batch_size)]
         yield _stack(samples)
         start += micro_batch_size * dp_size
+
+
+def prefetched(batches: Iterator[MicroBatch], pin: bool) -> Iterator[MicroBatch]:
+    """`batches`, made ahead by a thread; with `pin` in memory that a GPU copies from while it computes.
+
+    Errors: those of `batches`, at the same place.
+    """
+    ready: queue.Queue[MicroBatch | BaseException | None] = queue.Queue(PREFETCHED)
+    stopped = threading.Event()
+
+    def put(item: MicroBatch | BaseException | None) -> None:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                pass
+
+    def make() -> None:
+        try:
+            for ids, labels in batches:
+                put((ids.pin_memory(), labels.pin_memory()) if pin else (ids, labels))
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    threading.Thread(target=make, name="prefetch", daemon=True).start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
 
 
 def validation_batches(

@@ -10,6 +10,7 @@ import numpy
 from numpy.typing import NDArray
 
 from conf.choices import IGNORE_INDEX
+from train.data.permutation import Permutation
 from train.data.token_file import TokenFile
 
 Sample = tuple[NDArray[numpy.int64], NDArray[numpy.int64]]
@@ -49,16 +50,15 @@ class ShuffledOrder:
     """The sample that training reads at each position: one random permutation of the data set per epoch.
 
     A function of (seed, position) alone, so that a run resumed on any number of ranks reads the same samples.
-    Memory: the current epoch's permutation, 8 bytes a sample.
     """
 
-    def __init__(self, dataset_size: int, seed: int) -> None:
+    def __init__(self, dataset_size: int, *seed: int) -> None:
         if dataset_size < 1:
             raise ValueError("a shuffled order needs at least one sample")
         self._dataset_size = dataset_size
         self._seed = seed
         self._epoch = -1
-        self._permutation: NDArray[numpy.int64] = numpy.empty(0, numpy.int64)
+        self._permutation = Permutation(dataset_size)
 
     def __getitem__(self, position: int) -> int:
         """Index into the data set of the sample at `position`, counted from 0 over all epochs and ranks."""
@@ -66,7 +66,6 @@ class ShuffledOrder:
             raise IndexError(f"position {position} is negative")
         epoch, offset = divmod(position, self._dataset_size)
         if epoch != self._epoch:
-            generator = numpy.random.Generator(numpy.random.Philox(numpy.random.SeedSequence([self._seed, epoch])))
-            self._permutation = generator.permutation(self._dataset_size)
+            self._permutation = Permutation(self._dataset_size, *self._seed, epoch)
             self._epoch = epoch
-        return int(self._permutation[offset])
+        return self._permutation[offset]

@@ -16,10 +16,11 @@ from typing import Any
 
 from conf.errors import DataError
 from conf.mixture import corpora_of
-from conf.schema import Settings, plain
+from conf.schema import Settings, StageConfig, plain
 from model.tokenizer import Tokenizer, load_tokenizer
 from train.data.assemble import assemble
 from train.data.fingerprint import fingerprint, selected_corpora
+from train.data.packed_dataset import PackedDataset
 from train.data.partial_folder import partial_folder, remove_abandoned
 from train.data.pool import make_shards
 from train.data.progress import progress_bar
@@ -50,6 +51,11 @@ class PreparedData:
 
     directory: Path
     corpora: dict[str, CorpusFiles]
+
+    def training(self, stage: StageConfig, context_length: int) -> dict[str, PackedDataset]:
+        """Corpus -> its training samples, of those that the stage reads."""
+        read = {key: self.corpora[key] for key in corpora_of(stage)}
+        return {key: PackedDataset(files.train, files.dtype, context_length) for key, files in read.items()}
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the token files."""

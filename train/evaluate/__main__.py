@@ -157,7 +157,7 @@ def print_result(task: str, result: Result) -> None:
 def track(weights: "Weights", task: str, result: Result) -> None:
     """Add the result to the W&B run of the stage that left `weights`; those of another origin have none."""
     from conf.compose import load_settings
-    from train.tracking import wandb_run
+    from train.wandb_run import wandb_run
 
     run, folder = weights.run, weights.folder
     if run is None or not (folder / "lineage.json").is_file():

@@ -129,7 +129,8 @@ def plan_pipeline_stage(settings: Settings, pipeline_stage: int, size: int, meas
     sends = (not first_stage) + (not last_stage)
     if sends:
         calls["pipeline send"], total["pipeline send"] = sends * count, sends * count * run.boundary
-    reduce = "data reduce-scatter" if layout.zero_stage == 3 else "data all-reduce"
+    scattered = layout.zero_stage == 3 or held.optimizer_class == "BF16_Optimizer"
+    reduce = "data reduce-scatter" if scattered else "data all-reduce"
     for kind, size_bytes in ((reduce, held.reduced), ("data all-gather", held.gathered)):
         if size_bytes:
             total[kind] = size_bytes

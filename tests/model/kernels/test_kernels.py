@@ -20,4 +20,8 @@ def test_the_forms_of_each_choice(choice: str, attention: object, compile: bool)
 def test_an_operation_is_chosen_by_itself() -> None:
     chosen = select_kernels(compose_settings(["kernels=auto", "kernels.attention=reference"]).kernels)
     assert chosen.attention is REFERENCE.attention and chosen.compile
-    assert REFERENCE.describe() == {"attention": "reference_attention", "compile": "off"}
+    assert REFERENCE.describe() == {
+        "attention": "reference_attention",
+        "branches": "reference_branches",
+        "compile": "off",
+    }

@@ -2,28 +2,44 @@
 
 import csv
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from conf.run_folder import read_metrics
 from tests.train.compare_runs import write_run
 from tests.train.test_loop import command, write_corpora
 from train.compare.__main__ import main
+from train.wandb_run import flat
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three stages that was really trained, with W&B offline."""
+    """A run of three stages that was really trained, with TensorBoard, and a W&B server that refuses connections."""
     folder = tmp_path_factory.mktemp("trained")
     write_corpora(folder)
-    words = command(folder, "real", "tracking.wandb=true", "cluster.processes_per_node=1")
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    own = (
+        "tracking.wandb=true",
+        "tracking.wandb_seconds=1",
+        "tracking.tensorboard=true",
+        "cluster.processes_per_node=1",
+    )
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        server = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{closed.getsockname()[1]}"}
+        words = command(folder, "real", *own)
+        environment = os.environ | server
+        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count("W&B's server cannot be used") == 1
     return folder / "runs" / "real"
 
 
@@ -41,6 +57,18 @@ def test_a_trained_run_is_compared_from_its_own_records(trained: Path, tmp_path:
     assert float(line["device_hours"]) > 0
     evaluation = json.loads((trained / "stages/mono/evaluation.json").read_text())
     assert float(line["bits_per_byte/mono"]) == evaluation["bits_per_byte"]["mono"]
+
+
+def test_tensorboard_reads_the_same_records(trained: Path) -> None:
+    for stage in ("nl", "multi", "mono"):
+        reader = EventAccumulator(str(trained / "tensorboard" / stage), size_guidance={"scalars": 0})
+        reader.Reload()
+        rows = [row for row in read_metrics(trained) if row["stage"] == stage]
+        for key in ("loss", "learning_rate", "bits_per_byte/mono", "rank_tflops/0"):
+            found = [(event.step, event.value) for event in reader.Scalars(key)]
+            values = [(row["step"], flat(row)[key]) for row in rows if key in flat(row)]
+            assert [step for step, _ in found] == [step for step, _ in values]
+            assert [value for _, value in found] == pytest.approx([value for _, value in values], rel=1e-6)
 
 
 def test_the_folders_of_offline_wandb_runs_stand_for_their_stages(

@@ -22,6 +22,11 @@ def test_data_is_prepared_and_reused(tmp_path, capsys):
     assert "data: nl: " in capsys.readouterr().out
     assert main(["prepare", *words]) == 0
     assert capsys.readouterr().out.startswith("data: reusing ")
+    for word, begin in (("stats", "nl train: "), ("inspect", "--- nl: ")):
+        assert main([word, *words]) == 0
+        assert capsys.readouterr().out.startswith(begin)
+    assert main(["stats", *words, "model.vocab_size=401"]) == 2
+    assert capsys.readouterr().err == "error: the data is not prepared; say prepare with the same settings first\n"
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):

@@ -1,0 +1,158 @@
+"""ZeRO-1 in bf16 with overlap: gradients are reduced during backward, weights gathered during the next forward.
+
+DeepSpeed's `BF16_Optimizer` all-reduces every gradient whole once the backward pass is over, and gathers every weight
+before the next forward pass begins. Here a bucket is reduce-scattered as soon as the last micro-batch has added its
+last gradient, and its weights are all-gathered until a layer needs them, as in Megatron-LM's distributed optimizer:
+half the traffic of an all-reduce, most of it beside computation. Buckets count gradients, so that any pipeline schedule
+will do.
+
+`BF16_Optimizer` partitions each parameter group over the replicas by itself, so a bucket is made a parameter group.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from parallel.deepspeed_internals import replace_method
+from parallel.mesh import ProcessMesh
+from parallel.tensor_parallel import shard_of
+
+
+def bucket_parameter_groups(optimizer: torch.optim.Optimizer, elements: int) -> None:
+    """Split each parameter group, in order, into groups of at most `elements` or of one parameter, in place."""
+    groups = []
+    for group in optimizer.param_groups:
+        buckets: list[list[nn.Parameter]] = []
+        for parameter in group["params"]:
+            if not buckets or sum(each.numel() for each in buckets[-1]) + parameter.numel() > elements:
+                buckets.append([])
+            buckets[-1].append(parameter)
+        groups += [{**group, "params": bucket} for bucket in buckets]
+    optimizer.param_groups[:] = groups
+
+
+@dataclass
+class Bucket:
+    """One parameter group, flat, padded so that each replica's part is as long.
+
+    gradients: fp32 sums over this replica's micro-batches; own_*: views of this replica's part; masters: fp32 weights
+    of that part; counted: the slices of own_gradients that this tensor-parallel rank adds to the gradient norm.
+    missing: gradients still to come in this optimizer step, of `expected`.
+    """
+
+    gradients: Tensor
+    own_gradients: Tensor
+    weights: Tensor
+    own_weights: Tensor
+    masters: Tensor
+    counted: list[Tensor]
+    expected: int
+    missing: int
+    pending: list[Any] = field(default_factory=list)  # the reduce-scatter, or the all-gather, under way
+
+    def wait(self) -> None:
+        """Wait for what is under way; on a GPU, make its stream wait."""
+        while self.pending:
+            self.pending.pop().wait()
+
+
+class OverlappedReduction:
+    """Takes over the reduction of gradients, their norm, and the gathering of weights from a `BF16_Optimizer`."""
+
+    def __init__(self, engine: Any, mesh: ProcessMesh) -> None:
+        self.group, self.dp_size = mesh.grid.get_data_parallel_group(), mesh.dp_size
+        optimizer = engine.optimizer
+        self.reduced = False
+        bucket_of: dict[nn.Parameter, Bucket] = {}
+        for index, parameters in enumerate(optimizer.bf16_groups):
+            bucket = _bucket(optimizer, index, mesh, engine.gradient_accumulation_steps())
+            bucket_of |= dict.fromkeys(parameters, bucket)
+            for parameter in parameters:  # after DeepSpeed's own hook, which adds the gradient to the fp32 sum
+                parameter.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._count(bucket))
+        in_order = [bucket_of[parameter] for parameter in engine.module.parameters()]
+        self.buckets = list({id(bucket): bucket for bucket in in_order}.values())  # in the order of use
+        for layer in engine.module.children():
+            used = list({id(bucket_of[p]): bucket_of[p] for p in layer.parameters()}.values())
+            layer.register_forward_pre_hook(lambda *_, used=used: [bucket.wait() for bucket in used] and None)
+        replace_method(engine, "buffered_allreduce_fallback", self._finish_reduction)
+        replace_method(optimizer, "get_grads_for_norm", self._gradients_for_norm)
+        replace_method(optimizer, "update_lp_params", self._start_gathering)
+        optimizer.mpu = _EveryProcess(optimizer.mpu)
+
+    def wait(self) -> None:
+        """Wait for every collective under way."""
+        for bucket in self.buckets:
+            bucket.wait()
+
+    def _count(self, bucket: Bucket) -> None:
+        bucket.missing -= 1
+        if bucket.missing == 0 and self.dp_size > 1:
+            work = dist.reduce_scatter_tensor(bucket.own_gradients, bucket.gradients, group=self.group, async_op=True)
+            bucket.pending.append(work)
+
+    def _finish_reduction(self, *_: Any, **__: Any) -> None:
+        for bucket in self.buckets:
+            if bucket.missing:
+                raise RuntimeError(f"{bucket.missing} of {bucket.expected} gradients of a bucket were not computed")
+            bucket.missing = bucket.expected
+            bucket.wait()
+            bucket.own_gradients.div_(self.dp_size)
+        self.reduced = True
+
+    def _gradients_for_norm(self, for_clipping: bool = False) -> Any:
+        """As `BF16_Optimizer.get_grads_for_norm`: gradients and, for the norm, those of experts (none)."""
+        if not self.reduced:
+            raise RuntimeError("DeepSpeed took an optimizer step without calling `buffered_allreduce_fallback`")
+        if for_clipping:
+            return [bucket.own_gradients for bucket in self.buckets]
+        # 0, or nan where any gradient is not finite: also of a replicated parameter that another rank counts
+        nonfinite = [bucket.own_gradients.sum(0, keepdim=True) * 0 for bucket in self.buckets]
+        return [piece for bucket in self.buckets for piece in bucket.counted] + nonfinite, {}
+
+    @torch.no_grad()
+    def _start_gathering(self) -> None:
+        self.reduced = False
+        for bucket in self.buckets:
+            bucket.own_weights.copy_(bucket.masters)
+            if self.dp_size > 1:
+                work = dist.all_gather_into_tensor(bucket.weights, bucket.own_weights, group=self.group, async_op=True)
+                bucket.pending.append(work)
+
+
+def _bucket(optimizer: Any, index: int, mesh: ProcessMesh, accumulation_steps: int) -> Bucket:
+    gradients, own = optimizer.fp32_groups_gradients_flat[index], optimizer.fp32_groups_gradient_flat_partition[index]
+    parameters = optimizer.bf16_groups[index]
+    first, offset, counted = mesh.dp_rank * own.numel(), 0, []
+    for parameter in parameters:
+        start, end = (min(max(edge - first, 0), own.numel()) for edge in (offset, offset + parameter.numel()))
+        if shard_of(parameter) is not None or mesh.tp.rank == 0:
+            counted.append(own[start:end])
+        offset += parameter.numel()
+    expected = len(parameters) * accumulation_steps
+    return Bucket(
+        gradients,
+        own,
+        optimizer.bf16_groups_flat[index],
+        optimizer.bf16_partitioned_groups[index][mesh.dp_rank],
+        optimizer.fp32_groups_flat_partition[index],
+        counted,
+        expected,
+        expected,
+    )
+
+
+class _EveryProcess:
+    """DeepSpeed's `mpu` for a norm of parts: replicas hold different ones, so the sum is over every process."""
+
+    def __init__(self, mpu: Any) -> None:
+        self.mpu = mpu
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.mpu, name)
+
+    def get_model_parallel_group(self) -> Any:
+        """The group that the squares of the norm are summed over."""
+        return dist.group.WORLD

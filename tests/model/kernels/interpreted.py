@@ -1,0 +1,141 @@
+"""The Triton form of the block's middle beside the reference in fp64, by Triton's interpreter: run with
+TRITON_INTERPRET=1, which counts when the kernels are imported. The interpreter gets bf16 wrong, so fp32 and fp16."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from conf.choices import Recompute
+from conf.compose import compose_settings
+from model.build import build_layers
+from model.init import init_layer
+from model.kernels import REFERENCE
+from model.kernels.attention import reference_attention, sdpa_attention
+from model.kernels.branches import reference_branches
+from model.kernels.triton_branches import triton_branches
+from model.rotary import rotary_table
+from parallel.mesh import TensorParallelGroup
+
+SHAPES = [  # batch, seq, heads, head_dim, rotary_dim
+    (1, 1, 1, 8, 4),
+    (2, 21, 3, 16, 16),
+    (1, 17, 5, 80, 64),  # 2B's heads
+    (2, 3, 5, 256, 64),  # wider than one program; 16B's heads
+]
+
+
+def results(
+    form: Callable[..., Tensor], inputs: list[Tensor], heads: int, attention: Callable[..., Tensor]
+) -> list[Tensor]:
+    """The output, and the gradients of projected and bias for a random gradient of the output."""
+    projected, bias, table, gradient = inputs
+    projected, bias = projected.detach().requires_grad_(), bias.detach().requires_grad_()
+    out = form(projected, bias, table, heads, attention)
+    out.backward(gradient)
+    assert projected.grad is not None and bias.grad is not None
+    return [out.detach(), projected.grad, bias.grad]
+
+
+def inputs_of(shape: tuple[int, ...], seed: int) -> tuple[list[Tensor], int]:
+    batch, seq, heads, head_dim, rotary_dim = shape
+    d, generator = heads * head_dim, torch.Generator().manual_seed(seed)
+    projected = torch.randn(batch, seq, 7 * d, generator=generator, dtype=torch.float64)
+    bias = torch.randn(4 * d, generator=generator, dtype=torch.float64)
+    gradient = torch.randn(batch, seq, 5 * d, generator=generator, dtype=torch.float64)
+    return [projected, bias, rotary_table(seq + 3, rotary_dim), gradient], heads
+
+
+def check_against_fp64(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
+    exact, heads = inputs_of(shape, seed=sum(shape))
+    rounded = [value.to(dtype) if value.dtype == torch.float64 else value for value in exact]
+    in_fp64 = [value.double() for value in rounded]
+    for attention in (reference_attention, sdpa_attention):
+        expected = results(reference_branches, in_fp64, heads, attention)
+        found = results(triton_branches, rounded, heads, attention)
+        for name, one, other in zip(("out", "projected", "bias"), found, expected, strict=True):
+            scale = other.abs().max()
+            error = ((one.double() - other).abs().max() / scale).item()
+            assert one.dtype is dtype and error < tolerance, f"{shape} {dtype} {name}: {error:.2g}"
+
+
+def check_not_contiguous() -> None:
+    (projected, bias, table, gradient), heads = inputs_of((2, 5, 2, 8, 4), seed=1)
+    plain = [value.float() for value in (projected, bias, table, gradient)]
+    strided = [plain[0].transpose(0, 1).contiguous().transpose(0, 1), plain[1], torch.stack([plain[2]] * 2, 1)[:, 0]]
+    strided.append(plain[3].repeat(1, 1, 2)[..., ::2].copy_(plain[3]))
+    assert not any(value.is_contiguous() for value in (strided[0], strided[2], strided[3]))
+    for one, other in zip(*(results(triton_branches, v, heads, sdpa_attention) for v in (plain, strided)), strict=True):
+        assert one.equal(other)
+
+
+def check_every_value_is_written() -> None:
+    """What torch.empty gives is poisoned, so a value that no kernel wrote is nan."""
+    inputs, heads = inputs_of((1, 19, 3, 24, 8), seed=2)
+    rounded = [value.float() for value in inputs]
+    empty, empty_like = torch.Tensor.new_empty, torch.empty_like
+    torch.Tensor.new_empty = lambda self, *size, **keys: empty(self, *size, **keys).fill_(float("nan"))  # type: ignore
+    torch.empty_like = lambda value, **keys: empty_like(value, **keys).fill_(float("nan"))  # type: ignore
+    try:
+        found = results(triton_branches, rounded, heads, reference_attention)
+    finally:
+        torch.Tensor.new_empty, torch.empty_like = empty, empty_like  # type: ignore[method-assign]
+    assert all(bool(value.isfinite().all()) for value in found)
+
+
+def check_what_is_kept() -> None:
+    """For the backward pass: `projected` (7d a token), rotated q and k, attention's output (1 d) and its statistics."""
+    inputs, heads = inputs_of((2, 16, 4, 16, 8), seed=3)
+    kept: dict[int, int] = {}
+
+    def pack(value: Tensor) -> Tensor:
+        kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    projected, bias, table, _ = (value.float().requires_grad_(value.dtype == torch.float64) for value in inputs)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        triton_branches(projected, bias, table, heads, sdpa_attention)
+    tokens, d = 2 * 16, 4 * 16
+    small = bias.nbytes + table.nbytes + tokens * heads * 4
+    assert sum(kept.values()) <= 10 * d * tokens * 4 + small, kept
+
+
+def check_model(recompute: Recompute) -> None:
+    """Loss and gradients of a whole model, twice in a row, with either form."""
+    model = replace(
+        compose_settings(["model=tiny"]).model,
+        n_layer=2, n_embd=32, n_head=4, rotary_dim=4, vocab_size=96, context_length=12,
+    )  # fmt: skip
+    ids = torch.randint(0, 96, (2, 12), generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for branches in (reference_branches, triton_branches):
+        layers = [
+            build() for build in build_layers(model, kernels=replace(REFERENCE, branches=branches), recompute=recompute)
+        ]
+        for index, layer in enumerate(layers):
+            init_layer(layer, index, model, TensorParallelGroup(), seed=7)
+        for _ in range(2):
+            x = ids
+            for layer in layers[:-1]:
+                x = layer(x)
+            loss = layers[-1](x, ids)
+            loss.backward()
+        named = [
+            (f"{index}.{name}", p.grad) for index, layer in enumerate(layers) for name, p in layer.named_parameters()
+        ]
+        gradients.append([("loss", loss.detach()), *named])
+    for (name, one), (_, other) in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+if __name__ == "__main__":
+    for shape in SHAPES:
+        check_against_fp64(shape, torch.float32, 2e-6)
+        check_against_fp64(shape, torch.float16, 4e-3)
+    check_not_contiguous()
+    check_every_value_is_written()
+    check_what_is_kept()
+    for recompute in Recompute:
+        check_model(recompute)
+    print("all equal")

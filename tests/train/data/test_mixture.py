@@ -1,0 +1,118 @@
+"""Mixtures: exact over any window, each sample of an epoch once, the same under every layout and after any stop."""
+
+from collections import Counter
+
+import numpy
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conf.schema import MixturePhase, StageConfig
+from train.data.batches import micro_batches
+from train.data.mixture import Concatenation, MixedOrder, pattern, training_order
+from train.data.packed_dataset import PackedDataset
+from train.data.prepare import prepare
+from train.data.token_file import TokenFileWriter
+
+WEIGHTS = st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any)
+
+
+@settings(max_examples=40, deadline=None)
+@given(WEIGHTS)
+def test_a_pattern_has_served_each_corpus_its_share_at_every_place(weights):
+    found = pattern(weights)
+    places = numpy.arange(len(found.seen))[:, None]
+    share = places * numpy.array(weights) / sum(weights)
+    period = len(found.corpora)
+    assert abs(found.seen - share).max() < 1 + period / 10_000  # weights are rounded to 1 in 10,000
+    assert found.seen[-1].tolist() == [(found.corpora == corpus).sum() for corpus in range(len(weights))]
+
+
+def test_weights_are_kept_to_one_in_ten_thousand():
+    assert len(pattern([0.9, 0.1]).corpora) == 10
+    assert (pattern([0.9, 0.1]).corpora == 1).sum() == 1
+    assert len(pattern([1.0]).corpora) == 1
+    shares = pattern([1.0, 2.0, 3.0e-4]).seen[-1]
+    assert shares[0] * 2 == pytest.approx(shares[1], abs=2) and shares[2] == 1
+
+
+SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=3)
+
+
+@st.composite
+def orders(draw):
+    """An order of up to three corpora in up to three phases, with its sizes."""
+    sizes = draw(SIZES)
+    weights = st.lists(st.integers(0, 9), min_size=len(sizes), max_size=len(sizes)).filter(any)
+    starts = [0, *sorted(draw(st.sets(st.integers(1, 60), max_size=2)))]
+    return MixedOrder(sizes, [(start, draw(weights)) for start in starts], draw(st.integers(0, 2**32))), sizes
+
+
+@settings(max_examples=60, deadline=None)
+@given(orders(), st.integers(0, 120))
+def test_each_sample_of_each_epoch_of_each_corpus_is_read_once(drawn, end):
+    order, sizes = drawn
+    ends = numpy.cumsum(sizes)
+    read = {corpus: [] for corpus in range(len(sizes))}
+    for position in range(end):
+        index = order[position]
+        corpus = int(numpy.searchsorted(ends, index, side="right"))
+        read[corpus].append(index)
+    assert order.read(end).tolist() == [len(one) for one in read.values()]
+    for corpus, size in enumerate(sizes):
+        for start in range(0, len(read[corpus]), size):
+            epoch = read[corpus][start : start + size]
+            assert len(set(epoch)) == len(epoch)
+
+
+class Numbers:
+    """A data set whose sample is its index."""
+
+    def __getitem__(self, index):
+        return numpy.array([index]), numpy.array([index])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    orders(),
+    st.lists(
+        st.tuples(st.sampled_from([(1, 1), (2, 1), (1, 4), (3, 2), (2, 2), (12, 1)]), st.integers(1, 3)), max_size=4
+    ),
+)
+def test_any_layout_and_interruption_reads_the_same_global_batches(drawn, pieces):
+    """A piece is a layout (data-parallel ranks, micro-batch size) and the steps it takes before it is stopped."""
+    order, batch, step = drawn[0], 12, 0
+    for (ranks, size), steps in pieces:
+        readers = [micro_batches(Numbers(), order, step * batch, size, rank, ranks) for rank in range(ranks)]
+        for _ in range(steps):
+            read = [
+                int(row)
+                for _ in range(batch // (ranks * size))
+                for reader in readers
+                for row in next(reader)[0].flatten()
+            ]
+            assert Counter(read) == Counter(order[step * batch + at] for at in range(batch))
+            step += 1
+
+
+def test_data_sets_one_after_another(tmp_path):
+    datasets = []
+    for name, tokens in (("a", 33), ("b", 17)):
+        with TokenFileWriter(tmp_path / name, "<u2") as file:
+            file.write(numpy.arange(tokens) + len(datasets) * 1000)
+        datasets.append(PackedDataset(tmp_path / name, "<u2", 8))
+    both = Concatenation(datasets)
+    assert len(both) == 6
+    assert [int(both[index][0][0]) for index in range(6)] == [0, 8, 16, 24, 1000, 1008]
+    with pytest.raises(IndexError):
+        both[6]
+
+
+def test_phases_begin_with_their_step(settings):
+    stage = StageConfig(corpus="nl", mixture_phases=[MixturePhase(3, {"code": 1.0})], global_batch_size=4)
+    order = training_order(stage, {"nl": 100, "code": 50}, 1)
+    assert order.read(12).tolist() == [12, 0] and order.read(20).tolist() == [12, 8]
+    prepared = prepare(settings, lambda line: None)
+    stage.mixture = {"nl": 0.5, "code": 0.5}
+    assert list(prepared.training(stage, 16)) == ["nl", "code"]
+    assert list(prepared.training(StageConfig(corpus="code"), 16)) == ["code"]

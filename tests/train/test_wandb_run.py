@@ -1,0 +1,151 @@
+"""W&B never hurts: its server refuses, hangs or is lost, a try is killed, and the curve is whole in the end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import wandb
+
+from conf.run_folder import WANDB_UNSENT, wandb_id, write_json
+from conf.schema import Settings
+from train.wandb_run import artifact_name, flat, logged_steps, mark_unsent, open_wandb, replay
+
+ROOT = Path(__file__).parents[2]
+ROWS = [{"stage": "nl", "step": step, "loss": 1 / step, "tokens": step, "mfu": None} for step in (10, 20, 30)]
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from conf.compose import compose_settings
+from train.wandb_run import logged_steps, wandb_run
+run = wandb_run(Path(sys.argv[1]), "nl", compose_settings([]), {})
+for step in (10, 20):
+    run.log({"loss": 1 / step}, step=step)
+files = Path(sys.argv[1]).glob
+while not any(logged_steps(path) for path in files("wandb/offline-run-*/*.wandb")):
+    time.sleep(0.1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of a run, without a server."""
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE"):
+        monkeypatch.setenv(name, "put back in the end")
+        monkeypatch.delenv(name)
+    write_json(tmp_path / "environment.json", {})
+    yield tmp_path
+    wandb.teardown()
+
+
+@pytest.fixture(params=["refuses", "hangs"])
+def server(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A W&B server that refuses connections, or takes them and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if request.param == "hangs":
+            listener.listen(64)
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        yield request.param
+
+
+def files(folder: Path) -> list[Path]:
+    """W&B's offline files, oldest first, once its process has written them to their ends."""
+    wandb.teardown()
+    return sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_a_server_that_does_not_answer_costs_one_warning_and_the_records_wait_here(
+    server: str, folder: Path, settings: Settings
+) -> None:
+    settings = replace(settings, tracking=replace(settings.tracking, wandb_seconds=1.0))
+    said: list[str] = []
+    for stage in ("nl", "multi"):
+        run = open_wandb(folder, stage, settings, {}, ROWS[:1], said.append)
+        assert run.offline
+        run.log({"loss": 0.5}, step=11)
+        run.finish()
+    assert len(said) == 1, "the second stage knows already"
+    assert said[0].startswith("warning: W&B's server cannot be used (") and "launch sync" in said[0]
+    assert [logged_steps(path) for path in files(folder)] == [[10, 11], [10, 11]]
+
+
+def test_a_killed_try_is_followed_by_what_its_file_lacks(folder: Path, settings: Settings) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=ROOT, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (first,) = files(folder)
+    assert logged_steps(first) == [10], "W&B writes a step when the next one comes"
+    time.sleep(1.1)  # W&B names a try's folder by the second
+    run = open_wandb(folder, "nl", settings, {}, ROWS, print)
+    run.finish()
+    assert [logged_steps(path) for path in files(folder)] == [[10], [20, 30]]
+
+
+def test_a_run_that_its_server_has_in_part_gets_the_rest_and_earlier_files_need_no_upload(folder: Path) -> None:
+    logged: list[tuple[int, dict[str, Any]]] = []
+    own, earlier = folder / "wandb/run-2-abc", folder / "wandb/offline-run-1-abc"
+    for path in (own, earlier, folder / "wandb/offline-run-1-other"):
+        path.mkdir(parents=True)
+        (path / f"run-{path.name[-3:]}.wandb").write_bytes(b"")
+        (path / WANDB_UNSENT).touch()
+    run = SimpleNamespace(
+        id="abc",
+        offline=False,
+        starting_step=11,  # the server has step 10
+        settings=SimpleNamespace(sync_dir=str(own)),
+        log=lambda values, step: logged.append((step, values)),
+    )
+    replay(run, ROWS, folder / "wandb")
+    assert logged == [(20, {"loss": 1 / 20, "tokens": 20}), (30, {"loss": 1 / 30, "tokens": 30})]
+    assert (earlier / "run-abc.wandb.synced").is_file() and not (earlier / WANDB_UNSENT).exists()
+    assert (own / WANDB_UNSENT).exists() and not list(own.glob("*.synced"))
+    assert not list((folder / "wandb/offline-run-1-other").glob("*.synced"))
+
+
+def test_a_run_whose_upload_did_not_end_is_marked(folder: Path) -> None:
+    run = SimpleNamespace(offline=False, settings=SimpleNamespace(sync_dir=str(folder)))
+    mark_unsent(run)
+    assert (folder / WANDB_UNSENT).is_file()
+    assert os.environ["WANDB_MODE"] == "offline"
+
+
+def test_training_goes_on_where_wandb_fails_altogether(
+    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**options: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    said: list[str] = []
+    assert open_wandb(folder, "nl", settings, {}, ROWS, said.append) is None
+    assert said == ["warning: W&B failed and is left out (no space left); metrics.jsonl has every record"]
+
+
+def test_a_files_steps_are_read_over_its_blocks_and_up_to_where_it_was_cut(folder: Path, settings: Settings) -> None:
+    run = open_wandb(folder, "nl", settings, {}, [], print)
+    for step in range(1, 400):
+        run.log({f"value/{rank}": float(step * rank) for rank in range(20)}, step=step)
+    run.finish()
+    (path,) = files(folder)
+    assert path.parent.name.endswith(wandb_id(folder, "nl"))
+    assert path.stat().st_size > 5 * 32768
+    assert logged_steps(path) == list(range(1, 400))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    some = logged_steps(path)
+    assert some == list(range(1, len(some) + 1)) and 100 < len(some) < 300
+
+
+def test_lists_are_a_curve_per_rank_and_artifacts_have_allowed_names() -> None:
+    assert flat({"loss": 1.0, "rank": [2, 3]}) == {"loss": 1.0, "rank/0": 2, "rank/1": 3}
+    assert artifact_name("my run/nl") == "my-run-nl"
