@@ -1,5 +1,6 @@
 """From the words on a command line to checked, typed settings."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -87,7 +88,10 @@ def print_info(overrides: list[str]) -> None:
     with _hydra():
         print("Search path:", FOLDER, *_searched(overrides), sep="\n  ", flush=True)
         hydra = cast(Hydra, GlobalHydra.instance().hydra)
+        root = logging.getLogger()
+        before = list(root.handlers)
         hydra.show_info("defaults-tree", "config", overrides)
+        root.handlers = before  # Hydra's, which it adds, writes to what stdout is now
 
 
 def compose_settings(overrides: list[str], world_size: int | None = None) -> Settings:

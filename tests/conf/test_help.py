@@ -103,7 +103,9 @@ def test_examples_are_accepted(program: str, example: str) -> None:
         command, words = command_of(subcommand), words[1:]
     flags, rest = command.split_flags(words)
     if command.settings:
-        read_command(SETTINGS[command.settings], [word for word in rest if "=" in word] + positional(rest))
+        where = ("cluster", "nodes")  # of `launch evaluate`
+        given = [word for word in rest if "=" in word and word.partition("=")[0] not in where]
+        read_command(SETTINGS[command.settings], given + positional(rest))
     elif command.groups:
         overrides = with_gpus([word for word in rest if word != "prepare"])
         for point in sweep_points(overrides) if "-m" in flags else [overrides]:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -31,12 +32,12 @@ FULL = [
 ]
 
 
-def dry_run(folder: Path, *words: str) -> str:
+def dry_run(folder: Path, *words: str, leaves: Sequence[Path] = ()) -> str:
     command = [sys.executable, "-m", "launch", *words, "dry_run=true"]
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert not list(folder.iterdir()), "a dry run leaves nothing"
+    assert set(folder.iterdir()) == set(leaves), "a dry run leaves nothing"
     return done.stdout
 
 
@@ -81,7 +82,7 @@ def test_three_stages_are_three_chained_jobs(shown: str) -> None:
     ],
 )
 def test_every_setting_is_a_line(shown: str, line: str) -> None:
-    assert shown.splitlines().count(line) == 3
+    assert shown.splitlines().count(line) == 1
 
 
 def test_ranks_are_started_in_the_container(shown: str) -> None:
@@ -102,8 +103,9 @@ def test_a_shell_reads_the_words_as_they_were_given(word: str, tmp_path: Path) -
     for path in (tmp_path / "code/a.py", tmp_path / "o d/$HOME"):
         path.parent.mkdir()
         path.touch()
+    before = list(tmp_path.iterdir())
     words = ["cluster=slurm", "data=files" if "paths" in word else "data=local", "stage=mono", word]
-    script = dry_run(tmp_path, *words).split("#!/bin/bash\n")[1]
+    script = dry_run(tmp_path, *words, leaves=before).split("#!/bin/bash\n")[1]
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     case = script[script.index("case ") : script.index("esac") + 4]
     read = subprocess.run(["bash", "-c", f'{case}\nprintf "%s\\n" "$@"'], capture_output=True, text=True, check=True)

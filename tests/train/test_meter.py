@@ -11,6 +11,7 @@ def test_a_cpu_counts_no_energy() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_counts_its_energy() -> None:
     before = energy_joules(torch.device("cuda"))
     matrix = torch.randn(8192, 8192, device="cuda")
