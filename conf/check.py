@@ -275,6 +275,11 @@ def _numbers(settings: Settings) -> Iterator[str]:
     )
     if evaluation.sample_tokens < 1:
         yield f"evaluation.sample_tokens={evaluation.sample_tokens} must be at least 1"
+    for name, task in evaluation.tasks.items():
+        for key in ("every", "samples", "problems"):
+            value = getattr(task, key)
+            if value is not None and value < 1:
+                yield f"evaluation.tasks.{name}.{key}={value} must be at least 1"
     if not 0 <= run.seed < LARGEST_SEED:
         yield f"run.seed={run.seed} must be at least 0 and below {LARGEST_SEED}"
     if not run.name or "/" in run.name:

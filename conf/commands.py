@@ -62,7 +62,9 @@ class Evaluate:
     run: str = MISSING
     task: str = MISSING
     problems: str | None = None
+    subsets: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    harness_tasks: list[str] = field(default_factory=list)
     samples: int = MISSING
     temperatures: list[float] = field(default_factory=list)
     k: list[int] = field(default_factory=list)

@@ -118,12 +118,17 @@ def load_settings(path: Path) -> Settings:
 
 
 def _written_out(word: str) -> str:
-    """`stage=nl,multi,mono` selects three files of one group, a list to Hydra; `nodes` is the cluster's."""
+    """`stage=nl,multi,mono` selects three files of one group, a list to Hydra; `nodes` is the cluster's.
+
+    `evaluation.tasks={...}` has names of its own, which Hydra takes only with `++`.
+    """
     key, _, value = word.partition("=")
     if key == "stage" and not value.startswith("["):
         return f"stage=[{value}]"
     if word == "layout.micro_batch_size=auto":
         return f"layout.micro_batch_size={AUTO}"
+    if key == "evaluation.tasks" or key.startswith("evaluation.tasks."):
+        return f"++{word}"
     return f"cluster.nodes={value}" if key == "nodes" else word
 
 

@@ -155,6 +155,8 @@ class SlurmConfig:
     time: str = MISSING
     gpus_per_node: int = MISSING
     cpus_per_task: int | None = None
+    prepare_cpus: int | None = None
+    prepare_partition: str | None = None
     signal_seconds: int = MISSING
     max_requeues: int = MISSING
     modules: list[str] = field(default_factory=list)
@@ -229,6 +231,16 @@ class HealthConfig:
 
 
 @dataclass
+class TaskConfig:
+    """A benchmark that is scored while a stage trains: `evaluation.tasks` in conf/evaluation."""
+
+    every: int = MISSING
+    samples: int = MISSING
+    problems: int | None = None
+    settings: list[str] = field(default_factory=list)
+
+
+@dataclass
 class EvaluationConfig:
     """Validation and samples: conf/evaluation."""
 
@@ -238,6 +250,7 @@ class EvaluationConfig:
     sample_tokens: int = MISSING
     sample_temperature: float = MISSING
     sample_top_p: float = MISSING
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
 
 
 @dataclass

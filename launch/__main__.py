@@ -214,6 +214,10 @@ def submit(plans: list[LaunchPlan], dry_run: bool) -> int:
         folder = title / "jobs"
     number = "%A_%a" if array else "%j"
     scripts = {}
+    if first.cluster.slurm.prepare_cpus:
+        runs = [(plan.folder.resolve(), plan.overrides) for plan in plans]
+        text = slurm.prepare_script(first, runs, str(title), folder / f"{slurm.PREPARE_JOB}-{number}.log")
+        scripts[slurm.PREPARE_JOB] = (folder / f"{slurm.PREPARE_JOB}.sh", text)
     for stage in stages:
         runs = [(plan.folder.resolve(), [*plan.overrides, f"run.until={stage}"]) for plan in plans]
         text = slurm.script(first, runs, stage, str(title), folder / f"{stage}-{number}.log")

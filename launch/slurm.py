@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from conf.errors import ConfigError
@@ -48,6 +49,7 @@ fi
 echo "$code" > "$exit_file"
 exit "$code"
 """
+PREPARE_JOB = "prepare"  # its name, among those of the stages
 PREPARE = 'srun --nodes=1 --ntasks=1 {python} -m train.data prepare "$@" || code=$?\n'
 
 
@@ -82,6 +84,21 @@ def script(
         interrupted=INTERRUPTED,
         max_requeues=slurm.max_requeues,
     )
+
+
+def prepare_script(settings: Settings, runs: list[tuple[Path, list[str]]], title: str, log: Path) -> str:
+    """The batch script of a job without GPUs that prepares the data, before the first stage's job begins."""
+    slurm = settings.cluster.slurm
+    own = replace(
+        slurm,
+        gpus_per_node=0,
+        cpus_per_task=slurm.prepare_cpus,
+        partition=slurm.prepare_partition or slurm.partition,
+        constraint=None,  # it names GPUs
+    )
+    cluster = replace(settings.cluster, nodes=1, processes_per_node=1, slurm=own)
+    words = [(run, ["prepare", *overrides]) for run, overrides in runs]
+    return script(replace(settings, cluster=cluster), words, PREPARE_JOB, title, log, "train.data")
 
 
 def exit_name(stage: str) -> str:

@@ -106,7 +106,7 @@ class Engine:
     def next_token_logits(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Logits of the token after `positions` `[batch]` in `ids` `[batch, seq]`: `[batch, vocab]`, fp32, on the CPU.
 
-        Every process calls it with the same ids and gets the whole vocabulary.
+        Every process calls it, those of a replica with the same ids, and gets the whole vocabulary.
         """
         self.deepspeed.eval()
         with torch.no_grad():

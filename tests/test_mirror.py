@@ -14,20 +14,9 @@ EXCEPTIONS = {
     "train/evaluate/sandboxed.py": "runs only inside the sandbox; tests/train/evaluate/test_sandbox.py runs it there",
 }
 PENDING = {  # pending: remove each line with the test file that makes it unnecessary
-    "train/logs.py",  # pending
-    "launch/jobs.py",  # pending
-    "launch/processes.py",  # pending
-    "parallel/collectives.py",  # pending
     "parallel/full_state.py",  # pending
     "parallel/memory.py",  # pending
-    "parallel/simulate.py",  # pending
-    "train/context.py",  # pending
-    "train/evaluate/completion.py",  # pending
-    "train/evaluate/perplexity.py",  # pending
     "train/evaluate/programs.py",  # pending
-    "train/plan/planner.py",  # pending
-    "train/plan/table.py",  # pending
-    "train/run_directory.py",  # pending
     "train/validation.py",  # pending
 }
 

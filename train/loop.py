@@ -10,6 +10,7 @@ from conf.schema import Settings
 from model.weights import Weights
 from parallel.engine import Engine, MicroBatch
 from parallel.rendezvous import leave
+from train.benchmarks import Benchmarks
 from train.best import BestWeights
 from train.checkpoint import save_checkpoint
 from train.context import RunContext, open_context
@@ -83,23 +84,27 @@ def train_steps(
     settings, stage, folder = context.settings, context.settings.stages[name], stage_folder(context.folder, name)
     if best.exhausted:  # interrupted after its last evaluation
         return True
-    health, meter = Health(context, name), Meter(context)
+    health, meter, benchmarks = Health(context, name), Meter(context), Benchmarks(context, name, stop)
     batches = meter.waiting(stage_batches(context, name, health, done))
+    benchmarks.sample(done, engine)  # where a signal stopped that
     for step in range(done + 1, stage.steps + 1):
         lr = learning_rate(stage, step)
         engine.set_lr(lr)
         result = engine.train_batch(batches)
         meter.count(stage.global_batch_size)
         health.check_step(step, result)
-        stopped = context.mesh.any_rank(stop.received)
         last = step == stage.steps
         stable = last_stable_step(stage)
-        saves = step % settings.run.save_every == 0 or step == stable or last or stopped
         if step % settings.tracking.log_every == 0 or step == 1 or last:
             tracker.record_step(name, step, lr, result, meter)
         if step % settings.evaluation.every == 0 and not last:
             with meter.part("evaluation"):
                 best.validate(engine, step, tracker)
+        if benchmarks.sample(step, engine):
+            meter.restart()
+        benchmarks.record(tracker)
+        stopped = context.mesh.any_rank(stop.received)
+        saves = step % settings.run.save_every == 0 or step == stable or last or stopped
         if saves or step % settings.health.compare_every == 0:
             health.check_replicas(engine, step)
         if saves:
@@ -107,9 +112,11 @@ def train_steps(
             with meter.part("saving"):
                 save_checkpoint(engine, folder / "checkpoints", state, settings.run.keep_checkpoints, stable)
         if stopped:
+            benchmarks.leave()
             return False
         if best.exhausted:
             break
+    benchmarks.record(tracker, wait=True)
     return True
 
 

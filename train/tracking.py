@@ -43,7 +43,7 @@ class Tracker:
         self.ranks: dict[str, list[float]] = {}
         steps = [row for row in rows if "loss" in row]
         self.before = {name: value for name in RUNNING if steps and (value := steps[-1].get(name)) is not None}
-        self.recorded = {(row["step"], "loss" in row) for row in rows}
+        self.recorded = {(row["step"], _kind(row)) for row in rows}
         self.began = time.monotonic() - max((row.get("seconds", 0.0) for row in rows), default=0.0)
 
     def record_step(self, stage: str, step: int, lr: float, result: StepResult, meter: Meter) -> None:
@@ -79,6 +79,13 @@ class Tracker:
         values: dict[str, Any] = {f"bits_per_byte/{corpus}": score for corpus, score in scores.items()}
         values |= {"tokens": self._tokens(stage, step), **self.ranks}
         self._record(stage, step, values, f"{stage} validation, bits per byte: {shown}")
+
+    def record_benchmark(self, stage: str, step: int, task: str, pass_at_k: dict[str, float]) -> None:
+        """Record a benchmark's pass@k of the model after `step`; it may come some steps later."""
+        values: dict[str, Any] = {f"{task}/pass@{k}": value for k, value in pass_at_k.items()}
+        shown = "  ".join(f"pass@{k} {value:.2%}" for k, value in pass_at_k.items())
+        values["tokens"] = self._tokens(stage, step)
+        self._record(stage, step, values, f"{stage} {task} after step {step}: {shown}")
 
     def record_samples(self, stage: str, samples: dict[str, str], path: Path) -> None:
         """Log the samples (name of the prompt -> completion) and write them to `path`."""
@@ -140,9 +147,9 @@ class Tracker:
         if self.folder is None:
             return
         self.context.log(line)
-        if (step, "loss" in values) in self.recorded:
+        if (step, _kind(values)) in self.recorded:
             return
-        self.recorded.add((step, "loss" in values))
+        self.recorded.add((step, _kind(values)))
         values["flops"] = values["tokens"] * flops_per_token(self.context.settings.model)
         values["seconds"] = time.monotonic() - self.began
         values["devices"] = self.context.mesh.size
@@ -150,7 +157,9 @@ class Tracker:
         if self.board is not None:  # first: what metrics.jsonl holds, TensorBoard's file holds too
             self.board.write(step, finite)
         append_records(self.folder / METRICS, [{"stage": stage, "step": step, **finite}])
-        self._wandb(lambda run: run.log(flat(values), step=step))
+        # Scores that come later than their step: W&B takes no step that is over, and plots them against tokens.
+        late = any("/pass@" in key for key in values)
+        self._wandb(lambda run: run.log(flat(values), commit=False) if late else run.log(flat(values), step=step))
 
 
 def open_tracker(context: RunContext, stage: str, lineage: dict[str, Any]) -> Tracker:
@@ -165,6 +174,12 @@ def open_tracker(context: RunContext, stage: str, lineage: dict[str, Any]) -> Tr
     run = open_wandb(folder, stage, settings, lineage, rows, context.log) if settings.tracking.wandb else None
     board = TensorBoard(folder / TENSORBOARD / stage, rows) if settings.tracking.tensorboard else None
     return Tracker(folder, context, run, rows, board, read_extensions(folder, stage))
+
+
+def _kind(row: dict[str, Any]) -> str:
+    """What is recorded at a step: `loss`, `bits_per_byte`, or the name of a benchmark."""
+    names = (key.partition("/")[0] for key in row if "/" in key)
+    return "loss" if "loss" in row else next(names, "")
 
 
 def _finite(value: Any) -> Any:

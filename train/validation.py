@@ -1,10 +1,12 @@
 """Validation during training: bits per byte on each corpus, and samples. Every process takes part under any layout."""
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from conf.commands import Sampling
 from conf.schema import EvaluationConfig
 from model.tokenizer import Tokenizer
 from parallel.engine import Engine
@@ -12,7 +14,10 @@ from train.context import RunContext
 from train.data.batches import validation_batches
 from train.data.packed_dataset import PackedDataset
 from train.data.prepare import CorpusFiles
-from train.sample.choose import before, choose
+from train.sample.choose import before, choose, uniforms
+
+WIDTH = 64  # tokens; a multiple of every tensor parallel size, which sequence parallelism needs
+CHECK_EVERY = 8  # tokens between two checks of what has ended, for which all processes wait
 
 
 def bits_per_byte(engine: Engine, files: CorpusFiles, context_length: int, batch_size: int) -> float:
@@ -38,26 +43,56 @@ def evaluate(context: RunContext, engine: Engine) -> dict[str, float]:
 def sample(
     engine: Engine, tokenizer: Tokenizer, settings: EvaluationConfig, context_length: int, seed: int
 ) -> dict[str, str]:
-    """Prompt's name -> the continuation of `settings.sample_prompts`, at most `sample_tokens` tokens each.
-
-    The prompts run as one batch, padded on the right to the context: the causal mask keeps the padding out.
-    """
+    """Prompt's name -> the continuation of `settings.sample_prompts`, at most `sample_tokens` tokens each."""
     prompts = [
-        tokenizer.encode(text)[-(context_length - settings.sample_tokens) :]
+        tokenizer.encode(text)[-(context_length - settings.sample_tokens) :] or [tokenizer.eos]
         for text in settings.sample_prompts.values()
     ]
-    prompts = [prompt or [tokenizer.eos] for prompt in prompts]
-    ids = torch.full((len(prompts), context_length), tokenizer.eos)
-    for row, prompt in enumerate(prompts):
+    sampling = Sampling(settings.sample_tokens, settings.sample_temperature, settings.sample_top_p, 0, seed)
+    seeds = [seed + place for place in range(len(prompts))]
+    found = continue_prompts(engine, prompts, sampling, seeds, tokenizer, context_length)
+    return {name: tokenizer.decode(new) for name, new in zip(settings.sample_prompts, found, strict=True)}
+
+
+def continue_prompts(
+    engine: Engine,
+    prompts: Sequence[list[int]],
+    sampling: Sampling,
+    seeds: Sequence[int],
+    tokenizer: Tokenizer,
+    context_length: int,
+    ended: Callable[[int, list[int]], bool] | None = None,
+) -> list[list[int]]:
+    """New token ids of each prompt, up to the tokenizer's eos, which is left out, by the model as it trains.
+
+    Under any layout, so without a KV cache: each token costs a forward pass of the rows that have not ended, padded on
+    the right to a multiple of `WIDTH` tokens. prompts: of this replica; replicas may have different ones, and none.
+    seeds: one a prompt. ended: given a row and its new ids, whether it needs no more. Every process calls it together.
+    """
+    rows = [*prompts] or [[0]]  # a replica without prompts keeps step with the others
+    ids = torch.zeros(len(rows), context_length, dtype=torch.long)
+    for row, prompt in enumerate(rows):
         ids[row, : len(prompt)] = torch.tensor(prompt)
-    ends = torch.tensor([len(prompt) for prompt in prompts])
-    rows, generator = torch.arange(len(prompts)), torch.Generator().manual_seed(seed)
-    for _ in range(settings.sample_tokens):
-        logits = engine.next_token_logits(ids, ends - 1)[:, : tokenizer.vocab_size]
-        uniform = torch.rand(len(prompts), generator=generator)
-        ids[rows, ends] = choose(logits, settings.sample_temperature, settings.sample_top_p, 0, uniform)
-        ends += 1
-    return {
-        name: tokenizer.decode(before(ids[row, len(prompts[row]) : ends[row]].tolist(), tokenizer.eos))
-        for row, name in enumerate(settings.sample_prompts)
-    }
+    ends = torch.tensor([len(prompt) for prompt in rows])
+    draws = uniforms(seeds or [0], sampling.max_new_tokens)  # [batch, new]
+
+    def new_ids(row: int) -> list[int]:
+        found: list[int] = ids[row, len(rows[row]) : ends[row]].tolist()
+        return found
+
+    def goes_on(row: int) -> bool:
+        new = new_ids(row)
+        return tokenizer.eos not in new and not (ended is not None and ended(row, new))
+
+    active = list(range(len(prompts)))
+    for step in range(sampling.max_new_tokens):
+        if step % CHECK_EVERY == 0:
+            active = [row for row in active if goes_on(row)]
+            if not engine.mesh.any_rank(bool(active)):
+                break
+        at = torch.tensor(active or [0])
+        width = min(context_length, -(-int(ends[at].max()) // WIDTH) * WIDTH)
+        logits = engine.next_token_logits(ids[at, :width], ends[at] - 1)[:, : tokenizer.vocab_size]
+        ids[at, ends[at]] = choose(logits, sampling.temperature, sampling.top_p, sampling.top_k, draws[at, step])
+        ends[at] += 1
+    return [before(new_ids(row), tokenizer.eos) for row in range(len(prompts))]

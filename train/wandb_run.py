@@ -99,7 +99,7 @@ def replay(run: Any, rows: Sequence[dict[str, Any]], files: Path) -> None:
         last = max(
             (step for path in earlier for file in path.glob("*.wandb") for step in logged_steps(file)), default=0
         )
-    for row in rows:
+    for row in sorted(rows, key=lambda row: int(row["step"])):  # scores of benchmarks come some steps late
         if row["step"] > last:
             values = {key: value for key, value in row.items() if key not in ("stage", "step") and value is not None}
             run.log(flat(values), step=row["step"])

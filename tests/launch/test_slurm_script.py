@@ -130,3 +130,16 @@ def test_processes_with_gpus_get_their_allocator_and_queue_unless_the_cluster_se
     assert "export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}\n" in shown
     assert "export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}\n" in shown
     assert "DS_ACCELERATOR" not in shown
+
+
+def test_data_is_prepared_by_a_job_without_gpus_where_asked_for(tmp_path: Path) -> None:
+    words = ["cluster=slurm_a100", "model=350m", "stage=nl,mono", "cluster.slurm.partition=gpu"]
+    words.append("cluster.slurm.prepare_cpus=64")
+    prepare, nl, mono = dry_run(tmp_path, *words, "cluster.slurm.prepare_partition=cpu").split("#!/bin/bash\n")[1:]
+    lines = prepare.splitlines()
+    for line in ("--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=64", "--partition=cpu", "--requeue"):
+        assert f"#SBATCH {line}" in lines
+    assert "--gpus" not in prepare and "-m train.data prepare" not in prepare
+    assert "-m train.data " in prepare and "set -- prepare cluster=slurm_a100" in prepare
+    assert "--dependency=afterok:JOB_OF_PREPARE" in nl and "--dependency=afterok:JOB_OF_NL" in mono
+    assert "--partition=gpu" in nl and "--gpus-per-node" in nl

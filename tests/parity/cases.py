@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from conf.commands import Sampling
 from conf.compose import compose_settings
 from conf.schema import Settings
 from model.build import run_layers
@@ -19,8 +20,16 @@ from parallel.mesh import ProcessMesh
 from parallel.zero import deepspeed_config
 from tests.worlds import mesh_of
 from train.optimizer import adamw
+from train.validation import continue_prompts
 
 STEPS, BATCH, RATE, SEED = 5, 8, 3e-3, 11
+NEW_TOKENS = 5
+
+
+class Ids:
+    """What sampling needs of a tokenizer where there is no text, and nothing ends it."""
+
+    eos, vocab_size = -1, 96
 
 
 def settings_of(overrides: list[str]) -> Settings:
@@ -101,6 +110,10 @@ def train(overrides: list[str]) -> dict[str, Any]:
     mine = rows[mesh.dp_rank * per_replica : (mesh.dp_rank + 1) * per_replica]
     summed = engine.eval_batch((mine[:, :-1], mine[:, 1:]))
     logits = engine.next_token_logits(rows[:2, :-1], torch.tensor([3, 9]))
+    # Replicas have different prompts, and one of them fewer than the others.
+    own = [row[:3].tolist() for row in mine[: max(1, per_replica - mesh.dp_rank)]]
+    greedy = Sampling(NEW_TOKENS, temperature=0.0, top_p=1.0, top_k=0, seed=0)
+    continued = continue_prompts(engine, own, greedy, [0] * len(own), Ids(), settings.model.context_length)  # type: ignore[arg-type]
     weights = {name: value for name, value in engine.full_state() if value is not None}
     engine.destroy()
     return {
@@ -108,5 +121,6 @@ def train(overrides: list[str]) -> dict[str, Any]:
         "gradient_norm": [result.gradient_norm for result in results],
         "evaluation": summed,
         "logits": logits,
+        "continued": {mesh.dp_rank * per_replica + row: ids for row, ids in enumerate(continued)},
         "weights": weights,
     }

@@ -6,7 +6,7 @@ import torch
 from transformers import CodeGenForCausalLM
 
 from model.huggingface import from_huggingface
-from tests.parity.cases import RATE, SEED, STEPS, batch, settings_of
+from tests.parity.cases import NEW_TOKENS, RATE, SEED, STEPS, batch, settings_of
 from tests.twin import MP_NUM, initial_weights, twin_of
 
 
@@ -37,6 +37,7 @@ def golden() -> dict[str, Any]:
         rows = batch(STEPS, settings)
         result["evaluation"] = cross_entropy(twin, rows).item()
         result["logits"] = twin(rows[:2, :-1]).logits[torch.arange(2), torch.tensor([3, 9])]
+        result["continued"] = [continue_greedily(twin, row[:3]) for row in rows]
     state = twin.state_dict()
     result["weights"] = {
         f"{index}.{name}": value
@@ -44,6 +45,14 @@ def golden() -> dict[str, Any]:
         for name, value in from_huggingface(index, state, model, MP_NUM).items()
     }
     return result
+
+
+def continue_greedily(twin: CodeGenForCausalLM, ids: torch.Tensor) -> list[int]:
+    """The `NEW_TOKENS` tokens that follow `ids`."""
+    prompt = len(ids)
+    for _ in range(NEW_TOKENS):
+        ids = torch.cat([ids, twin(ids.unsqueeze(0)).logits[0, -1].argmax().view(1)])
+    return ids[prompt:].tolist()
 
 
 def cross_entropy(twin: CodeGenForCausalLM, rows: torch.Tensor) -> torch.Tensor:

@@ -62,6 +62,7 @@ def test_layout_trains_the_golden_run(layout: str, worlds: Worlds, expected: dic
         for key in ("loss", "gradient_norm", "evaluation"):
             assert result[key] == pytest.approx(expected[key], rel=1e-5), f"{key} of rank {rank}"
         torch.testing.assert_close(result["logits"], expected["logits"], rtol=1e-4, atol=1e-5)
+        assert result["continued"] == {row: expected["continued"][row] for row in result["continued"]}
         weights |= result["weights"]
     assert weights.keys() == expected["weights"].keys()
     for name, value in weights.items():

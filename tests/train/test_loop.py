@@ -15,7 +15,10 @@ import pytest
 from safetensors.torch import load_file
 
 from conf.run_folder import read_metrics
+from tests.train.evaluate.cases import ALLOWED
 from train.checkpoint import checkpoints
+from train.compare.curves import chain_stages
+from train.compare.read import read_folder
 from train.report import read_scores
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +32,11 @@ def write_corpora(folder: Path) -> None:
         words = [f"{name}{chance.randrange(100)}" for _ in range(30)]
         rows = [{"text": " ".join(chance.choices(words, k=60)) + "\n"} for _ in range(300)]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = {"entry_point": "one", "canonical_solution": "    return 1\n"}
+    hard = {"task_id": "hard", "prompt": "def one():\n", "test": "def check(f):\n    assert f() == 1\n", **texts}
+    easy = {"task_id": "easy", "prompt": "one = 1 #", "test": "def check(f): pass\n", **texts}
+    unused = {**hard, "task_id": "unused"}
+    (folder / "functions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (hard, easy, unused)))
 
 
 def command(folder: Path, name: str, *more: str) -> list[str]:
@@ -41,6 +49,9 @@ def command(folder: Path, name: str, *more: str) -> list[str]:
     places = [f"run.root={folder / 'runs'}", f"run.name={name}", f"data.cache={folder / 'cache'}"]
     rest = ["model.context_length=32", "data=files", "data.corpora.multi.code=false", "data.corpora.mono.code=false"]
     quick = ["kernels=eager", "evaluation.sample_tokens=4", "tracking.log_every=1", "data.validation_fraction=0.1"]
+    options = [f"problems={folder}/functions.jsonl", "max_new_tokens=8", "seconds=20", f"sandbox={ALLOWED.name}"]
+    task = f"{{every: 3, samples: 3, problems: 2, settings: {options}}}"
+    quick.append(f"evaluation.tasks={{humaneval: {task}}}")
     own = ["run.save_every=1", "cluster.processes_per_node=2", "tracking.wandb=false"]
     return [sys.executable, "-m", "launch", *sizes, *stages, *paths, *places, *rest, *quick, *own, *more]
 
@@ -104,6 +115,22 @@ def test_records_are_whole_and_the_stages_differ(undisturbed: Path) -> None:
     assert all(wanted | {"memory_bytes"} <= row.keys() for row in rows)
     assert rows[-1]["tokens"] == STEPS * 16 * 32
     assert weights(undisturbed, "nl") != weights(undisturbed, "multi") != weights(undisturbed, "mono")
+
+
+def test_each_stage_is_scored_on_a_benchmark_while_it_trains(undisturbed: Path) -> None:
+    rows = [row for row in read_metrics(undisturbed) if "humaneval/pass@1" in row]
+    assert [(row["stage"], row["step"]) for row in rows] == [
+        (stage, step) for stage in ("nl", "multi", "mono") for step in (3, 6)
+    ]
+    assert all(row["humaneval/pass@1"] == 0.5 and row["tokens"] == row["step"] * 16 * 32 for row in rows)
+    folder = undisturbed / "stages/nl/evaluations/humaneval_step_000000003"
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [(row["task_id"], row["sample"]) for row in samples] == [(f, n) for f in ("hard", "easy") for n in range(3)]
+    assert json.loads((folder / "scores.json").read_text())["passed"] == {"hard": [False] * 3, "easy": [True] * 3}
+    for path in (undisturbed / "wandb").glob("offline-run-*/*.wandb"):
+        assert b"humaneval/pass@1" in path.read_bytes()
+    (curve,) = chain_stages([read_folder(undisturbed)])
+    assert "humaneval/pass@1" in curve.metrics() and len(curve.points("humaneval/pass@1")) == 6
 
 
 def test_an_unfit_node_is_named_before_a_step(corpora: Path) -> None:
@@ -181,6 +208,8 @@ def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path,
     assert "stage multi: going on after step" in done.stdout
     for stage in ("nl", "multi", "mono"):
         assert weights(run, stage) == weights(undisturbed, stage)
+    scored = [(row["stage"], row["step"]) for row in read_metrics(run) if "humaneval/pass@1" in row]
+    assert sorted(scored) == sorted((stage, step) for stage in ("nl", "multi", "mono") for step in (3, 6))
     steps = [(row["stage"], row["step"]) for row in read_metrics(run) if "loss" in row]
     assert steps == sorted(set(steps), key=steps.index) and len(steps) == 3 * STEPS
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import train.stages
 from conf.check import check
 from conf.choices import Handover, Precision
 from conf.errors import ConfigError
@@ -16,6 +17,7 @@ from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.model.huggingface.random_models import random_model, save
 from tests.model.test_pretrained import write_run
 from tests.train.test_loop import command, launch, write_corpora
+from train.data.mixture import ORDER
 from train.stages import lineage, parent_of
 
 TEXTS = ["def add(a, b):\n    return a + b\n" * 30]
@@ -111,3 +113,12 @@ def test_a_run_goes_on_from_a_released_checkpoint_and_is_released_again(tmp_path
             assert (value - layer[name]).abs().max() < 1e-9, "a step of 1e-12 changes next to nothing"
     made = export_weights(open_weights(run), tmp_path / "again", 4, Precision.auto)
     assert made.tokenizer_folder == tmp_path / "again"
+
+
+def test_a_checkpoint_of_another_order_of_samples_is_not_gone_on_from(tmp_path: Path) -> None:
+    for state, order in (({"step": 1}, 1), ({"step": 1, "order": ORDER + 1}, ORDER + 1)):
+        (tmp_path / "state.json").write_text(json.dumps(state))
+        with pytest.raises(ConfigError, match=rf"reads samples in another order \({order}, here {ORDER}\); go on with"):
+            train.stages._refuse_other_order(tmp_path)
+    (tmp_path / "state.json").write_text(json.dumps({"step": 1, "order": ORDER}))
+    train.stages._refuse_other_order(tmp_path)

@@ -60,7 +60,7 @@ class Curve:
     def metrics(self) -> list[str]:
         """The recorded metrics that can be plotted: the loss, and bits per byte on each corpus."""
         keys = dict.fromkeys(key for stage in self.stages for row in stage.records for key in row)
-        return [key for key in keys if key == "loss" or key.startswith("bits_per_byte/")]
+        return [key for key in keys if key == "loss" or key.startswith("bits_per_byte/") or "/pass@" in key]
 
     def points(self, metric: str, smooth: int = 1) -> list[Point]:
         """The metric along the curve, each value the mean of up to `smooth` records of its stage that end there."""
@@ -153,7 +153,8 @@ def compute_metrics(curve: Curve, smooth: int, target: float | None) -> dict[str
             values = [point.value for point in curve.points(metric) if point.stage == last]
             final = curve.last_stage.scores.get(metric, values[-1] if values else None)
             result[metric] = final
-            result[f"best_{metric}"] = min([*values, *([] if final is None else [final])], default=None)
+            best = max if "/pass@" in metric else min
+            result[f"best_{metric}"] = best([*values, *([] if final is None else [final])], default=None)
     return (
         result
         | curve.last_stage.scores

@@ -101,12 +101,16 @@ def run_colours(rows: Sequence[ComparisonRow]) -> dict[int, str]:
 
 
 def sections(metrics: Sequence[str] | dict[str, None]) -> Iterator[dict[str, Any]]:
-    """The panels by section, in the order of `PANELS`, then of their names. Rarely needed ones begin closed."""
+    """The panels by section, in the order of `PANELS`, then of their names. Rarely needed ones begin closed.
+
+    The smoothing is for the noise of single steps: schedules and evaluations are drawn as they are.
+    """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in SECTIONS}
     plotted = (key for key in metrics if key not in NOT_PLOTTED)
     for key in sorted(plotted, key=lambda key: (list(PANELS).index(key) if key in PANELS else len(PANELS), key)):
         title, section, scale = PANELS.get(key) or (_title(key), _section(key), 1)
-        found[section].append({"key": key, "title": title, "scale": scale, "percent": key == "mfu"})
+        noisy = section not in ("Validation", "Pass rates") and key != "learning_rate"
+        found[section].append({"key": key, "title": title, "scale": scale, "percent": key == "mfu", "noisy": noisy})
     for name, panels in found.items():
         if panels:
             yield {"title": name, "open": name != "Other", "metrics": panels}

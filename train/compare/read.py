@@ -1,5 +1,6 @@
 """Finds the runs named on the command line and reads their stages from the run folders."""
 
+import contextlib
 import glob
 import json
 import re
@@ -17,9 +18,11 @@ from conf.compose import load_settings
 from conf.errors import ConfigError
 from conf.run_folder import complete_lines, wandb_id
 from conf.schema import Settings
+from train.compare.older import load_older
 
 RECENT_SECONDS = 600  # an unfinished run counts as still going if its last record is younger
 Record = dict[str, Any]
+PASS_AT_K = ("humaneval", "humaneval_plus", "mbpp", "multipl_e")  # evaluations that leave pass@k
 COUNTS = ("step", "tokens", "seconds", "flops", "devices")  # of a record: always a number
 NUMBERS = (*COUNTS, "loss", "tokens_per_second", "mfu", "memory_bytes")  # None: was not finite
 
@@ -87,7 +90,8 @@ def read_folder(folder: Path) -> list[StageRecords]:
     recent = path.is_file() and time.time() - path.stat().st_mtime < RECENT_SECONDS
     stages = []
     for name in [one] if one else settings.stages:
-        records = [row for row in rows if row["stage"] == name]
+        # A benchmark's score is recorded some steps after the one that it belongs to.
+        records = sorted((row for row in rows if row["stage"] == name), key=lambda row: float(row["step"]))
         if records:
             stages.append(_stage(run, name, settings, records, recent))
     if not stages:
@@ -108,7 +112,12 @@ def read_settings(path: Path) -> Settings:
 @cache
 def _load_settings(path: Path, written: int) -> Settings:
     """The settings in `path`, written at that time: reading them is most of the work of comparing again."""
-    return load_settings(path)
+    try:
+        return load_settings(path)
+    except ConfigError:
+        with contextlib.suppress(Exception):
+            return load_older(path)
+        raise
 
 
 def read_records(path: Path) -> list[Record]:
@@ -224,12 +233,13 @@ def _planned_parent(run: Path, name: str, settings: Settings) -> str | None:
 
 
 def _scores(folder: Path) -> Iterator[tuple[str, float]]:
-    """(metric, value) of all evaluations of a stage: bits per byte, HumanEval, MTPB, perplexity."""
+    """(metric, value) of all evaluations of a stage: bits per byte, pass@k, MTPB, perplexity."""
     for corpus, value in _figures(folder / "evaluation.json", "bits_per_byte"):
         yield f"bits_per_byte/{corpus}", value
-    passed = _figures(folder / "evaluations" / "humaneval.json", "pass_at_k")
-    for k, value in sorted(passed, key=lambda item: (len(item[0]), item[0])):
-        yield f"humaneval/pass@{k}", value
+    for task in PASS_AT_K:
+        passed = _figures(folder / "evaluations" / f"{task}.json", "pass_at_k")
+        for k, value in sorted(passed, key=lambda item: (len(item[0]), item[0])):
+            yield f"{task}/pass@{k}", value
     rate = read_json(folder / "evaluations" / "mtpb.json").get("pass_rate")
     yield from _numbers("mtpb", rate)
     yield from _numbers("perplexity", read_json(folder / "evaluations" / "perplexity.json"))

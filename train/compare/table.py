@@ -142,7 +142,7 @@ def print_tables(lines: Sequence[ComparisonRow], console: Console, target: float
 def metric_groups(rows: Sequence[ComparisonRow]) -> dict[str, dict[str, str]]:
     """The tables of metrics: title -> metric -> column heading, for the metrics that at least one row has."""
     found = recorded_metrics(rows)
-    scores = {key: key for key in found if key.startswith(("humaneval", "mtpb")) or "/perplexity/" in key}
+    scores = {key: key for key in found if "/pass@" in key or key == "mtpb" or "/perplexity/" in key}
     bits = {key: key.replace("bits_per_byte/", "").replace("_", " ") for key in found if "bits_per_byte/" in key}
     named = {"Results": RESULTS | scores, "Validation, bits per byte": bits, "Cost": COSTS}
     kept = {title: {key: head for key, head in heads.items() if key in found} for title, heads in named.items()}

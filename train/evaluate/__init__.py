@@ -1,4 +1,4 @@
-"""Evaluates finished weights: HumanEval, MTPB and perplexity.
+"""Evaluates trained weights: benchmarks whose programs are run, and perplexity.
 
 What may enter: measurements of a trained model. Nothing here changes weights.
 """

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from conf.check import sampling_problems
 from conf.command_line import Command, run_command
-from conf.commands import Evaluate, read_command, task_names
+from conf.commands import Evaluate, read_command
 from conf.errors import ConfigError
 from conf.run_folder import read_json, write_json
+from train.evaluate import lm_harness
 from train.evaluate.problems import problems_digest
 from train.evaluate.sandbox import SandboxError, check_isolation
 from train.stop import StopSignal
@@ -24,16 +25,20 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 # What samples and their results depend on, beside the weights and problems: an evaluation resumes only with the same.
 FIXED = ("max_new_tokens", "top_p", "top_k", "seed", "seconds")
-COMPLETION_TASKS = ("humaneval",)  # each a module of this folder, as train/evaluate/completion.py describes it
+# Modules of this folder, as train/evaluate/completion.py describes them.
+COMPLETION_TASKS = ("humaneval", "humaneval_plus", "mbpp", "multipl_e")
+NEED_PROBLEMS = {"mtpb": "mtpb.jsonl", "humaneval_plus": "HumanEvalPlus.jsonl.gz"}  # task -> its authors' file
 COMMAND = Command(
     program="python -m train.evaluate",
-    usage=f"run=... task={'|'.join(task_names())} [KEY=VALUE ...]",
+    usage="run=... task=... [KEY=VALUE ...]",
     summary="Evaluates a run, one of its stages, an imported or exported folder, or a model on the hub. Samples and "
     "results are written to evaluations/ beside the weights; an interrupted evaluation resumes there.",
     examples=(
         "python -m train.evaluate run=runs/mine task=humaneval",
         "python -m train.evaluate run=runs/mine task=mtpb problems=mtpb.jsonl",
+        "python -m train.evaluate run=runs/mine task=multipl_e problems=humaneval-js.jsonl",
         "python -m train.evaluate run=exported/mine task=perplexity 'paths=[notes.txt]'",
+        "python -m train.evaluate run=exported/mine task=harness 'harness_tasks=[lambada_openai]'",
         "deepspeed --num_gpus 2 --no_local_rank --module train.evaluate run=... task=...",
         "python -m launch evaluate cluster=slurm_a100 nodes=4 run=runs/mine task=humaneval",
     ),
@@ -60,6 +65,10 @@ def run_task(argv: list[str]) -> int:
 
 def check(command: Evaluate) -> None:
     """Errors: `ConfigError` for a file that is missing, or a number that is out of range."""
+    if command.problems is None and command.task in NEED_PROBLEMS:
+        raise ConfigError(f"task={command.task} needs problems={NEED_PROBLEMS[command.task]}; no package brings it")
+    if command.task == "harness":
+        lm_harness.check(command)
     for path in command.paths:
         if not Path(path).is_file():
             raise ConfigError(f"{path} is not a file")
@@ -71,7 +80,7 @@ def check(command: Evaluate) -> None:
         raise ConfigError(problem)
     if any(not temperature >= 0 for temperature in command.temperatures) or not command.temperatures:
         raise ConfigError(f"temperatures={command.temperatures} must be at least 0; 0 takes the most likely token")
-    if command.task != "perplexity":
+    if command.task not in ("perplexity", "harness"):
         try:
             check_isolation(command.sandbox)
         except SandboxError as error:
@@ -94,11 +103,15 @@ def evaluate(command: Evaluate, is_main: bool, stop: StopSignal | None = None) -
     from train.evaluate import completion, mtpb, perplexity
     from train.sample.generator import open_generator
 
+    if command.task == "harness":
+        if is_main:
+            save_result(command, lm_harness.evaluate(command), Path(command.run))
+        return
     task = import_module(f"train.evaluate.{command.task}")
     problems = None if command.task == "perplexity" else task.load_problems(command)
     generator = open_generator(command.run, command.precision, tensor_parallel=command.tensor_parallel_size)
     weights = generator.weights
-    folder = Path(command.output) if command.output else weights.folder / "evaluations"
+    folder = results_folder(command, weights.folder)
     if is_main:
         _make_folder(folder)
     if problems is None:
@@ -111,14 +124,25 @@ def evaluate(command: Evaluate, is_main: bool, stop: StopSignal | None = None) -
         else:
             result = mtpb.evaluate(command, problems, generator, folder, stop)
     if is_main:
-        write_json(folder / f"{command.task}.json", {"task": command.task, "run": command.run, **result})
-        print_result(command.task, result)
-        print(f"results and samples: {folder}")
+        save_result(command, result, weights.folder)
         if command.wandb:
             track(weights, command.task, result)
     if generator.mesh.size > 1:
         generator.mesh.broadcast_object(None)  # Slurm ends a job a minute after one of its processes
         leave()
+
+
+def results_folder(command: Evaluate, weights: Path) -> Path:
+    """Where samples and results go. weights: the folder that is evaluated."""
+    return Path(command.output) if command.output else weights / "evaluations"
+
+
+def save_result(command: Evaluate, result: Result, weights: Path) -> None:
+    """Write `<task>.json` and print the table."""
+    folder = results_folder(command, weights)
+    write_json(folder / f"{command.task}.json", {"task": command.task, "run": command.run, **result})
+    print_result(command.task, result)
+    print(f"results and samples: {folder}")
 
 
 def print_result(task: str, result: Result) -> None:
@@ -127,9 +151,14 @@ def print_result(task: str, result: Result) -> None:
     from rich.table import Table
 
     table = Table(title=task)
-    if "temperatures" in result:
+    if task == "harness":
+        header = ["value"]
+        scores = result["harness"].items()
+        lines = {f"{name} {metric}": [f"{value:.4g}"] for name, of in scores for metric, value in of.items()}
+    elif "temperatures" in result:
         rows = {f"temperature {name}": values for name, values in result["temperatures"].items()}
         rows["best of temperatures"] = result["pass_at_k"]
+        rows |= {f"{name}, best of temperatures": values for name, values in result.get("languages", {}).items()}
         header = [f"pass@{k}" for k in result["pass_at_k"]]
         lines = {name: [f"{value:.2%}" for value in values.values()] for name, values in rows.items()}
     elif task == "mtpb":

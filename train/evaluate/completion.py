@@ -45,6 +45,7 @@ def evaluate(
     by_id = {problem["task_id"]: problem for problem in problems}
     wanted = [{"task_id": name, "sample": index} for name in by_id for index in range(command.samples)]
     by_temperature: dict[str, dict[str, float]] = {}
+    by_language: dict[str, dict[str, float]] = {}
     mesh = generator.mesh
     for temperature in command.temperatures:
         sampling = Sampling(command.max_new_tokens, temperature, command.top_p, command.top_k, command.seed)
@@ -69,8 +70,14 @@ def evaluate(
                 stop,
             )
             by_temperature[f"{temperature:g}"] = pass_at_ks(list(passed.values()), command.k)
-    best = {str(k): max((of[str(k)] for of in by_temperature.values()), default=0.0) for k in command.k}
-    return {"samples": command.samples, "problems": len(by_id), "pass_at_k": best, "temperatures": by_temperature}
+            for language in {problem["language"] for problem in problems if "language" in problem}:
+                of = [passed[name] for name, problem in by_id.items() if problem["language"] == language]
+                by_language[language] = best_of(by_language.get(language, {}), pass_at_ks(of, command.k))
+    best: dict[str, float] = {}
+    for values in by_temperature.values():
+        best = best_of(best, values)
+    result = {"samples": command.samples, "problems": len(by_id), "pass_at_k": best, "temperatures": by_temperature}
+    return {**result, "languages": dict(sorted(by_language.items()))} if by_language else result
 
 
 def complete_batch(
@@ -91,6 +98,11 @@ def complete_batch(
         texts = generator.generate(prompts, sampling, seeds, stops)
         completed += [{**sample, "completion": text} for sample, text in zip(samples, texts, strict=True)]
     return completed
+
+
+def best_of(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """The larger value of each key."""
+    return {key: max(value, one.get(key, 0.0)) for key, value in other.items()}
 
 
 def pass_at_ks(passed: Sequence[Sequence[bool]], ks: Sequence[int]) -> dict[str, float]:

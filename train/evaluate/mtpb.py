@@ -7,27 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from conf.commands import Evaluate, Sampling
-from conf.errors import ConfigError
 from train.evaluate.problems import Problem, read_problems, sample_seed
-from train.evaluate.programs import Sample, generate_samples, run_samples
+from train.evaluate.programs import SCORES, Sample, generate_samples, run_samples
 from train.evaluate.prompt_perplexity import Part, prompt_perplexities
-from train.evaluate.sandbox import Limits
+from train.evaluate.sandbox import Limits, Trial
 from train.evaluate.truncation import truncate
 from train.sample.generator import Generator
 from train.stop import StopSignal
 
 KEYS = ("id", "name", "description", "category", "prompts", "inputs", "outputs")
 PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"  # of every program
-SCORE = Path(__file__).with_name("mtpb_score.py").read_text(encoding="utf-8")
 MODES = ("multi_turn", "single_turn")  # single: all prompts at once, as one turn
 GRACE_SECONDS = 5.0  # a program ends itself after its time and may still pass; it is killed this much later
 
 
 def load_problems(command: Evaluate) -> list[Problem]:
     """The problems of the authors' mtpb.jsonl. Errors: `ConfigError`."""
-    if command.problems is None:
-        raise ConfigError("task=mtpb needs problems=FILE.jsonl: the benchmark is not part of any package")
-    return read_problems(command.problems, KEYS, find_error)
+    return read_problems(command.problems or "", KEYS, find_error)
 
 
 def find_error(problem: Problem) -> str | None:
@@ -68,9 +64,9 @@ def stop_turn(completion: str) -> str | None:
     return final if final != completion else None
 
 
-def build_program(program: str, gold: Any, seconds: float) -> str:
-    """Python that comes to its end where the authors' script counts `program` as passed: its last print is `gold`."""
-    return f"{SCORE}\nscore({program!a}, {json.dumps(gold)!a}, {seconds})\n"
+def build_program(program: str, gold: Any, seconds: float) -> Trial:
+    """A trial that passes where the authors' script counts `program` as passed: its last print is `gold`."""
+    return Trial(SCORES, f"{SCORES}\nscore_mtpb(program, {program!a}, {json.dumps(gold)!a}, {seconds})\n")
 
 
 def summarise(problems: Iterable[Problem], rates: dict[Any, float]) -> dict[str, Any]:

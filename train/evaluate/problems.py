@@ -19,12 +19,13 @@ def read_problems(
     keys: Sequence[str],
     find_error: Callable[[Problem], str | None] = lambda problem: None,
     subsets: Sequence[str] = (),
+    id_keys: int = 1,
 ) -> list[Problem]:
-    """The problems of a .jsonl, .jsonl.gz or .json file, or of a data set on the hub; the first of `keys` is the id.
+    """The problems of a .jsonl, .jsonl.gz or .json file, or of a data set on the hub.
 
-    keys: what each problem must have. find_error: what is wrong with a problem, None where nothing is. subsets: the
-    configurations of the data set on the hub. Errors: `ConfigError` that names the first row that is no problem, or
-    that has the id of an earlier one.
+    keys: what each problem must have; the first `id_keys` of them identify it. find_error: what is wrong with a
+    problem, None where nothing is. subsets: the configurations of the data set on the hub. Errors: `ConfigError` that
+    names the first row that is no problem, or that has the id of an earlier one.
     """
     problems: dict[str, Problem] = {}
     for place, problem in _read_file(Path(source)) if Path(source).is_file() else _read_hub(source, subsets):
@@ -34,12 +35,13 @@ def read_problems(
         error = find_error(problem)
         if error:
             raise ConfigError(f"{place}: {error}")
-        name = problem[keys[0]]
-        if not isinstance(name, str | int):
-            raise ConfigError(f"{place}: {keys[0]} is neither text nor a whole number")
-        if str(name) in problems:
-            raise ConfigError(f"{place}: {keys[0]} {name} stands twice")
-        problems[str(name)] = problem
+        for key in keys[:id_keys]:
+            if not isinstance(problem[key], str | int):
+                raise ConfigError(f"{place}: {key} is neither text nor a whole number")
+        name = " ".join(str(problem[key]) for key in keys[:id_keys])
+        if name in problems:
+            raise ConfigError(f"{place}: {' '.join(keys[:id_keys])} {name} stands twice")
+        problems[name] = problem
     if not problems:
         raise ConfigError(f"problems={source} holds no problem")
     return list(problems.values())

@@ -16,6 +16,8 @@ from train.sample.replicas import spread
 from train.stop import StopSignal
 
 CHUNK = 64  # programs between two writes of their results
+# Text of the functions that a program's text may call inside the sandbox.
+SCORES = Path(__file__).with_name("scores.py").read_text(encoding="utf-8")
 
 Sample = dict[str, Any]  # {task_id, sample} and, once it is generated, the completion or program
 Key = tuple[Any, ...]

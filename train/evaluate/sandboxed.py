@@ -279,6 +279,8 @@ def main() -> None:
         file.write("1000")  # where memory runs out, programs go first
     with open(channel.__file__) as text:  # hidden from here on
         task["channel"] = text.read()
+    with contextlib.suppress(OSError, AttributeError):  # training may have bound the evaluator to its own cores
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
     if task["isolate"]:
         isolate()
     init = os.fork()

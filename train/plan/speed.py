@@ -44,6 +44,7 @@ SCORE_BYTES = 24  # moved for each score that attention stores, forward and back
 GRADIENT_BYTES = 20  # moved for each weight to add a micro-batch's gradient to the fp32 sum
 ADAMW_BYTES = 40  # moved for each weight in the optimizer step: weight, gradient and moments, norm and clipping
 ZERO3_HIDDEN = 0.8  # share of the computing time in which ZeRO-3's collectives go on; a tenth is never hidden
+ZERO1_HIDDEN = 0.8  # share of one micro-batch's computing time in which ZeRO-1's collectives go on
 ZERO2_HIDDEN = 0.7  # share of ZeRO-2's reduction that runs beside the backward pass
 
 
@@ -175,7 +176,10 @@ def data_parallel_seconds(
         return max(0.1 * total, total - ZERO3_HIDDEN * computing)
     if layout.zero_stage == 2:  # reduced for each micro-batch, gathered once
         return (1 - ZERO2_HIDDEN) * 2 * FULL * once * count + HALF * once
-    return 2 * FULL * once + (HALF * once if layout.zero_stage else 0.0)
+    if layout.zero_stage == 0:
+        return 2 * FULL * once
+    total = (FULL + HALF) * once  # reduced in the last micro-batch's backward pass, gathered in the next forward pass
+    return max(0.1 * total, total - ZERO1_HIDDEN * computing / count)
 
 
 def _product_rate(gpu: GpuConfig, inner: int) -> float:

@@ -74,7 +74,7 @@ class Generator:
         written in prompts; the others' texts are ordinary text. A prompt that leaves no room for `max_new_tokens` keeps
         its end. Errors: `ConfigError` where no prompt leaves that room.
         """
-        cut = stop if callable(stop) else _cut_at_first(stop)
+        cut = stop if callable(stop) else cut_at_first(stop)
         ids = [self.tokenizer.encode(prompt, allowed_special) or [self.tokenizer.eos] for prompt in prompts]
         room = self._room(sampling.max_new_tokens)
         long = sum(len(prompt) > room for prompt in ids)
@@ -251,7 +251,7 @@ def build_modules(
     return modules
 
 
-def _cut_at_first(stops: tuple[str, ...]) -> Callable[[str], str | None]:
+def cut_at_first(stops: tuple[str, ...]) -> Callable[[str], str | None]:
     """A function that returns its text up to the first of `stops`, None where it has none."""
 
     def cut(text: str) -> str | None:

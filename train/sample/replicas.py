@@ -46,18 +46,21 @@ def spread(
     batch_size: int,
     work: Callable[[list[Item]], list[Result]],
     stop: StopSignal | None = None,
+    in_lockstep: bool = False,
 ) -> Iterator[list[Result]]:
     """Results of `items`, in their order, round by round: each replica works on at most `batch_size` of a round.
 
     Every process calls it and gets every result. After a round in which `stop` was set on any process, all raise
     KeyboardInterrupt together: one that left alone would leave the others in a collective.
+    in_lockstep: `work` has collectives over all replicas, so it is called without items too.
     """
     round_size = batch_size * mesh.dp_size
     for start in range(0, len(items), round_size):
         items_of_round = items[start : start + round_size]
         share = -(-len(items_of_round) // mesh.dp_size)
         own = list(items_of_round[mesh.dp_rank * share : (mesh.dp_rank + 1) * share])
-        done = mesh.all_gather_object((work(own) if own else [], stop is not None and stop.received))
-        yield [result for results, _ in done[:: mesh.tp.size] for result in results]  # tensor ranks are neighbours
+        done = mesh.all_gather_object((work(own) if own or in_lockstep else [], stop is not None and stop.received))
+        # Ranks of the first pipeline stage, and of these the first of each group of tensor ranks.
+        yield [result for results, _ in done[: mesh.dp_size * mesh.tp.size : mesh.tp.size] for result in results]
         if any(stopped for _, stopped in done):
             raise KeyboardInterrupt

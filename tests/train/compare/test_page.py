@@ -173,6 +173,8 @@ def test_the_axis_the_smoothing_logs_hiding_and_search_change_what_is_drawn(writ
         mean, total = 0.9 * mean + 0.1 * value, 0.9 * total + 0.1
         want.append(mean / total)
     assert smooth["lines"][0]["y"] == pytest.approx(want)
+    for metric in ("learning_rate", "bits_per_byte/nl"):  # have no noise of single steps
+        assert first["later"][3]["panels"][metric]["lines"] == first["panels"][metric]["lines"]
     assert [line["label"] for line in hidden["lines"]] == [HOSTILE, "old", "tuned"]
     assert [line["label"] for line in found["lines"]] == [HOSTILE]
     assert found["count"] == "1 of 4 shown, 1 found"

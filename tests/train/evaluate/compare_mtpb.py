@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from train.evaluate.mtpb import KEYS, PREFIX, SCORE, case_count, find_error
+from train.evaluate.mtpb import KEYS, PREFIX, case_count, find_error
 from train.evaluate.problems import read_problems
-from train.evaluate.sandbox import Limits, run_programs
+from train.evaluate.programs import SCORES
+from train.evaluate.sandbox import Limits, Trial, run_programs
 
 SECONDS = 1.0  # instead of the 20 of both: only a few programs run for ever
 BATCH = 500  # programs in one sandbox
@@ -34,19 +35,42 @@ module.reliability_guard = lambda memory_bytes: guard(int(memory_bytes))  # setr
 module.time_limit = lambda seconds: limit(float(sys.argv[3]))
 module.eval_problems(module.read_jsonl(sys.argv[2]), verbose=False)
 """
-OURS = """
-import os
+# The program's side of many programs: each runs in a process of its own, and its value comes back through a pipe.
+CHILDREN = """
+import pickle
 import pandas
 fork, write, wait, leave = os.fork, os.write, os.waitpid, os._exit
-for source, gold in json.loads({rows!a}):
+
+def run_in_child(text, kind, seconds):
+    reading, writing = os.pipe()
     child = fork()
     if child == 0:
         try:
-            score(source, gold, {seconds})
-        except BaseException:
-            leave(1)
-        leave(0)
-    write(1, b"0" if wait(child, 0)[1] == 0 else b"1")
+            answer = pickle.dumps(run_to_last_print(text, kind, seconds))
+            with open(writing, "wb") as file:
+                file.write(answer)
+        finally:
+            leave(0)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        answer = file.read()
+    wait(child, 0)
+    return pickle.loads(answer)
+
+def report(verdicts):
+    write(1, verdicts.encode())
+"""
+HARNESS = """
+verdicts = ""
+program.run()
+for text, gold in json.loads({rows!a}):
+    expected = json.loads(gold)
+    try:
+        passed = is_gold(program.function("run_in_child")(text, type(expected).__name__, {seconds}), expected)
+    except Exception:
+        passed = False
+    verdicts += "0" if passed else "1"
+program.function("report")(verdicts)
 """
 
 
@@ -145,7 +169,8 @@ def score_ours(rows: list[dict[str, Any]]) -> list[bool]:
     sources = []
     for start in range(0, len(rows), BATCH):
         batch = [(row["completions"], json.dumps(row["gold_output"])) for row in rows[start : start + BATCH]]
-        sources.append(SCORE + OURS.format(rows=json.dumps(batch), seconds=SECONDS))
+        harness = HARNESS.format(rows=json.dumps(batch), seconds=SECONDS)
+        sources.append(Trial(SCORES + CHILDREN, SCORES + harness))
     verdicts = ""
     for outcome in run_programs(sources, Limits(seconds=600), workers=2):
         if not outcome.passed:

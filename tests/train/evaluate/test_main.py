@@ -115,8 +115,8 @@ def test_perplexity_is_the_models_own_loss(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["task=humanevil"], "task=humanevil is not known; use humaneval, mtpb, perplexity"),
-        (["task=mtpb"], "task=mtpb needs problems=FILE.jsonl"),
+        (["task=humanevil"], "task=humanevil is not known; use harness, humaneval, humaneval_plus, mbpp, "),
+        (["task=mtpb"], "task=mtpb needs problems=mtpb.jsonl; no package brings it"),
         (["task=mtpb", "problems=/none.jsonl"], "problems=/none.jsonl is not a file"),
         (["task=humaneval", "samples=5"], "pass@k of 5 samples needs 1 <= k <= 5; k=[1, 10, 100], use k=[1]"),
         (["task=humaneval", "samples=0"], "samples=0 must be more than 0"),

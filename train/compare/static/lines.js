@@ -54,7 +54,7 @@ function lineOf(index, metric) {
     line.step.push(track.step[i]);
   }
   if (!line.x.length) return null;
-  line.y = smoothed(line.raw, line.stage, state.smooth);
+  line.y = smoothed(line.raw, line.stage, metric.noisy ? state.smooth : 0);
   return line;
 }
 

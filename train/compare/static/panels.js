@@ -141,7 +141,7 @@ function drawLines(panel, u) {
       trace(ctx, line, line.high, place, false);
       trace(ctx, line, line.low, place, true);
       ctx.fill();
-    } else if (state.smooth && panel.lines.length <= 12) stroke(ctx, line, line.raw, place, ratio, 0.25);
+    } else if (state.smooth && panel.metric.noisy && panel.lines.length <= 12) stroke(ctx, line, line.raw, place, ratio, 0.25);
     stroke(ctx, line, line.y, place, (many ? 1 : 1.6) * ratio, many ? 0.75 : 1);
     if (line.x.length === 1) dot(ctx, ...place(line.x[0], line.y[0]), 3 * ratio);
   }

@@ -1,4 +1,4 @@
-"""MTPB's scores: the value of the last print against the gold, in the sandbox, as the authors' script decides it."""
+"""Scores in the sandbox, as the authors' scripts decide them."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import pytest
 
 from tests.train.evaluate.cases import ALLOWED
 from train.evaluate.mtpb import build_program
-from train.evaluate.mtpb_score import print_last_value
 from train.evaluate.sandbox import Limits, run_programs
+from train.evaluate.scores import print_last_value
 
 NUMPY = "import numpy as np\n"
 CASES: list[tuple[str, Any, bool]] = [
@@ -46,6 +46,9 @@ CASES: list[tuple[str, Any, bool]] = [
     ("print(6)\nwhile True: pass", 6, True),
     ("while True: pass\nprint(6)", 6, False),
     ("import os\nos.getcwd()\nprint(6)", 6, False),
+    ("import os\nos.write(63, b'{\"value\": null}\\n')\nos._exit(0)", 6, False),
+    ("import __main__\n__main__.is_gold = __main__.score_mtpb = lambda *words: True\nprint(7)", 6, False),
+    ("class Any(int):\n    __eq__ = lambda self, other: True\nprint([Any(7)])", [6], False),
 ]
 
 

@@ -1,0 +1,55 @@
+"""What a run's folder holds once it is open."""
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conf.compose import load_settings
+from conf.errors import ConfigError
+from conf.schema import Settings
+from train.run_directory import environment, git_state, open_run
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    (tmp_path / "prepared/tokenizer").mkdir(parents=True)
+    (tmp_path / "prepared/tokenizer/vocab").write_text("a b c")
+    return tmp_path / "prepared/tokenizer"
+
+
+def test_a_run_s_folder_holds_settings_environment_and_tokenizer(
+    settings: Settings, tokenizer: Path, tmp_path: Path
+) -> None:
+    settings = replace(settings, run=replace(settings.run, root=str(tmp_path / "runs"), name="mine"))
+    folder = open_run(settings, tokenizer)
+    assert folder == tmp_path / "runs/mine"
+    assert load_settings(folder / "config.yaml") == settings
+    assert (folder / "tokenizer/vocab").read_text() == "a b c"
+    recorded = json.loads((folder / "environment.json").read_text())
+    assert recorded["packages"]["torch"] and recorded["devices"] and recorded["command"]
+    (tokenizer / "vocab").write_text("other")  # prepared anew: a run that goes on keeps its own
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    assert (open_run(settings, tokenizer) / "tokenizer/vocab").read_text() == "a b c"
+    other = replace(settings, optimizer=replace(settings.optimizer, beta2=0.5))
+    with pytest.raises(ConfigError, match="holds a different run: optimizer.beta2 was"):  # noqa: RUF043
+        open_run(other, tokenizer)
+
+
+def test_the_code_s_state_is_its_commit_and_changes(tmp_path: Path) -> None:
+    assert git_state(tmp_path) == {}
+
+    def git(*words: str) -> None:
+        author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *author, *words], check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "file").write_text("one\n")
+    git("add", ".")
+    git("commit", "-m", "first")
+    (tmp_path / "file").write_text("two\n")
+    state = git_state(tmp_path)
+    assert len(state["commit"]) == 40 and state["status"] == [" M file"] and "+two" in state["diff"]
+    assert environment()["python"]

@@ -1,0 +1,197 @@
+"""Benchmarks while a stage trains: every process samples with the model as it is, the main one scores meanwhile."""
+
+import json
+import os
+import threading
+from collections import defaultdict
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from conf.commands import Evaluate, Sampling, read_command
+from conf.errors import ConfigError
+from conf.run_folder import append_records, read_json, stage_folder, write_json
+from conf.schema import TaskConfig
+from parallel.engine import Engine
+from train.context import RunContext, on_main
+from train.evaluate.pass_at_k import mean_pass_at_k
+from train.evaluate.problems import Problem, sample_seed
+from train.evaluate.programs import Sample
+from train.evaluate.sandbox import Limits, SandboxError, check_isolation, run_programs
+from train.sample.generator import cut_at_first
+from train.sample.replicas import spread
+from train.stop import StopSignal
+from train.tracking import Tracker
+from train.validation import continue_prompts
+
+SAMPLES, SCORES = "samples.jsonl", "scores.json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark that a stage is scored on. command: its settings in `train.evaluate`. module: its functions there."""
+
+    name: str
+    every: int
+    command: Evaluate
+    module: Any
+    problems: dict[Any, Problem]
+
+    @property
+    def sampling(self) -> Sampling:
+        """How its samples are drawn, at the first of its temperatures."""
+        of = self.command
+        return Sampling(of.max_new_tokens, of.temperatures[0], of.top_p, of.top_k, of.seed)
+
+
+class Benchmarks:
+    """The benchmarks of one stage. What was sampled and not scored when a run was stopped is scored when it goes on."""
+
+    def __init__(self, context: RunContext, stage: str, stop: StopSignal) -> None:
+        self.context, self.stage, self.stop = context, stage, stop
+        self.tasks = [open_task(context, name, config) for name, config in context.settings.evaluation.tasks.items()]
+        self.folder = stage_folder(context.folder, stage) / "evaluations"
+        self.scoring: list[tuple[Task, int, threading.Thread]] = []
+        self.left = False
+        self.errors: list[str] = []
+        if context.mesh.is_main:
+            for task in self.tasks:
+                for path in sorted(self.folder.glob(f"{task.name}_step_*/{SAMPLES}")):
+                    if not (path.parent / SCORES).exists():
+                        self._score(task, int(path.parent.name.rpartition("_")[2]))
+
+    def sample(self, step: int, engine: Engine) -> bool:
+        """Sample for the tasks that are due after `step` and begin to score: whether one was. All processes call it."""
+        due = [task for task in self.tasks if step > 0 and step % task.every == 0 and not self._is_sampled(task, step)]
+        for task in due:
+            rows = self._samples(task, step, engine)
+            if rows is not None and self.context.mesh.is_main:
+                folder = self._folder(task, step)
+                folder.mkdir(parents=True, exist_ok=True)
+                append_records(folder / SAMPLES, rows)
+                self._score(task, step)
+        return bool(due)
+
+    def record(self, tracker: Tracker, wait: bool = False) -> None:
+        """Hand the scores that are ready to the tracker, in the order of their steps; with `wait`, all of them."""
+        while self.scoring and (wait or not self.scoring[0][2].is_alive()):
+            task, step, thread = self.scoring.pop(0)
+            thread.join()
+            path = self._folder(task, step) / SCORES
+            if path.exists():
+                tracker.record_benchmark(self.stage, step, task.name, read_json(path)["pass_at_k"])
+        while self.errors:
+            self.context.log(f"warning: {self.errors.pop(0)}")
+
+    def leave(self) -> None:
+        """Stop scoring; the next start of the run takes it up."""
+        self.left = True
+
+    def _is_sampled(self, task: Task, step: int) -> bool:
+        """Whether it was before: after an interruption, the steps since the last checkpoint are trained again."""
+        return bool(on_main(self.context.mesh, lambda: (self._folder(task, step) / SAMPLES).exists()))
+
+    def _folder(self, task: Task, step: int) -> Path:
+        return self.folder / f"{task.name}_step_{step:09d}"
+
+    def _samples(self, task: Task, step: int, engine: Engine) -> list[Sample] | None:
+        """The task's samples, in their order; None where the run was asked to stop meanwhile."""
+        tokenizer, length = self.context.data.tokenizer(), self.context.settings.model.context_length
+        sampling = task.sampling
+
+        def complete(rows: list[Sample]) -> list[Sample]:
+            problems = [task.problems[row["task_id"]] for row in rows]
+            prompts = [tokenizer.encode(problem["prompt"]) or [tokenizer.eos] for problem in problems]
+            prompts = [prompt[-(length - sampling.max_new_tokens) :] for prompt in prompts]
+            cuts = [cut_at_first(task.module.stop_strings(problem)) for problem in problems]
+            seeds = [sample_seed(sampling.seed, sampling.temperature, row["task_id"], row["sample"]) for row in rows]
+
+            def ended(row: int, new: list[int]) -> bool:
+                return cuts[row](tokenizer.decode(new)) is not None
+
+            found = continue_prompts(engine, prompts, sampling, seeds, tokenizer, length, ended)
+            texts = [tokenizer.decode(new) for new in found]
+            finals = [cut(text) for cut, text in zip(cuts, texts, strict=True)]
+            return [
+                {**row, "completion": text if final is None else final}
+                for row, text, final in zip(rows, texts, finals, strict=True)
+            ]
+
+        wanted = [{"task_id": name, "sample": at} for name in task.problems for at in range(task.command.samples)]
+        batch_size = self.context.settings.evaluation.batch_size
+        try:
+            return list(
+                chain.from_iterable(spread(engine.mesh, wanted, batch_size, complete, self.stop, in_lockstep=True))
+            )
+        except KeyboardInterrupt:
+            self.context.log(f"stopped while {task.name} was sampled; that begins again when the run goes on")
+            return None
+
+    def _score(self, task: Task, step: int) -> None:
+        before = self.scoring[-1][2] if self.scoring else None
+
+        def score() -> None:
+            if before is not None:
+                before.join()
+            try:
+                self._run(task, self._folder(task, step))
+            except (SandboxError, OSError) as error:
+                self.errors.append(f"{task.name} after step {step} could not be scored: {error}")
+
+        thread = threading.Thread(target=score, daemon=True)
+        self.scoring.append((task, step, thread))
+        thread.start()
+
+    def _run(self, task: Task, folder: Path) -> None:
+        rows = [json.loads(line) for line in (folder / SAMPLES).read_text().splitlines()]
+        workers = task.command.workers or spare_cores()
+        limits = Limits(task.command.seconds, sandbox=task.command.sandbox)
+        passed: dict[Any, list[bool]] = defaultdict(list)
+        for start in range(0, len(rows), 4 * workers):
+            if self.left:
+                return
+            some = rows[start : start + 4 * workers]
+            trials = [task.module.build_program(task.problems[row["task_id"]], row["completion"]) for row in some]
+            for row, outcome in zip(some, run_programs(trials, limits, workers), strict=True):
+                passed[row["task_id"]].append(outcome.passed)
+        scores = {str(k): mean_pass_at_k(list(passed.values()), k) for k in task.command.k}
+        write_json(folder / SCORES, {"pass_at_k": scores, "passed": dict(passed)})
+
+
+def spare_cores() -> int:
+    """Cores of this machine that no process of the run computes on, at least one."""
+    return max(1, (os.cpu_count() or 1) - int(os.environ.get("LOCAL_SIZE", "1")))
+
+
+def open_task(context: RunContext, name: str, config: TaskConfig) -> Task:
+    """The task of `evaluation.tasks`, with `train.evaluate`'s settings of that name.
+
+    Errors: `ConfigError` where there is no such benchmark, its problems cannot be read, or programs cannot be run.
+    """
+    words = [f"samples={config.samples}", *config.settings]
+    command = read_command(Evaluate, ["run=-", f"task={name}", *words])
+    command.k = [k for k in command.k if k <= command.samples]
+    module = import_module(f"train.evaluate.{name}")
+    if not hasattr(module, "build_program") or not hasattr(module, "stop_strings"):
+        raise ConfigError(
+            f"evaluation.tasks.{name} has no completions to score; use train.evaluate task={name} afterwards"
+        )
+    if command.max_new_tokens >= context.settings.model.context_length:
+        raise ConfigError(
+            f"evaluation.tasks.{name}: max_new_tokens={command.max_new_tokens} leaves no room for a prompt in the "
+            f"context of {context.settings.model.context_length} tokens; write settings=[max_new_tokens=...]"
+        )
+
+    def load() -> list[Problem]:
+        try:
+            check_isolation(command.sandbox)
+        except SandboxError as error:
+            raise ConfigError(f"evaluation.tasks.{name}: {error}") from None
+        problems: list[Problem] = module.load_problems(command)
+        return problems
+
+    problems = on_main(context.mesh, load)
+    few = config.problems or len(problems)
+    return Task(name, config.every, command, module, {problem["task_id"]: problem for problem in problems[:few]})
