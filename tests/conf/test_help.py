@@ -105,9 +105,9 @@ def test_examples_are_accepted(program: str, example: str) -> None:
     if command.settings:
         where = ("cluster", "nodes")  # of `launch evaluate`
         given = [word for word in rest if "=" in word and word.partition("=")[0] not in where]
-        read_command(SETTINGS[command.settings], given + positional(rest))
+        read_command(SETTINGS[command.settings], given + positional([word for word in rest if word != "evaluate"]))
     elif command.groups:
-        overrides = with_gpus([word for word in rest if word != "prepare"])
+        overrides = with_gpus([word for word in rest if "=" in word])
         for point in sweep_points(overrides) if "-m" in flags else [overrides]:
             compose_config(point)
 
