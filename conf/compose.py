@@ -1,4 +1,4 @@
-"""From the words on a command line to checked, typed settings."""
+"""Composes command-line overrides into checked, typed settings."""
 
 import logging
 import os

@@ -13,13 +13,6 @@ EXCEPTIONS = {
     "conf/schema.py": "dataclasses; tests/conf/test_compose.py composes all of them",
     "train/evaluate/sandboxed.py": "runs only inside the sandbox; tests/train/evaluate/test_sandbox.py runs it there",
 }
-PENDING = {  # pending: remove each line with the test file that makes it unnecessary
-    "parallel/full_state.py",  # pending
-    "parallel/memory.py",  # pending
-    "train/evaluate/programs.py",  # pending
-    "train/validation.py",  # pending
-}
-
 SECOND_FILES = {  # a second test file of one source file, for tests with a set-up of their own
     "tests/launch/test_setup.py",  # launch/setup.sh
     "tests/launch/test_slurm_script.py",  # launch/slurm.py where no Slurm is installed
@@ -50,12 +43,12 @@ def without_tests(files: list[Path]) -> set[str]:
 
 
 def test_every_source_file_has_its_test_file() -> None:
-    missing = without_tests(FILES) - EXCEPTIONS.keys() - PENDING
+    missing = without_tests(FILES) - EXCEPTIONS.keys()
     assert not missing, [str(mirrors_of(ROOT / name)[0].relative_to(ROOT)) for name in sorted(missing)]
 
 
 def test_the_exceptions_are_still_needed() -> None:
-    assert not (EXCEPTIONS.keys() | PENDING) - without_tests(FILES), "these have tests, or are gone: remove them"
+    assert not EXCEPTIONS.keys() - without_tests(FILES), "these have tests, or are gone: remove them"
 
 
 def test_every_test_file_mirrors_a_source_file() -> None:

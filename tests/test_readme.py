@@ -59,7 +59,9 @@ def test_every_command_runs(
         return
     module = words[words.index("-m" if words[0] == "python" else "--module") + 1]
     arguments = words[words.index(module) + 1 :]
-    if module == "launch" and arguments[0] not in ("status", "logs", "cancel", "sync", "--help"):
+    if module == "launch" and arguments[0] == "evaluate":
+        arguments.append("dry_run=true")
+    elif module == "launch" and arguments[0] not in ("status", "logs", "cancel", "sync", "--help"):
         arguments = [*(word for word in arguments if word != "dry_run=true"), "dry_run=true", "run.root=new"]
     if module == "train.data":
         arguments += ["--cfg", "job"]

@@ -5,6 +5,7 @@ The engine is Python's own `concurrent.futures` (README.md says why): its pool n
 
 import multiprocessing
 import os
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -29,13 +30,14 @@ class _Group:
     limit: int | None
     records: dict[int, dict[str, Any]] = field(default_factory=dict)
     begun: int = 0
+    first: int = 0  # the shard to begin with, where there is no limit
 
     def next(self) -> int | None:
         """The shard to begin next; None where there is enough, or no other."""
         if self.begun == len(self.tasks) or (self.limit is not None and self._bytes() >= self.limit):
             return None
         self.begun += 1
-        return self.begun - 1
+        return (self.first + self.begun - 1) % len(self.tasks)
 
     def enough(self) -> list[tuple[ShardTask, dict[str, Any]]]:
         """The fewest first shards that hold `limit` bytes: the same ones however many processes were at work."""
@@ -63,6 +65,9 @@ def make_shards(
     for task in tasks:
         shard = task.shard
         groups.setdefault((shard.key, shard.group), _Group([], shard.limit_bytes)).tasks.append(task)
+    if tasks and any(tasks[0].folder.parent.glob("*.partial.*")):  # another preparation is at work: meet it half-way
+        for group in groups.values():
+            group.first = 0 if group.limit is not None else random.randrange(len(group.tasks))
     done = [0, 0, 0]
     workers = min(workers or len(os.sched_getaffinity(0)), len(tasks))
     small = sum(task.shard.bytes for task in tasks) < SMALL_BYTES and all(task.shard.parts for task in tasks)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 from dataclasses import replace
 
 import pytest
@@ -77,3 +78,19 @@ def test_an_error_of_a_process_is_the_preparations(settings, tmp_path, monkeypat
     with pytest.raises(DataError, match=r"nl\.jsonl:2 is not JSON"):
         prepare(settings, lambda line: None)
     assert not multiprocessing.active_children()
+
+
+def test_a_preparation_beside_another_begins_elsewhere_and_takes_what_is_finished(tasks, monkeypatch):
+    begun = []
+
+    def noted(task):
+        begun.append(tasks.index(task))
+        return write_shard(task)
+
+    monkeypatch.setattr("train.data.pool.write_shard", noted)
+    monkeypatch.setattr("train.data.pool.random.randrange", lambda count: count - 2)
+    (tasks[0].folder.parent / f"x.partial.{socket.gethostname()}.{os.getpid()}").mkdir(parents=True)
+    made = make_shards(tasks, 1, lambda *_: None)
+    last = len(tasks) - 1
+    assert begun == [last - 1, last, *range(last - 1)]
+    assert [task for task, _ in made] == tasks, "in the order of the corpus all the same"

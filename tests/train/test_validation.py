@@ -1,0 +1,69 @@
+"""Bits per byte and samples are the same under every layout, and those of the model alone."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from model.tokenizer import Tokenizer
+from tests.parity.cases import engine_of, mesh_for, settings_of
+from tests.worlds import Worlds
+from train.data.token_file import TokenFileWriter
+from train.validation import bits_per_byte, sample
+
+PROMPTS = {"a": "abc", "empty": ""}
+LAYOUTS = {
+    "one process": (1, []),
+    "tensor x pipeline": (4, ["layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2"]),
+    "data": (2, ["layout.zero_stage=1"]),
+}
+
+
+class Letters:
+    """A token a byte, and one more that ends a text."""
+
+    eos, vocab_size = 90, 91
+
+    def encode(self, text: str) -> list[int]:
+        return [byte % 90 for byte in text.encode()]
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+def measured(folder: str, overrides: list[str]) -> tuple[float, dict[str, str]]:
+    """A case: bits per byte of the file below `folder`, and samples, of the seed's weights."""
+    settings = settings_of(overrides)
+    engine = engine_of(settings, mesh_for(settings))
+    files = SimpleNamespace(validation=f"{folder}/validation.bin", dtype="<u2", validation_bytes=77)
+    length = settings.model.context_length
+    bits = bits_per_byte(engine, cast(Any, files), length, batch_size=2)
+    prompts = replace(
+        settings.evaluation, sample_prompts={"a": "abc", "empty": ""}, sample_tokens=5, sample_temperature=0.0
+    )
+    texts = sample(engine, cast(Tokenizer, Letters()), prompts, length, seed=3)
+    engine.destroy()
+    return bits, texts
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """83 tokens: five samples of 16, the last one not full."""
+    folder = tmp_path_factory.mktemp("validation")
+    with TokenFileWriter(folder / "validation.bin", "<u2") as file:
+        file.write(np.random.default_rng(0).integers(0, 90, 83))
+    return folder
+
+
+def test_layouts_agree(worlds: Worlds, folder: Path) -> None:
+    results = {name: worlds(size).run(measured, str(folder), words) for name, (size, words) in LAYOUTS.items()}
+    bits, texts = results["one process"][0]
+    assert bits == pytest.approx(82 * math.log2(96) / 77, rel=0.1), "an untrained model knows little of 82 tokens"
+    assert texts.keys() == {"a", "empty"} and all(len(text.split()) == 5 for text in texts.values())
+    for found in results.values():
+        for other_bits, other_texts in found:
+            assert other_bits == pytest.approx(bits, rel=1e-5) and other_texts == texts
