@@ -18,6 +18,7 @@ from conf.schema import Settings, StageConfig
 from conf.secrets import is_secret
 
 ABOVE_ZERO = {"join_seconds", "collective_seconds", "lock_seconds", "max_clock_skew_seconds", "shared_folder_seconds"}
+AUTO = 0  # of layout.micro_batch_size, written `auto`: chosen when the run starts, from the memory there is
 LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
 
 
@@ -116,6 +117,8 @@ def _stages(settings: Settings) -> Iterator[str]:
         yield "no stage is selected; say for example stage=[nl,multi,mono]"
     for name, stage in settings.stages.items():
         yield from _schedule(f"stages.{name}", stage)
+        if stage.patience is not None and stage.patience < 1:
+            yield f"stages.{name}.patience={stage.patience} must be at least 1 evaluation, or null"
         if stage.peak_learning_rate <= 0 or stage.end_learning_rate < 0:
             yield f"stages.{name}: peak_learning_rate must be positive and end_learning_rate not negative"
         if stage.end_learning_rate > stage.peak_learning_rate:
@@ -175,9 +178,11 @@ def _cluster(settings: Settings) -> Iterator[str]:
 
 def _layout(settings: Settings, world_size: int | None) -> Iterator[str]:
     layout, model = settings.layout, settings.model
-    for name in ("tensor_parallel_size", "pipeline_parallel_size", "micro_batch_size", "loss_chunk_tokens"):
+    for name in ("tensor_parallel_size", "pipeline_parallel_size", "loss_chunk_tokens"):
         if getattr(layout, name) < 1:
             yield f"layout.{name}={getattr(layout, name)} must be at least 1"
+    if layout.micro_batch_size < 1 and layout.micro_batch_size != AUTO:
+        yield f"layout.micro_batch_size={layout.micro_batch_size} must be at least 1, or auto"
     for group in ("loss_scale", "zero"):
         for name, value in asdict(getattr(layout, group)).items():
             if value < 1:
@@ -231,14 +236,14 @@ def _batches(settings: Settings, world_size: int) -> Iterator[str]:
             f"set layout.data_parallel_size={replicas} or cluster.nodes and cluster.processes_per_node"
         )
         return
-    unit = layout.micro_batch_size * data_parallel_size(settings, world_size)
+    unit = max(layout.micro_batch_size, 1) * data_parallel_size(settings, world_size)
     for name, stage in settings.stages.items():
         batch = stage.global_batch_size
         if batch < 1 or batch % unit:
             nearest = max(unit, round(batch / unit) * unit)
             yield (
                 f"stages.{name}.global_batch_size={batch} is not a multiple of micro_batch_size="
-                f"{layout.micro_batch_size} x {data_parallel_size(settings, world_size)} replicas; "
+                f"{max(layout.micro_batch_size, 1)} x {data_parallel_size(settings, world_size)} replicas; "
                 f"use {nearest}, or another micro_batch_size or number of processes"
             )
 

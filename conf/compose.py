@@ -1,5 +1,6 @@
 """Composes command-line overrides into checked, typed settings."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from conf.check import check
+from conf.check import AUTO, check
 from conf.errors import ConfigError
 from conf.explain import FOLDER, GROUPS, choices_of, explain, first_line, size_fallback
 from conf.schedule import COUNTED, choose_schedules, count_steps
@@ -87,7 +88,10 @@ def print_info(overrides: list[str]) -> None:
     with _hydra():
         print("Search path:", FOLDER, *_searched(overrides), sep="\n  ", flush=True)
         hydra = cast(Hydra, GlobalHydra.instance().hydra)
+        root = logging.getLogger()
+        before = list(root.handlers)
         hydra.show_info("defaults-tree", "config", overrides)
+        root.handlers = before  # Hydra's, which it adds, writes to what stdout is now
 
 
 def compose_settings(overrides: list[str], world_size: int | None = None) -> Settings:
@@ -121,6 +125,8 @@ def _written_out(word: str) -> str:
     key, _, value = word.partition("=")
     if key == "stage" and not value.startswith("["):
         return f"stage=[{value}]"
+    if word == "layout.micro_batch_size=auto":
+        return f"layout.micro_batch_size={AUTO}"
     if key == "evaluation.tasks" or key.startswith("evaluation.tasks."):
         return f"++{word}"
     return f"cluster.nodes={value}" if key == "nodes" else word

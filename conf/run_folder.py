@@ -17,10 +17,6 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
-from conf.compose import load_settings
-from conf.errors import ConfigError
-from conf.run_lock import LOCK
-from conf.schedule import without_derived
 from conf.schema import Settings, plain
 from conf.secrets import redact
 
@@ -39,22 +35,7 @@ LINEAGE = "lineage.json"
 EVALUATION = "evaluation.json"
 HEALTH = "health.jsonl"  # a line for each step not taken, spike, difference of replicas, and return to a checkpoint
 
-SHOWN = 6  # settings that differ which a refusal lists
 TAIL_BYTES = 65536  # of a file's end that is read for its newest lines
-
-# Settings that may differ when a run is resumed: how it is distributed, recorded and stored, not what it computes.
-FREE = (
-    "layout",
-    "kernels",
-    "cluster",
-    "tracking",
-    "health",
-    "evaluation",
-    "dry_run",
-    "run",
-    "data.cache",
-    "data.on_error",
-)
 
 
 def run_folder(settings: Settings) -> Path:
@@ -86,32 +67,6 @@ def is_finished(run: Path, name: str) -> bool:
 def wandb_id(run: Path | str, stage: str) -> str:
     """The id of the stage's W&B run: the same for the same (absolute) run folder and stage, so that it is resumed."""
     return hashlib.sha256(f"{run}/{stage}".encode()).hexdigest()[:12]
-
-
-def check_run_folder(settings: Settings) -> bool:
-    """True where the folder holds this run already, false where it holds none that has recorded a step.
-
-    Errors: `ConfigError` where it holds a different run, naming a setting that differs, or where run.resume=never.
-    """
-    folder = run_folder(settings)
-    if not is_run_folder(folder):
-        if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
-            raise ConfigError(f"{folder} is not empty and holds no run; choose another folder with run.name=...")
-        if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"{folder} is a file; choose another folder with run.name=...")
-        return False
-    if not (folder / METRICS).is_file():
-        return False
-    if settings.run.resume == "never":
-        raise ConfigError(f"{folder} holds a run already; go on with run.resume=auto or choose another run.name")
-    different = differences(plain(load_settings(folder / CONFIG)), plain(settings))
-    if different:
-        listed = "; ".join(f"{key} was {saved}, now {asked}" for key, saved, asked in different[:SHOWN])
-        more = f"; and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
-        raise ConfigError(
-            f"{folder} holds a different run: {listed}{more}; give it these values again, or choose another run.name"
-        )
-    return True
 
 
 def save_settings(settings: Settings, folder: Path) -> None:
@@ -221,19 +176,3 @@ def last_lines(path: Path) -> list[str]:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES), os.SEEK_SET)
         return file.read().decode(errors="replace").splitlines()
-
-
-def differences(one: Any, other: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """(key, value in `one`, value in `other`) for every setting, outside `FREE`, in which they differ."""
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return [] if one == other else [(prefix, one, other)]
-    found = []
-    for key in sorted(one.keys() | other.keys()):
-        name = f"{prefix}.{key}" if prefix else key
-        if name == "run":
-            found += differences(one["run"]["seed"], other["run"]["seed"], "run.seed")
-        elif prefix == "stages" and key in one and key in other:
-            found += differences(without_derived(one[key]), without_derived(other[key]), name)
-        elif name not in FREE:
-            found += differences(one.get(key), other.get(key), name)
-    return found

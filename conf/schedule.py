@@ -36,8 +36,8 @@ def choose_schedules(config: DictConfig, overrides: list[str]) -> None:
         for phase, key in zip(PHASES, chosen, strict=True):
             if key == f"{phase}_steps":
                 stage[f"{phase}_ratio"] = None
-            elif key is None and phase == "anneal" and stage.schedule is Schedule.wsd:
-                stage.anneal_ratio = WSD_ANNEAL_RATIO
+            elif key is None and stage.schedule is Schedule.wsd:  # its warm-up does not depend on its length
+                stage[f"{phase}_ratio"] = WSD_ANNEAL_RATIO if phase == "anneal" else None
             elif key is None and any([length, *chosen]):
                 recipe = config.recipe[name]
                 stage[f"{phase}_ratio"] = recipe[f"{phase}_steps"] / recipe.steps

@@ -63,6 +63,7 @@ class StageConfig:
     anneal_ratio: float | None = None
     handover: choices.Handover = MISSING
     init_from: str | None = None
+    patience: int | None = None
 
 
 @dataclass
@@ -266,6 +267,7 @@ class RunConfig:
     keep_checkpoints: int = MISSING
     keep_every: int | None = None
     keep_best: bool = MISSING
+    extend: bool = False
     resume: str = MISSING
     until: str | None = None
 

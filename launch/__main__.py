@@ -22,7 +22,9 @@ from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED, UNHEALTHY
 from conf.help import short_help
-from conf.run_folder import check_run_folder, is_finished, newest_step, run_folder, save_settings
+from conf.inputs import check_inputs
+from conf.resume import changes, check_run_folder, record_extension, unfinished_stages
+from conf.run_folder import newest_step, run_folder, save_settings
 from conf.run_lock import OWNER, owner, run_lock, stop_file
 from conf.schedule import schedule_lines
 from conf.schema import Settings
@@ -70,12 +72,16 @@ SUBCOMMANDS: dict[str, tuple[Command, Callable[[list[str]], int]]] = {
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """A run that is to be started, checked. overrides: of `python -m train`. resumes: the folder holds this run."""
+    """A run that is to be started, checked.
+
+    overrides: of `python -m train`. resumes: the folder holds this run. unfinished: the stages that are to be trained.
+    """
 
     overrides: list[str]
     settings: Settings
     processes: int
     resumes: bool
+    unfinished: list[str]
 
     @property
     def folder(self) -> Path:
@@ -106,13 +112,19 @@ def launch(argv: list[str]) -> int:
     plans = [plan_launch(point) for point in (sweep_points(overrides) if sweeps else [overrides])]
     dry_run = plans[0].settings.dry_run
     for plan in plans:
+        if not plan.unfinished:
+            print_finished(plan)
+            continue
         print(f"{'going on with' if plan.resumes else 'starting'} {plan.folder}: {plan.processes} processes")
-        if not plan.resumes:
+        changed = changes(plan.settings) if plan.resumes else []
+        for key, was, now in changed:
+            print(f"  {key} was {was}, from here {now}")
+        if changed or not plan.resumes:
             print(*schedule_lines(plan.settings), sep="\n")
     sys.stdout.flush()
     if plans[0].settings.cluster.kind is ClusterKind.slurm:
         return submit(plans, dry_run)
-    for plan in plans:
+    for plan in filter(lambda plan: plan.unfinished, plans):
         code = start_here(plan, dry_run)
         if code:
             return code
@@ -128,13 +140,24 @@ def plan_launch(overrides: list[str]) -> LaunchPlan:
     else:
         processes = world_size(cluster, settings.layout)
     check(settings, processes)
+    check_inputs(settings)
     resumes = check_run_folder(settings)
     folder = run_folder(settings)
     busy = active_job(folder, queue_of([folder]))
     if busy is not None:
         raise ConfigError(f"{folder} is under way as {busy}; see `python -m launch status`, end it with `cancel`")
     kept = [override for override in overrides if not override.startswith("dry_run=")]
-    return LaunchPlan(kept, settings, processes, resumes)
+    unfinished = unfinished_stages(settings) if resumes else list(settings.stages)
+    return LaunchPlan(kept, settings, processes, resumes, unfinished)
+
+
+def print_finished(plan: LaunchPlan) -> None:
+    """Say that a run is finished, and show its summary. Nothing is started, and torch is not loaded."""
+    print(f"{plan.folder} is finished: {', '.join(plan.settings.stages)}")
+    for name in ("stages.md", "summary.md"):
+        if (plan.folder / name).is_file():
+            print(f"\n{(plan.folder / name).read_text(encoding='utf-8')}", end="")
+    print("train further: stages.NAME.steps=... run.extend=true, or another run.name")
 
 
 def start_here(plan: LaunchPlan, dry_run: bool) -> int:
@@ -207,6 +230,8 @@ def train_here(plan: LaunchPlan, command: list[str], variables: dict[str, str]) 
 
 def open_folder(plan: LaunchPlan) -> None:
     """Create the run's folder with its settings and `jobs/`."""
+    if plan.resumes:
+        record_extension(plan.settings)
     save_settings(plan.settings, plan.folder)
     (plan.folder / "jobs").mkdir(exist_ok=True)
 
@@ -216,9 +241,8 @@ def submit(plans: list[LaunchPlan], dry_run: bool) -> int:
     first, array = plans[0].settings, len(plans) > 1
     if any(list(plan.settings.stages) != list(first.stages) for plan in plans):
         raise ConfigError("-m with cluster.kind=slurm needs the same stages in every run")
-    stages = [name for name in first.stages if not all(is_finished(plan.folder, name) for plan in plans)]
+    stages = [name for name in first.stages if any(name in plan.unfinished for plan in plans)]
     if not stages:
-        print("every stage is finished")
         return 0
     if array:
         title = folder = Path(first.run.root) / ".sweeps" / first.run.group
@@ -239,7 +263,12 @@ def submit(plans: list[LaunchPlan], dry_run: bool) -> int:
         before = None
         for stage, (path, text) in scripts.items():
             command = shlex.join(slurm.sbatch_command(path, before, array))
-            print(f"# {path}\n{text}\n# {command}\n")
+            first_text = before is None
+            print(
+                f"# {path}" + (f"\n{text}" if first_text else f": as above, for stage {stage}"),
+                f"# {command}\n",
+                sep="\n",
+            )
             before = f"JOB_OF_{stage.upper()}"
         return 0
     for plan in plans:

@@ -5,3 +5,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ruff format --check .
 ruff check .
 mypy --strict conf parallel model train launch
+python -m conf.reference --check

@@ -1,13 +1,14 @@
 """What every stage of a run shares: process mesh, run folder, data, precision, kernels."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from conf.check import check
+from conf.check import AUTO, check
 from conf.choices import Precision
 from conf.errors import ConfigError, DataError, node_name
 from conf.run_folder import run_folder, write_json
@@ -18,6 +19,7 @@ from model.kernels import Kernels, select_kernels
 from parallel.deepspeed_internals import version_warning
 from parallel.mesh import ProcessMesh, build_mesh
 from parallel.rendezvous import leave
+from train.batch_size import find_micro_batch_size
 from train.data.packed_dataset import PackedDataset
 from train.data.prepare import PreparedData, find_prepared
 from train.gpu_node import bind_to_gpu, torch_warning
@@ -30,7 +32,7 @@ from train.watchdog import Watchdog
 
 @dataclass(frozen=True)
 class RunContext:
-    """The open run, in this process. peak_tflops: of one device, for MFU."""
+    """The open run, in this process. peak_tflops: of one device, for MFU; None: not known."""
 
     settings: Settings
     folder: Path
@@ -38,7 +40,7 @@ class RunContext:
     mesh: ProcessMesh
     precision: Precision
     kernels: Kernels
-    peak_tflops: float
+    peak_tflops: float | None
     watchdog: Watchdog
 
     def log(self, line: str) -> None:
@@ -64,8 +66,10 @@ def open_context(settings: Settings) -> Iterator[RunContext]:
     data = find_prepared(settings)
     if data is None:
         raise DataError("the data is not prepared; run `python -m train.data prepare` with the same settings first")
+    layout, micro_batch_size = settings.layout, settings.layout.micro_batch_size
+    if micro_batch_size == AUTO and int(os.environ.get("RANK", "0")) == 0:  # before there is a process group
+        micro_batch_size = find_micro_batch_size(settings)
     run_preflight(settings)
-    layout = settings.layout
     mesh = build_mesh(
         layout.tensor_parallel_size,
         layout.pipeline_parallel_size,
@@ -75,6 +79,9 @@ def open_context(settings: Settings) -> Iterator[RunContext]:
     )
     precision = resolve_precision(layout.precision, mesh.device)
     settings = replace(count_epochs(settings, data), layout=replace(layout, precision=precision))
+    if layout.micro_batch_size == AUTO:
+        found = mesh.broadcast_object(micro_batch_size)
+        settings = replace(settings, layout=replace(settings.layout, micro_batch_size=found))
     check(settings, mesh.size)
     bind_to_gpu(mesh.device)
     kernels = select_kernels(settings.kernels, mesh.device)
@@ -97,14 +104,16 @@ def _context(
 ) -> RunContext:
     layout, precision = settings.layout, settings.layout.precision
     open_log(folder, mesh.rank)
-    peak, source = peak_tflops(mesh.device, precision)
-    peak = settings.cluster.peak_tflops or peak
+    peak, source = settings.cluster.peak_tflops, "cluster.peak_tflops"
+    if peak is None and mesh.device.type == "cuda":  # a CPU's products timed here are no peak: MFU came out above 100%
+        peak, source = peak_tflops(mesh.device, precision)
     context = RunContext(settings, folder, data, mesh, precision, kernels, peak, watchdog)
     if (warning := version_warning()) is not None:
         context.log(warning)
     context.log(
         f"{mesh.size} processes on {mesh.device.type}: tensor {mesh.tp.size} x pipeline {mesh.pp_size} "
-        f"x data {mesh.dp_size}, ZeRO-{layout.zero_stage}, {precision.value}"
+        f"x data {mesh.dp_size}, ZeRO-{layout.zero_stage}, {precision.value}, "
+        f"micro-batches of {settings.layout.micro_batch_size}"
     )
     if emulates_bf16(mesh.device, precision):
         context.log("warning: this device has no bf16 products; torch emulates them, on a CPU about 100 times slower")
@@ -114,9 +123,8 @@ def _context(
     if mesh.size > 1:
         context.log(f"all-reduce over every process: {mesh.all_reduce_bandwidth():.2f} GB/s")
     context.log(f"kernels: {', '.join(f'{operation} {form}' for operation, form in kernels.describe().items())}")
-    context.log(
-        f"peak of one device: {peak:.2f} TFLOP/s ({'cluster.peak_tflops' if settings.cluster.peak_tflops else source})"
-    )
+    if peak is not None:
+        context.log(f"peak of one device: {peak:.2f} TFLOP/s ({source})")
     return context
 
 

@@ -1,5 +1,6 @@
 """Properties of the devices: the precision that `auto` resolves to, peak TFLOP/s for MFU, memory in use."""
 
+import ctypes
 import resource
 import time
 
@@ -80,3 +81,21 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def energy_joules(device: torch.device) -> float | None:
+    """Energy that the GPU has used since its driver was loaded, as NVML counts it; None where nothing counts it."""
+    if device.type != "cuda":
+        return None
+    handle, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+        failed = (
+            nvml.nvmlInit_v2()
+            or nvml.nvmlDeviceGetHandleByUUID(uuid, ctypes.byref(handle))
+            or nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules))
+        )
+    except (OSError, AttributeError):
+        return None
+    return None if failed else millijoules.value / 1000

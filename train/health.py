@@ -13,6 +13,7 @@ from typing import Any
 
 from conf.choices import OnBad, OnSpike
 from conf.errors import HealthError
+from conf.resume import data_position, read_extensions
 from conf.run_folder import (
     CHECKPOINTS,
     HEALTH,
@@ -61,7 +62,8 @@ class Health:
     def __init__(self, context: RunContext, stage: str) -> None:
         self.context, self.stage, self.settings = context, stage, context.settings.health
         self.file = stage_folder(context.folder, stage) / HEALTH
-        self.batch = context.settings.stages[stage].global_batch_size
+        self.stage_settings = context.settings.stages[stage]
+        self.extensions = read_extensions(context.folder, stage)
         self.gaps = context.mesh.broadcast_object(self._gaps() if context.mesh.is_main else None)
         self.in_a_row = 0
         self.spikes = {name: Spikes(SPIKE_WINDOW, SPIKE_DEVIATIONS) for name in ("loss", "gradient norm")}
@@ -112,8 +114,9 @@ class Health:
 
     def _samples(self, first_step: int, last_step: int | None = None) -> Gap:
         """Positions [first, last) in the order of the data of what the steps read."""
-        end = (last_step or first_step) * self.batch
-        return underneath((first_step - 1) * self.batch, self.gaps), underneath(end - 1, self.gaps) + 1
+        begin = data_position(self.extensions, first_step - 1, self.stage_settings)
+        end = data_position(self.extensions, last_step or first_step, self.stage_settings)
+        return underneath(begin, self.gaps), underneath(end - 1, self.gaps) + 1
 
     def _tell(self, step: int, event: str, words: str) -> None:
         self.context.log(f"warning: {self.stage} {step}: {words}")

@@ -7,16 +7,17 @@ from conf.schema import Settings
 from model.weights import Weights
 from parallel.engine import Engine
 from train.benchmarks import Benchmarks
+from train.best import BestWeights
 from train.checkpoint.save import Saver
 from train.context import RunContext, open_context
 from train.data.mixture import ORDER
 from train.health import Health, go_back
+from train.meter import Meter
 from train.report import report, report_schedule
-from train.schedule import learning_rate
+from train.schedule import last_stable_step, learning_rate
 from train.stages import check_parents, lineage, open_engine, open_saver, parent_of, stage_batches
 from train.stop import StopSignal
-from train.tracking import Meter, Tracker, open_tracker
-from train.validation import bits_per_byte, sample
+from train.tracking import Tracker, open_tracker
 
 
 def train(settings: Settings, stop: StopSignal) -> int:
@@ -56,9 +57,10 @@ def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
     tracker = open_tracker(context, name, lineage(context.folder, name, parent, context.settings))
     saver = open_saver(context, name, engine)
     try:
-        ended = train_steps(context, name, engine, done, tracker, saver, stop)
+        best = BestWeights(context, name, engine, tracker, saver)
+        ended = train_steps(context, name, engine, done, tracker, saver, best, stop)
         if ended:
-            finish(context, engine, name, parent, tracker, saver)
+            finish(context, name, parent, tracker, best)
     except HealthError:
         tracker.finish()
         saver.wait()
@@ -71,14 +73,23 @@ def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
 
 
 def train_steps(
-    context: RunContext, name: str, engine: Engine, done: int, tracker: Tracker, saver: Saver, stop: StopSignal
+    context: RunContext,
+    name: str,
+    engine: Engine,
+    done: int,
+    tracker: Tracker,
+    saver: Saver,
+    best: BestWeights,
+    stop: StopSignal,
 ) -> bool:
     """Take the steps after `done`; false where a signal stopped them. Errors: `HealthError` to go back from."""
     settings, stage, stopped = context.settings, context.settings.stages[name], False
     health, meter, benchmarks = Health(context, name), Meter(context), Benchmarks(context, name, stop)
-    batches = stage_batches(context, name, done, health.gaps)
+    batches = meter.waiting(stage_batches(context, name, done, health.gaps))
     benchmarks.sample(done, engine)  # where a signal stopped that
     for step in range(done + 1, stage.steps + 1):
+        if best.exhausted:
+            break
         context.watchdog.beat(f"{name} step {step}")
         lr = learning_rate(stage, step)
         engine.set_lr(lr)
@@ -90,22 +101,20 @@ def train_steps(
             tracker.record_step(name, step, lr, result, meter)
         scores: dict[str, float] = {}
         if step % settings.evaluation.every == 0 and not last:
-            context.watchdog.beat(f"{name} validation")
-            scores = evaluate(context, engine)
-            tracker.record_scores(name, step, scores)
-            meter.restart()
+            with meter.part("evaluation"):
+                scores = best.validate(step)
         context.watchdog.beat(f"{name} benchmarks")
         if benchmarks.sample(step, engine):
             meter.restart()
         benchmarks.record(tracker)
         stopped = context.mesh.any_rank(stop.received)
-        saves = step % settings.run.save_every == 0 or last or stopped
+        saves = step % settings.run.save_every == 0 or step == last_stable_step(stage) or last or stopped
         if saves or step % settings.health.compare_every == 0:
             health.check_replicas(engine, step)
         if saves:
             context.watchdog.beat(f"{name} save")
-            saver.save({"stage": name, "step": step, "order": ORDER, "score": scores.get(stage.corpus)})
-            meter.restart()
+            with meter.part("saving"):
+                saver.save({"stage": name, "step": step, "order": ORDER, "score": scores.get(stage.corpus)})
         saver.poll()
         if stopped:
             benchmarks.leave()
@@ -116,26 +125,17 @@ def train_steps(
     return not stopped
 
 
-def evaluate(context: RunContext, engine: Engine) -> dict[str, float]:
-    """Bits per byte on the validation set of every corpus."""
-    length, batch_size = context.settings.model.context_length, context.settings.evaluation.batch_size
-    return {name: bits_per_byte(engine, files, length, batch_size) for name, files in context.data.corpora.items()}
-
-
-def finish(
-    context: RunContext, engine: Engine, name: str, parent: Weights | None, tracker: Tracker, saver: Saver
-) -> None:
+def finish(context: RunContext, name: str, parent: Weights | None, tracker: Tracker, best: BestWeights) -> None:
     """Leave what the next stage and the reader need: weights, lineage, samples, and last the scores."""
     folder, settings = stage_folder(context.folder, name), context.settings
     context.watchdog.beat(f"{name} end")
-    saver.save_weights(folder / "weights")
-    tokenizer = context.data.tokenizer()
-    samples = sample(engine, tokenizer, settings.evaluation, settings.model.context_length, settings.run.seed)
-    tracker.record_samples(name, samples, folder / "samples.md")
-    scores = evaluate(context, engine)
-    tracker.record_scores(name, settings.stages[name].steps, scores)
+    if not best.exhausted:
+        best.validate(settings.stages[name].steps)
+    result = best.take()
+    tracker.record_samples(name, result["samples"], folder / "samples.md")
     origins = lineage(context.folder, name, parent, settings)
     context.write(folder / "lineage.json", origins)
     tracker.record_lineage(origins, folder / "lineage.json")
-    order = list(settings.stages).index(name)
-    context.write(folder / "evaluation.json", {"stage": name, "order": order, "bits_per_byte": scores})
+    evaluation = {"stage": name, "order": list(settings.stages).index(name), "step": result["step"]}
+    context.write(folder / "evaluation.json", {**evaluation, "bits_per_byte": result["scores"]})
+    best.forget()

@@ -10,6 +10,7 @@ from conf.schedule import schedule_lines
 from conf.schema import Settings
 from train.context import RunContext
 from train.schedule import learning_rate
+from train.summary import write_summary
 
 Scores = dict[str, dict[str, float]]  # stage -> corpus -> bits per byte
 
@@ -25,13 +26,13 @@ def report_schedule(context: RunContext) -> None:
 
 
 def report(context: RunContext) -> None:
-    """Print the table, and write `stages.md` and `stages.png` to the run's folder."""
+    """Print the table and the summary, and write `stages.md`, `stages.png` and `summary.md` to the run's folder."""
     if context.mesh.is_main:
         scores = read_scores(context.folder)
         print_table(scores)
         write_markdown(scores, context.folder / "stages.md")
         plot_stages(scores, context.folder / "stages.png")
-        context.log(f"samples, checkpoints and metrics: {context.folder}\npicture: {context.folder / 'stages.png'}")
+        context.log(write_summary(context.folder, context.settings))
 
 
 def read_scores(folder: Path) -> Scores:

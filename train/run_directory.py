@@ -12,18 +12,20 @@ from typing import Any
 
 import torch
 
+from conf.errors import ConfigError
+from conf.resume import check_run_folder, record_extension
 from conf.run_folder import (
     ENVIRONMENT,
     LOGS,
     TOKENIZER,
     atomic_folder,
-    check_run_folder,
     run_folder,
     save_settings,
     write_atomic,
 )
 from conf.schema import Settings
 from conf.secrets import redact
+from model.tokenizer import load_tokenizer
 
 PACKAGES = ("torch", "deepspeed", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy", "apex")
 
@@ -36,6 +38,9 @@ def open_run(settings: Settings, tokenizer: Path) -> Path:
     """
     folder = run_folder(settings)
     resumes = check_run_folder(settings)
+    if resumes:
+        _refuse_other_tokenizer(folder / TOKENIZER, tokenizer)
+        record_extension(settings)
     save_settings(settings, folder)
     (folder / LOGS).mkdir(exist_ok=True)
     if not (resumes and (folder / TOKENIZER).is_dir()):
@@ -43,6 +48,20 @@ def open_run(settings: Settings, tokenizer: Path) -> Path:
             shutil.copytree(tokenizer, partial, dirs_exist_ok=True)
     write_atomic(folder / ENVIRONMENT, redact(json.dumps(environment(), indent=2)) + "\n")
     return folder
+
+
+def _refuse_other_tokenizer(own: Path, prepared: Path) -> None:
+    """The ids of a run keep their meaning, whatever data it goes on with."""
+    if not own.is_dir():
+        return
+    ours, theirs = load_tokenizer(own), load_tokenizer(prepared)
+    if ours.vocab_size != theirs.vocab_size or any(
+        ours.token_bytes(token) != theirs.token_bytes(token) for token in range(ours.vocab_size)
+    ):
+        raise ConfigError(
+            f"the data is prepared with another tokenizer than the run's; go on with data.tokenizer.kind={ours.kind} "
+            f"data.tokenizer.path={own}"
+        )
 
 
 def environment() -> dict[str, Any]:

@@ -23,5 +23,10 @@ def learning_rate(stage: StageConfig, step: int) -> float:
     return peak + (end - peak) * done
 
 
+def last_stable_step(stage: StageConfig) -> int | None:
+    """The step after which a wsd stage anneals, and which a longer one goes on from; None for other schedules."""
+    return stage.steps - stage.anneal_steps if stage.schedule is Schedule.wsd else None
+
+
 def _fraction(steps: int, of: int) -> float:
     return min(max(steps / of, 0.0), 1.0) if of else float(steps >= 0)

@@ -10,6 +10,7 @@ from torch import nn
 
 from conf.choices import Handover, Precision
 from conf.errors import ConfigError
+from conf.resume import data_position, read_extensions, samples_done
 from conf.run_folder import CHECKPOINTS, is_finished, read_json, stage_folder
 from conf.schema import Settings
 from model.build import run_layers
@@ -29,6 +30,7 @@ from train.context import RunContext
 from train.data.batches import Gap, PassingOver, micro_batches, prefetched
 from train.data.mixture import ORDER, samples_read, training_samples
 from train.optimizer import adamw
+from train.schedule import last_stable_step
 
 SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "layer_norm_epsilon")  # what weights depend on
 
@@ -129,7 +131,7 @@ def _refuse_other_order(checkpoint: Path) -> None:
 def open_saver(context: RunContext, name: str, engine: Engine) -> Saver:
     """What saves the stage's checkpoints and its weights."""
     run, folder = context.settings.run, stage_folder(context.folder, name)
-    keep = Keep(run.keep_checkpoints, run.keep_every, run.keep_best)
+    keep = Keep(run.keep_checkpoints, run.keep_every, run.keep_best, last_stable_step(context.settings.stages[name]))
     return Saver(engine, folder / CHECKPOINTS, keep, context.settings.model.n_layer + 2)
 
 
@@ -140,7 +142,7 @@ def stage_batches(context: RunContext, name: str, done: int, gaps: Sequence[Gap]
     """
     settings, mesh = context.settings, context.mesh
     dataset, order = training_samples(settings, context.data, name)
-    position = done * settings.stages[name].global_batch_size
+    position = data_position(read_extensions(context.folder, name), done, settings.stages[name])
     whole = PassingOver(order, gaps)
     batches = micro_batches(dataset, whole, position, settings.layout.micro_batch_size, mesh.dp_rank, mesh.dp_size)
     return prefetched(batches, pin=mesh.device.type == "cuda")
@@ -155,7 +157,7 @@ def check_parents(context: RunContext) -> None:
 
 def lineage(run: Path, name: str, parent: Weights | None, settings: Settings) -> dict[str, Any]:
     """Where a stage's weights came from, back to the random ones: what makes nl -> multi -> mono data."""
-    stage = settings.stages[name]
+    stage, extensions = settings.stages[name], read_extensions(run, name)
     ancestors: list[str] = []
     source = None
     if parent is not None:
@@ -168,12 +170,13 @@ def lineage(run: Path, name: str, parent: Weights | None, settings: Settings) ->
         "corpus": stage.corpus,
         "tokens_of": {
             key: samples * settings.model.context_length
-            for key, samples in samples_read(stage, stage.steps * stage.global_batch_size).items()
+            for key, samples in samples_read(stage, samples_done(extensions, stage.steps, stage)).items()
         },
         "parent": source,
         "handover": None if parent is None else stage.handover.value,
         "steps": stage.steps,
-        "tokens": stage.steps * stage.global_batch_size * settings.model.context_length,
+        "tokens": samples_done(extensions, stage.steps, stage) * settings.model.context_length,
+        "extensions": extensions,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "lineage": [*ancestors, f"{settings.run.name}/{name}"],
     }

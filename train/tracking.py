@@ -6,79 +6,20 @@ Reports and comparisons read the same records from metrics.jsonl.
 
 import contextlib
 import math
-import platform
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from conf.duration import format_duration
+from conf.resume import read_extensions, samples_done
 from conf.run_folder import METRICS, TENSORBOARD, append_records, repair_records
 from model.flops import flops_per_token
 from parallel.engine import StepResult
 from train.context import RunContext
-from train.hardware import measured_tflops, peak_memory_bytes
+from train.meter import RUNNING, Meter
 from train.tensorboard import TensorBoard
 from train.wandb_run import artifact_name, flat, mark_unsent, open_wandb
-
-
-class Meter:
-    """Measures tokens and seconds from one record to the next, without evaluation and saving."""
-
-    def __init__(self, context: RunContext) -> None:
-        self.context = context
-        self.straggler, self.times_slowest = -1, 0
-        self.ranks: dict[str, list[float]] = {}
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin a new interval."""
-        self.started, self.steps, self.sequences = time.perf_counter(), 0, 0
-
-    def count(self, sequences: int) -> None:
-        """Count an optimizer step of `sequences` sequences."""
-        self.steps += 1
-        self.sequences += sequences
-
-    def read(self) -> dict[str, float]:
-        """Speed of the interval; begins a new one. TFLOP/s and MFU are of one device. Every process calls it.
-
-        Ranks wait for each other in every step, so the step time does not show which one is slow: each rank times a
-        matrix product of its own. `compute_spread` is how much slower than the median rank the slowest one is.
-        """
-        seconds, model, mesh = time.perf_counter() - self.started, self.context.settings.model, self.context.mesh
-        tokens_per_second = self.sequences * model.context_length / seconds
-        tflops = tokens_per_second * flops_per_token(model) / mesh.size / 1e12
-        own = measured_tflops(mesh.device, self.context.precision, small=True)
-        memory, speeds, hosts = zip(
-            *mesh.all_gather_object((float(peak_memory_bytes(mesh.device)), own, platform.node())), strict=True
-        )
-        self.ranks = {"rank_memory_bytes": list(memory), "rank_tflops": [round(speed, 3) for speed in speeds]}
-        slowest = speeds.index(min(speeds))
-        spread = statistics.median(speeds) / speeds[slowest] - 1
-        self._watch(slowest, spread, hosts[slowest])
-        step_seconds = seconds / max(self.steps, 1)
-        self.restart()
-        return {
-            "tokens_per_second": tokens_per_second,
-            "tflops_per_device": tflops,
-            "mfu": tflops / self.context.peak_tflops,
-            "memory_bytes": max(memory),
-            "memory_bytes_min": min(memory),
-            "step_seconds": step_seconds,
-            "compute_spread": spread,
-            "slowest_rank": slowest,
-        }
-
-    def _watch(self, slowest: int, spread: float, host: str) -> None:
-        """Warn of a rank that was the slowest, by more than the threshold, in three readings in a row."""
-        threshold = self.context.settings.tracking.straggler_threshold
-        again = spread > threshold and slowest == self.straggler
-        self.times_slowest = self.times_slowest + 1 if again else 1
-        self.straggler = slowest if spread > threshold else -1
-        if self.straggler >= 0 and self.times_slowest == 3:
-            self.context.log(f"warning: rank {slowest} on {host} computes {spread:.0%} slower than the median rank")
 
 
 class Tracker:
@@ -95,9 +36,13 @@ class Tracker:
         run: Any,
         rows: list[dict[str, Any]],
         board: TensorBoard | None = None,
+        extensions: list[dict[str, Any]] | None = None,
     ) -> None:
         self.folder, self.context, self.run, self.board = folder, context, run, board
+        self.extensions = extensions or []
         self.ranks: dict[str, list[float]] = {}
+        steps = [row for row in rows if "loss" in row]
+        self.before = {name: value for name in RUNNING if steps and (value := steps[-1].get(name)) is not None}
         self.recorded = {(row["step"], _kind(row)) for row in rows}
         self.began = time.monotonic() - max((row.get("seconds", 0.0) for row in rows), default=0.0)
 
@@ -113,16 +58,18 @@ class Tracker:
             "tokens": tokens,
             **speed,
         }
+        values |= {name: values[name] + self.before.get(name, 0.0) for name in RUNNING if values[name] is not None}
         self.ranks = meter.ranks
-        left = (steps - step) * self._tokens(stage, 1) / speed["tokens_per_second"]
+        mfu = "" if speed["mfu"] is None else f"  MFU {speed['mfu']:.1%}"
+        left = (self._tokens(stage, steps) - tokens) / max(speed["tokens_per_second"], 1e-9)
+        shown = f"  {format_duration(left)} left" if meter.readings > 1 else ""  # the first one has the compiling in it
         self._record(
             stage,
             step,
             values,
             f"{stage} {step:>{len(str(steps))}}/{steps}  loss {result.loss:.4f}  lr {lr:.2e}  "
             f"grad norm {result.gradient_norm:.3f}  {speed['tokens_per_second']:,.0f} tokens/s  "
-            f"{speed['tflops_per_device']:.3g} TFLOP/s  MFU {speed['mfu']:.1%}  "
-            f"{speed['memory_bytes'] / 2**30:.2f} GiB  {format_duration(left)} left"
+            f"{speed['tflops_per_device']:.3g} TFLOP/s{mfu}  {speed['memory_bytes'] / 2**30:.2f} GiB{shown}"
             + ("  skipped" if result.skipped else ""),
         )
 
@@ -194,7 +141,7 @@ class Tracker:
 
     def _tokens(self, stage: str, steps: int) -> int:
         settings = self.context.settings
-        return steps * settings.stages[stage].global_batch_size * settings.model.context_length
+        return samples_done(self.extensions, steps, settings.stages[stage]) * settings.model.context_length
 
     def _record(self, stage: str, step: int, values: dict[str, Any], line: str) -> None:
         if self.folder is None:
@@ -226,7 +173,7 @@ def open_tracker(context: RunContext, stage: str, lineage: dict[str, Any]) -> Tr
     rows = [row for row in repair_records(folder / METRICS) if row["stage"] == stage]
     run = open_wandb(folder, stage, settings, lineage, rows, context.log) if settings.tracking.wandb else None
     board = TensorBoard(folder / TENSORBOARD / stage, rows) if settings.tracking.tensorboard else None
-    return Tracker(folder, context, run, rows, board)
+    return Tracker(folder, context, run, rows, board, read_extensions(folder, stage))
 
 
 def _kind(row: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from conf.commands import Sampling
 from conf.schema import EvaluationConfig
 from model.tokenizer import Tokenizer
 from parallel.engine import Engine
+from train.context import RunContext
 from train.data.batches import validation_batches
 from train.data.packed_dataset import PackedDataset
 from train.data.prepare import CorpusFiles
@@ -31,6 +32,12 @@ def bits_per_byte(engine: Engine, files: CorpusFiles, context_length: int, batch
         engine.eval_batch(batch) for batch in validation_batches(dataset, batch_size, mesh.dp_rank, mesh.dp_size)
     )
     return nats / math.log(2) / files.validation_bytes
+
+
+def evaluate(context: RunContext, engine: Engine) -> dict[str, float]:
+    """Bits per byte on the validation set of every corpus."""
+    length, batch_size = context.settings.model.context_length, context.settings.evaluation.batch_size
+    return {name: bits_per_byte(engine, files, length, batch_size) for name, files in context.data.corpora.items()}
 
 
 def sample(

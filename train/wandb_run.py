@@ -134,6 +134,8 @@ def flat(values: dict[str, Any]) -> dict[str, Any]:
     """`values` with each list as one key per rank: W&B plots numbers, not lists."""
     found: dict[str, Any] = {}
     for key, value in values.items():
+        if value is None:
+            continue
         found |= {f"{key}/{rank}": each for rank, each in enumerate(value)} if isinstance(value, list) else {key: value}
     return found
 

@@ -51,6 +51,7 @@ REFUSED: list[tuple[str, str, str]] = [
         "/nowhere is no run, stage, imported or Hugging Face folder",
         "stages.mono.init_from=owner/name",
     ),
+    ("stages.nl.patience=0", "stages.nl.patience=0 must be at least 1", "stages.nl.patience=1"),
     (
         "stages.nl.steps=0",
         "stages.nl.steps=0 must be at least 1",
@@ -77,7 +78,12 @@ REFUSED: list[tuple[str, str, str]] = [
     ("stages.nl.end_learning_rate=1", "is above its peak_learning_rate=0.004", "stages.nl.end_learning_rate=0.004"),
     *(
         (f"layout.{name}=0", f"layout.{name}=0 must be at least 1", f"layout.{name}=1")
-        for name in ("tensor_parallel_size", "pipeline_parallel_size", "micro_batch_size", "loss_chunk_tokens")
+        for name in ("tensor_parallel_size", "pipeline_parallel_size", "loss_chunk_tokens")
+    ),
+    (
+        "layout.micro_batch_size=-1",
+        "layout.micro_batch_size=-1 must be at least 1, or auto",
+        "layout.micro_batch_size=0",
     ),
     (
         "layout.tensor_parallel_size=3",

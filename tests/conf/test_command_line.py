@@ -74,3 +74,20 @@ def test_a_reader_that_has_gone_ends_the_command_without_a_word() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_folders_of_ones_own_are_handed_on_as_a_setting(tmp_path: Path) -> None:
+    command = Command("python -m x", "", "Does x.", (), groups=True)
+    given, rest = command.split_flags(["-cd", str(tmp_path), "--config-dir=/", "a=1"])
+    assert given == {"--config-dir"} and rest == ["a=1", f"hydra.searchpath=[file://{tmp_path},file:///]"]
+    with pytest.raises(ConfigError, match="--config-dir nowhere is no folder"):
+        command.split_flags(["--config-dir", "nowhere"])
+
+
+@pytest.mark.parametrize(("flag", "said"), [("--cfg job", "  n_layer: 4\n"), ("--info", "    model: tiny:\n")])
+def test_settings_and_where_they_come_from_are_printed(
+    flag: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = Command("python -m x", "", "Does x.", (), groups=True)
+    assert run_command(lambda _: 1, [*flag.split(), "model=tiny"], command) == 0
+    assert said in capsys.readouterr().out

@@ -13,6 +13,7 @@ from conf.compose import compose_config
 from conf.help import first_comment, help_text, read_options
 from launch.evaluate import OF_THE_CLUSTER
 from launch.sweep import sweep_points
+from train.plan.__main__ import with_gpus
 
 CONF = Path(__file__).parents[2] / "conf"
 COMMANDS = {  # program -> module with its main, its Command
@@ -105,10 +106,11 @@ def test_examples_are_accepted(program: str, example: str) -> None:
     if name == "launch evaluate":
         rest = [word for word in rest if word.partition("=")[0] not in OF_THE_CLUSTER]
     if command.settings:
-        read_command(SETTINGS[command.settings], [word for word in rest if "=" in word] + positional(rest))
+        where = ("cluster", "nodes")  # of `launch evaluate`
+        given = [word for word in rest if "=" in word and word.partition("=")[0] not in where]
+        read_command(SETTINGS[command.settings], given + positional([word for word in rest if word != "evaluate"]))
     elif command.groups:
-        overrides = rest[1:] if rest[:1] and "=" not in rest[0] else rest  # after train.data's action
-        overrides = [word for word in overrides if not word.startswith("gpus=")]  # train.plan's own
+        overrides = with_gpus([word for word in rest if "=" in word])  # without train.data's action
         for point in sweep_points(overrides) if "-m" in flags else [overrides]:
             compose_config(point)
 

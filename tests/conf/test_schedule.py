@@ -4,7 +4,7 @@ import pytest
 
 from conf.compose import compose_settings
 from conf.errors import ConfigError
-from conf.run_folder import differences
+from conf.resume import differences
 from conf.schedule import count_steps, schedule_lines
 from conf.schema import StageConfig, plain
 
@@ -26,7 +26,8 @@ def stage(*words: str, sequences: int | None = None) -> StageConfig:
         (["steps=2400", "warmup_steps=7"], (2400, 7, 2200)),
         (["steps=2400", "warmup_ratio=0.5"], (2400, 1200, 1200)),
         (["steps=2400", "anneal_steps=100"], (2400, 200, 100)),
-        (["steps=2400", "anneal_ratio=0.1", "schedule=wsd"], (2400, 200, 240)),
+        (["steps=2400", "schedule=wsd"], (2400, 10, 240)),
+        (["steps=2400", "anneal_ratio=0.5", "schedule=wsd"], (2400, 10, 1200)),
         (["schedule=wsd"], (120, 10, 12)),
         (["warmup_steps=100"], (120, 100, 20)),
         (["steps=120"], (120, 10, 110)),

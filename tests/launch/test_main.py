@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -79,21 +80,23 @@ def test_a_size_in_a_folder_of_ones_own_is_launched_and_its_processes_find_it(tm
 
 
 EXPERIMENTS = {"codegen_350m": 8, "codegen_2b": 64, "codegen_6b": 64, "codegen_16b": 512}  # GPUs of their layouts
-EXPERIMENTS |= {"finetune_python_2b": 8, "finetune_python_6b": 8, "finetune_python_16b": 64}
-EXPERIMENTS |= dict.fromkeys(("finetune_python", "smoke", "quickstart"), 2)
+EXPERIMENTS |= {"finetune_python": 2, "finetune_python_2b": 8, "finetune_python_6b": 8, "finetune_python_16b": 64}
+EXPERIMENTS |= dict.fromkeys(("smoke", "quickstart"), 2)
 
 
 @pytest.mark.parametrize(("experiment", "processes"), EXPERIMENTS.items())
-def test_every_experiment_launches_with_nothing_else(
+def test_every_experiment_launches_with_nothing_but_its_data(
     experiment: str, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("launch.local.visible_gpus", list)
-    assert main([f"experiment={experiment}", "dry_run=true"]) == 0
+    data = [f"data.corpora.mono.paths=[{ROOT}/launch/*.py]"] if experiment.startswith("finetune") else []
+    assert main([f"experiment={experiment}", *data, "dry_run=true"]) == 0
     first, *_, prepare, train = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"starting runs/{experiment}") and first.endswith(f": {processes} processes")
-    assert prepare.endswith(f"-m train.data prepare experiment={experiment}")
-    assert train.endswith(f"train experiment={experiment}")
+    assert first.startswith("starting runs/" + experiment.partition("_python_")[0])
+    assert first.endswith(f": {processes} processes")
+    assert prepare.endswith(f"-m train.data prepare {shlex.join([f'experiment={experiment}', *data])}")
+    assert train.endswith(f"train {shlex.join([f'experiment={experiment}', *data])}")
     assert not list(tmp_path.iterdir())
 
 
@@ -217,7 +220,7 @@ def tries_of(
     folder: Path, monkeypatch: pytest.MonkeyPatch, codes: list[int], steps: list[int]
 ) -> tuple[int, list[float]]:
     """The exit code of a run whose tries end with `codes` after `steps`, and the pauses between them."""
-    plan = LaunchPlan([], compose_settings([f"run.root={folder}", "cluster.restarts=2"]), 1, True)
+    plan = LaunchPlan([], compose_settings([f"run.root={folder}", "cluster.restarts=2"]), 1, True, [])
     plan.folder.mkdir(exist_ok=True)
     (plan.folder / "metrics.jsonl").write_text('{"stage": "nl", "step": 0, "loss": 1.0}\n')
     pauses: list[float] = []

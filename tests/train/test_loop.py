@@ -89,7 +89,10 @@ def undisturbed(corpora: Path) -> Path:
 
 def test_a_run_leaves_what_the_readme_says(undisturbed: Path) -> None:
     names = {path.name for path in undisturbed.iterdir()}
-    assert {"config.yaml", "environment.json", "metrics.jsonl", "stages.md", "stages.png", "stages", "wandb"} <= names
+    assert {"config.yaml", "environment.json", "metrics.jsonl", "stages.md", "stages.png", "stages", "wandb"} | {
+        "summary.md",
+        "schedule.png",
+    } <= names
     for stage in ("nl", "multi", "mono"):
         left = {path.name for path in (undisturbed / "stages" / stage).iterdir()}
         files = {"deepspeed.json", "lineage.json", "evaluation.json", "samples.md", "checkpoints", "weights"}
@@ -147,9 +150,9 @@ def test_an_unfit_node_is_named_before_a_step(corpora: Path) -> None:
 def test_called_again_it_keeps_what_is_finished(undisturbed: Path, corpora: Path) -> None:
     before = weights(undisturbed, "mono")
     done = launch(*command(corpora, "undisturbed", "tracking.wandb=true"))
-    assert done.returncode == 0
-    assert "data: reusing" in done.stdout
-    assert done.stdout.count("finished before, kept") == 3
+    assert done.returncode == 0 and "undisturbed is finished: nl, multi, mono" in done.stdout
+    assert "| after stage | nl | multi | mono |" in done.stdout and "waiting for data" in done.stdout
+    assert "processes" not in done.stdout, "nothing is started"
     assert weights(undisturbed, "mono") == before
 
 
@@ -214,3 +217,18 @@ def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path,
     assert sorted(scored) == sorted((stage, step) for stage in ("nl", "multi", "mono") for step in (3, 6))
     steps = [(row["stage"], row["step"]) for row in read_metrics(run) if "loss" in row]
     assert steps == sorted(set(steps), key=steps.index) and len(steps) == 3 * STEPS
+
+
+def test_a_wsd_stage_that_is_made_longer_is_the_longer_run(corpora: Path) -> None:
+    """Extended after it was finished, it goes back to where it was stable, and ends with the longer run's weights."""
+    short = ["stage=nl", "cluster.processes_per_node=1", "stages.nl.schedule=wsd", "stages.nl.anneal_steps=2"]
+    words = [word for word in command(corpora, "wsd", *short) if not word.startswith(("stages.multi", "stages.mono"))]
+    longer = [*words, "stages.nl.steps=9"]
+    for done in (launch(*words), launch(*longer, "run.extend=true"), launch(*longer, "run.name=whole")):
+        assert done.returncode == 0, done.stdout + done.stderr
+    run = corpora / "runs/wsd"
+    assert weights(run, "nl") == weights(corpora / "runs/whole", "nl")
+    lineage = json.loads((run / "stages/nl/lineage.json").read_text())
+    assert lineage["extensions"][0]["after_step"] == 4 and lineage["steps"] == 9
+    rates = {row["step"]: row["learning_rate"] for row in read_metrics(run) if "loss" in row}
+    assert list(rates) == list(range(1, 10)) and rates[7] == rates[2] > rates[8] > rates[9]

@@ -17,7 +17,8 @@ from model.kernels import REFERENCE
 from parallel.engine import StepResult
 from parallel.mesh import ProcessMesh, TensorParallelGroup
 from train.context import RunContext
-from train.tracking import Meter, Tracker, open_tracker
+from train.meter import Meter
+from train.tracking import Tracker, open_tracker
 from train.watchdog import Watchdog
 
 CUT_OFF = '{"stage": "nl", "step": 3, "lo'
@@ -99,6 +100,33 @@ def test_a_meter_measures_its_own_stretch(context: RunContext) -> None:
     assert meter.read()["tokens_per_second"] == pytest.approx(2 * 16 * 256 / 10, rel=0.05)
     meter.started -= 10.0
     assert meter.read()["tokens_per_second"] == 0
+
+
+def test_the_first_reading_has_the_compiling_in_it_and_tells_no_time_left(
+    context: RunContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = replace(context, peak_tflops=None)
+    tracker, meter = open_tracker(context, "nl", {}), Meter(context)
+    for step in (1, 2):
+        meter.count(16)
+        tracker.record_step("nl", step, 1e-3, StepResult(5.25, 0.75, False), meter)
+    first, second = capsys.readouterr().out.splitlines()
+    assert " left" not in first and second.endswith(" left")
+    assert "MFU" not in first + second, "a CPU has no known peak"
+
+
+def test_the_time_of_each_part_adds_up_over_interruptions(context: RunContext) -> None:
+    for _ in range(2):
+        tracker, meter = open_tracker(context, "nl", {}), Meter(context)
+        batches = meter.waiting(iter([1, 2]))  # type: ignore[list-item]
+        with meter.part("evaluation"):
+            next(batches)
+        meter.seconds["evaluation"] = 3.0
+        meter.count(16)
+        tracker.record_step("nl", len(read_metrics(context.folder)) + 1, 1e-3, StepResult(5.0, 1.0, False), meter)
+    rows = read_metrics(context.folder)
+    assert [row["seconds_evaluation"] for row in rows] == [3.0, 6.0]
+    assert rows[1]["seconds_data"] > rows[0]["seconds_data"] > 0 and rows[0]["energy_joules"] is None
 
 
 def test_a_rank_that_stays_slow_is_named_once(context: RunContext, capsys: pytest.CaptureFixture[str]) -> None:

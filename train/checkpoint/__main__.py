@@ -10,6 +10,7 @@ from conf.compose import load_settings
 from conf.errors import ConfigError
 from conf.run_folder import CHECKPOINTS, CONFIG, is_run_folder, stage_folder
 from train.checkpoint.files import Keep, damage, remove, score_of, shortfall, step_folders, step_of, to_remove
+from train.schedule import last_stable_step
 
 COMMAND = Command(
     program="python -m train.checkpoint",
@@ -63,8 +64,9 @@ def verify(run: Path) -> int:
 def prune(run: Path) -> int:
     """Remove what the settings do not keep, and what killed saves have left. One that is not whole counts as none."""
     settings = load_settings(run / CONFIG)
-    keep = Keep(settings.run.keep_checkpoints, settings.run.keep_every, settings.run.keep_best)
-    for stage in settings.stages:
+    for stage, config in settings.stages.items():
+        run_settings, stable = settings.run, last_stable_step(config)
+        keep = Keep(run_settings.keep_checkpoints, run_settings.keep_every, run_settings.keep_best, stable)
         folder = stage_folder(run, stage) / CHECKPOINTS
         for path in sorted(folder.glob("*.partial")):
             shutil.rmtree(path)

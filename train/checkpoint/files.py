@@ -19,11 +19,12 @@ CHUNK_BYTES = 1 << 24  # of a file, read at a time
 
 @dataclass(frozen=True)
 class Keep:
-    """Which checkpoints stay: the `newest`, every one whose step is a multiple of `every`, and the `best` by score."""
+    """Which checkpoints stay: the `newest`, the multiples of `every` steps, the `best` by score, and `step`."""
 
     newest: int
     every: int | None = None
     best: bool = False
+    step: int | None = None
 
 
 def step_name(step: int) -> str:
@@ -100,6 +101,7 @@ def to_remove(folder: Path, keep: Keep, at_most: int | None = None) -> list[Path
     kept = set(reached[-keep.newest :])
     if keep.every:
         kept |= {path for path in reached if step_of(path) % keep.every == 0}
+    kept |= {path for path in reached if step_of(path) == keep.step}
     scores = {path: score for path in reached if (score := score_of(path)) is not None} if keep.best else {}
     if scores:
         kept.add(min(scores, key=lambda path: scores[path]))

@@ -4,10 +4,10 @@ import json
 import os
 import sys
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
-from conf.check import check, data_parallel_size, gradient_accumulation_steps
+from conf.check import AUTO, check, data_parallel_size, gradient_accumulation_steps
 from conf.choices import Balance
 from conf.command_line import Command, run_command
 from conf.compose import compose_settings
@@ -55,6 +55,8 @@ def print_plan(argv: list[str]) -> int:
     if "--best" in flags:
         return print_best(on_gpu(settings), size, overrides)
     settings = on_gpu(compose_settings(overrides, size))
+    if settings.layout.micro_batch_size == AUTO:
+        settings = with_micro_batch_size(settings, size)
     check(settings, size)
     stages = plan(settings, size)
     figures = summary(settings, size, stages)
@@ -98,6 +100,17 @@ def print_best(settings: Settings, size: int, overrides: list[str]) -> int:
     words = [f"layout.{key}={str(value).lower()}" for key, value in settings_of(found[0].layout).items()]
     show_best(f"{settings.model.name} on {size} GPUs", rows, " ".join(["python -m launch", *overrides, *words]))
     return 0
+
+
+def with_micro_batch_size(settings: Settings, size: int) -> Settings:
+    """`settings` with the micro-batch that `auto` would choose on GPUs of cluster.device_memory_gib."""
+    from train.batch_size import choose_micro_batch_size
+    from train.plan.planner import usable_bytes
+
+    if settings.cluster.device_memory_gib is None:
+        raise ConfigError("layout.micro_batch_size=auto: say for which memory with cluster.device_memory_gib=80")
+    chosen = choose_micro_batch_size(settings, size, usable_bytes(settings.cluster.device_memory_gib))
+    return replace(settings, layout=replace(settings.layout, micro_batch_size=chosen))
 
 
 def refuse_what_does_not_fit(settings: Settings, size: int, stages: list[Any]) -> None:

@@ -44,6 +44,7 @@ def test_the_newest_every_so_many_and_the_best_stay(tmp_path: Path) -> None:
     removed = [step_of(path) for path in to_remove(tmp_path, Keep(newest=1, every=4, best=True), at_most=12)]
     assert removed == [2, 10, 14], "12 is the newest, 4 and 8 are multiples, 6 is the best, 14 lies ahead"
     assert [step_of(path) for path in to_remove(tmp_path, Keep(newest=2))] == [2, 4, 6, 8, 10]
+    assert [step_of(path) for path in to_remove(tmp_path, Keep(newest=2, step=6))] == [2, 4, 8, 10]
 
 
 def test_a_name_is_given_only_to_what_the_disk_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,79 @@
+"""What a run reads, checked before it is started or submitted: corpora, tokenizer, parents."""
+
+import glob
+import json
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from conf.check import is_hub_name
+from conf.choices import Source
+from conf.errors import ConfigError
+from conf.run_folder import CONFIG, STAGES, WEIGHTS
+from conf.schema import Settings
+
+TOKENIZER_KINDS = ("codegen", "gpt2", "sentencepiece")
+SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size")  # what weights depend on
+
+
+def check_inputs(settings: Settings) -> None:
+    """Errors: `ConfigError` for the first corpus, tokenizer or parent that is not there or does not fit."""
+    for problem in chain(_corpora(settings), _tokenizer(settings), _parents(settings)):
+        raise ConfigError(problem)
+
+
+def _corpora(settings: Settings) -> Iterator[str]:
+    for name, stage in settings.stages.items():
+        corpus = settings.data.corpora[stage.corpus]
+        key = f"data.corpora.{stage.corpus}.paths"
+        if corpus.source is Source.files and not corpus.paths:
+            yield f"stage {name} trains on corpus {stage.corpus}, which has no documents yet; set {key}=[...]"
+    for name, corpus in settings.data.corpora.items():
+        for path in corpus.paths if corpus.source is Source.files else []:
+            if "://" in path or Path(path).exists() or (glob.has_magic(path) and glob.glob(path, recursive=True)):
+                continue
+            what = "matches no file" if glob.has_magic(path) else "does not exist"
+            yield f"data.corpora.{name}.paths: {path} {what}"
+
+
+def _tokenizer(settings: Settings) -> Iterator[str]:
+    tokenizer = settings.data.tokenizer
+    if tokenizer.kind not in TOKENIZER_KINDS:
+        yield f"data.tokenizer.kind={tokenizer.kind} does not exist; there are {', '.join(TOKENIZER_KINDS)}"
+    if tokenizer.path is not None and not is_hub_name(tokenizer.path) and not any(Path(tokenizer.path).iterdir()):
+        yield f"data.tokenizer.path={tokenizer.path} is an empty folder"
+
+
+def _parents(settings: Settings) -> Iterator[str]:
+    for name, stage in settings.stages.items():
+        if stage.init_from is None or is_hub_name(stage.init_from):
+            continue
+        folder, key = Path(stage.init_from), f"stages.{name}.init_from={stage.init_from}"
+        if (folder / CONFIG).is_file() and not any((folder / STAGES).glob(f"*/{WEIGHTS}")):
+            yield f"{key} is a run of which no stage is finished; wait for it, or take another"
+        found = _model_of(folder)
+        different = [
+            f"model.{part} is {found[part]} there and {getattr(settings.model, part)} here"
+            for part in SHAPE
+            if part in found and found[part] != getattr(settings.model, part)
+        ]
+        if different:
+            yield f"{key} holds another model: {', '.join(different)}"
+
+
+def _model_of(folder: Path) -> dict[str, Any]:
+    """The model's sizes as a run's, an imported or a Hugging Face folder tells them; empty where none does."""
+    run = folder if (folder / CONFIG).is_file() else folder.absolute().parents[1]
+    if (run / CONFIG).is_file():
+        return dict(OmegaConf.select(OmegaConf.load(run / CONFIG), "model") or {})
+    for name in ("model.json", "config.json"):
+        if (folder / name).is_file():
+            try:
+                values = json.loads((folder / name).read_text(encoding="utf-8"))
+            except ValueError:
+                return {}
+            return dict(values.get("model", values))
+    return {}

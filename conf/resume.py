@@ -1,0 +1,250 @@
+"""What may change when a run goes on, and how a change is recorded.
+
+A run may be called again with other settings. Those of its machines and its records are free. With run.extend=true the
+stage under way, or the last one that was finished, goes on from its newest checkpoint with another length, rate, batch,
+data or optimizer; `stages/STAGE/extensions.json` keeps each change with the step and the sample it came after.
+"""
+
+import shutil
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from conf.choices import Schedule
+from conf.compose import load_settings
+from conf.errors import ConfigError
+from conf.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    EVALUATION,
+    METRICS,
+    is_finished,
+    is_run_folder,
+    read_json,
+    read_records,
+    run_folder,
+    stage_folder,
+    write_json,
+    write_records,
+)
+from conf.run_lock import LOCK
+from conf.schedule import without_derived
+from conf.schema import Settings, StageConfig, plain
+
+EXTENSIONS = "extensions.json"  # below a stage's folder
+SHOWN = 6  # settings that a refusal lists
+
+
+class Rule(Enum):
+    """What is needed for a setting to change."""
+
+    free = "any time"
+    extend = "run.extend=true"
+    never = "never"
+
+
+# Settings, by the beginning of their names; the longest that fits decides. conf/README.md shows the table.
+RULES: dict[str, tuple[Rule, str]] = {
+    "layout": (Rule.free, "a checkpoint belongs to no layout"),
+    "kernels": (Rule.free, "the same operations, computed another way"),
+    "cluster": (Rule.free, "where it runs"),
+    "tracking": (Rule.free, "what is recorded"),
+    "health": (Rule.free, "what is watched"),
+    "evaluation": (Rule.free, "what is measured"),
+    "recipe": (Rule.free, "the stages hold what came of it"),
+    "dry_run": (Rule.free, "nothing is started"),
+    "run": (Rule.free, "name, saving, resuming"),
+    "run.seed": (Rule.never, "it ordered the data that was read"),
+    "data.cache": (Rule.free, "where prepared data is kept"),
+    "data.workers": (Rule.free, "how fast data is prepared"),
+    "data.on_error": (Rule.free, "what becomes of files that cannot be read"),
+    "data": (Rule.extend, "the new data is read from its beginning; the tokenizer stays the run's"),
+    "optimizer": (Rule.extend, "the moments are kept"),
+    "model": (Rule.never, "weights and moments have its shapes"),
+    "stages": (Rule.extend, "of the stage under way or finished last; the optimizer and the data's position are kept"),
+    "stages.NAME.init_from": (Rule.never, "of a stage that has begun"),
+    "stages.NAME.handover": (Rule.never, "of a stage that has begun"),
+}
+WSD_FREE = ("steps", "anneal_steps")  # of a wsd stage that is still stable before and after the change
+
+
+def differences(one: Any, other: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """(key, value in `one`, value in `other`) for every setting in which they differ and that is not always free."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return [] if one == other or rule_of(prefix)[0] is Rule.free else [(prefix, one, other)]
+    if prefix.count(".") == 1 and prefix.startswith("stages."):
+        one, other = without_derived(one), without_derived(other)
+    found = []
+    for key in sorted(one.keys() | other.keys()):
+        found += differences(one.get(key), other.get(key), f"{prefix}.{key}" if prefix else key)
+    return found
+
+
+def rule_of(key: str) -> tuple[Rule, str]:
+    """The rule for a setting, and its reason."""
+    parts = key.split(".")
+    if parts[0] == "stages" and len(parts) > 2:
+        parts[1] = "NAME"
+    names = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((RULES[name] for name in names if name in RULES), (Rule.extend, ""))
+
+
+def check_run_folder(settings: Settings) -> bool:
+    """True where the folder holds this run already, false where it holds none that has recorded a step.
+
+    Errors: `ConfigError` where it holds a different run, naming the settings that differ, or where run.resume=never.
+    """
+    folder = run_folder(settings)
+    if not is_run_folder(folder):
+        if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
+            raise ConfigError(f"{folder} is not empty and holds no run; choose another folder with run.name=...")
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{folder} is a file; choose another folder with run.name=...")
+        return False
+    if not (folder / METRICS).is_file():
+        return False
+    if settings.run.resume == "never":
+        raise ConfigError(f"{folder} holds a run already; go on with run.resume=auto or choose another run.name")
+    changes(settings)
+    return True
+
+
+def changes(settings: Settings) -> list[tuple[str, Any, Any]]:
+    """(key, before, now) of what the run in the folder is to go on with. Errors: `ConfigError` for what may not change.
+
+    What is free, and what belongs to a stage that has not begun, is left out.
+    """
+    folder = run_folder(settings)
+    saved = load(folder)
+    found = differences(plain(saved), plain(settings))
+    begun = [name for name in saved.stages if stage_folder(folder, name).is_dir()]
+    needed = []
+    for key, was, now in found:
+        name = key.split(".")[1] if key.startswith("stages.") else ""
+        rule = rule_of(key)[0]
+        if name and name not in begun:
+            continue
+        if name and (name != begun[-1] or name not in settings.stages):
+            rule = Rule.never
+        elif name and key.rpartition(".")[2] in WSD_FREE and _stays_stable(folder, name, saved, settings):
+            rule = Rule.free
+        needed.append((rule, key, was, now))
+    if begun != list(settings.stages)[: len(begun)]:
+        needed.append((Rule.never, "stage", ",".join(begun), ",".join(settings.stages)))
+    refused = [each for each in needed if each[0] is Rule.never]
+    refused += [each for each in needed if each[0] is Rule.extend and not settings.run.extend]
+    if refused:
+        raise ConfigError(_refusal(folder, refused))
+    _refuse_too_short(folder, begun, settings)
+    return [(key, was, now) for _, key, was, now in needed]
+
+
+def unfinished_stages(settings: Settings) -> list[str]:
+    """The stages of the run in the folder that are to be trained: those not finished, and one that is extended."""
+    folder = run_folder(settings)
+    names = list(settings.stages)
+    if settings.run.until is not None:
+        names = names[: names.index(settings.run.until) + 1]
+    begun = [name for name in names if stage_folder(folder, name).is_dir()]
+    extended = begun[-1:] if changes(settings) else []
+    return [name for name in names if name in extended or not is_finished(folder, name)]
+
+
+def load(folder: Path) -> Settings:
+    """The settings that the run in `folder` was saved with."""
+    return load_settings(folder / CONFIG)
+
+
+def _refusal(folder: Path, refused: list[tuple[Rule, str, Any, Any]]) -> str:
+    listed = "; ".join(f"{key} was {was}, now {now}" for _, key, was, now in refused[:SHOWN])
+    more = f"; and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
+    remedy = "choose another run.name, or take these back"
+    if all(rule is Rule.extend for rule, *_ in refused):
+        remedy += ", or go on with them from here with run.extend=true"
+    return f"{folder} holds a different run: {listed}{more}; {remedy}"
+
+
+def _stays_stable(folder: Path, name: str, saved: Settings, asked: Settings) -> bool:
+    """Whether the wsd stage has not begun to anneal, under the old settings or the new."""
+    stages = (saved.stages[name], asked.stages[name])
+    step = newest_checkpoint_step(folder, name)
+    return all(s.schedule is Schedule.wsd and step <= s.steps - s.anneal_steps for s in stages)
+
+
+def newest_checkpoint_step(folder: Path, name: str) -> int:
+    """The step of the newest checkpoint of a stage, 0 without one."""
+    paths = (stage_folder(folder, name) / CHECKPOINTS).glob("step_*")
+    return max((int(path.name.removeprefix("step_")) for path in paths if not path.suffix), default=0)
+
+
+def _refuse_too_short(folder: Path, begun: list[str], settings: Settings) -> None:
+    for name in begun[-1:]:
+        steps, step = settings.stages[name].steps, newest_checkpoint_step(folder, name)
+        if 0 < steps < step:
+            raise ConfigError(f"stages.{name}.steps={steps}, but {folder} has taken {step}; give more")
+
+
+def record_extension(settings: Settings) -> None:
+    """Before the settings are saved: keep what changes with the step and sample it comes after, and reopen the stage.
+
+    Records of later steps are dropped, as those are taken again with the new settings. A stage that was finished keeps
+    its weights until it is finished again.
+    """
+    folder = run_folder(settings)
+    changed = {key: [was, now] for key, was, now in changes(settings)}
+    if not changed:
+        return
+    saved = load(folder)
+    name = [name for name in saved.stages if stage_folder(folder, name).is_dir()][-1]
+    before = saved.stages[name]
+    step = _go_back_to_stable(folder, name, before, settings.stages[name])
+    entries = [entry for entry in read_extensions(folder, name) if entry["after_step"] <= step]
+    entry = {
+        "after_step": step,
+        "after_samples": samples_done(entries, step, before),
+        "batch_before": before.global_batch_size,
+        "new_data": any(key.startswith("data.") or key.endswith(".corpus") for key in changed),
+        "changed": changed,
+    }
+    write_json(stage_folder(folder, name) / EXTENSIONS, [*entries, entry])
+    rows = read_records(folder / METRICS)
+    write_records(folder / METRICS, (row for row in rows if row["stage"] != name or row["step"] <= step))
+    (stage_folder(folder, name) / EVALUATION).unlink(missing_ok=True)
+
+
+def _go_back_to_stable(folder: Path, name: str, before: StageConfig, now: StageConfig) -> int:
+    """The step that the stage goes on from: that of its newest checkpoint.
+
+    A wsd stage that has annealed goes back to where it began to, as its longer form would not have yet.
+    """
+    step, stable = newest_checkpoint_step(folder, name), before.steps - before.anneal_steps
+    paths = (stage_folder(folder, name) / CHECKPOINTS).glob("step_*")
+    if before.schedule is now.schedule is Schedule.wsd and stable < step and now.steps > before.steps:
+        found = {int(path.name.removeprefix("step_")): path for path in paths if not path.suffix}
+        if stable in found:
+            for later in found.keys() - set(range(stable + 1)):
+                shutil.rmtree(found[later])
+            return stable
+    return step
+
+
+def read_extensions(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The changes with which a stage went on, oldest first."""
+    path = stage_folder(folder, name) / EXTENSIONS
+    return list(read_json(path)) if path.is_file() else []
+
+
+def samples_done(extensions: list[dict[str, Any]], step: int, stage: StageConfig) -> int:
+    """Sequences that the stage has read after `step`; each part of it had its own batch."""
+    first, samples = 0, 0
+    for entry in extensions:
+        if step <= entry["after_step"]:
+            return samples + (step - first) * int(entry["batch_before"])
+        first, samples = entry["after_step"], entry["after_samples"]
+    return samples + (step - first) * stage.global_batch_size
+
+
+def data_position(extensions: list[dict[str, Any]], step: int, stage: StageConfig) -> int:
+    """Sequences that the stage has read, after `step`, of the data that it reads now."""
+    before = max((int(entry["after_samples"]) for entry in extensions if entry["new_data"]), default=0)
+    return samples_done(extensions, step, stage) - before

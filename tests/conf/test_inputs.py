@@ -1,0 +1,51 @@
+"""What a run reads is looked at before it is started: corpora, tokenizer, parents."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conf.compose import compose_settings
+from conf.errors import ConfigError
+from conf.inputs import TOKENIZER_KINDS, check_inputs
+from conf.run_folder import save_settings
+from model.tokenizer import KINDS
+
+
+def refusal(*words: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        check_inputs(compose_settings(["stage=mono", *words]))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_defaults_are_there() -> None:
+    check_inputs(compose_settings([]))
+    assert set(TOKENIZER_KINDS) == set(KINDS)
+
+
+def test_a_corpus_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert "corpus mono, which has no documents yet" in refusal("data=files")
+    assert refusal("data=files", f"data.corpora.mono.paths=[{tmp_path}/a.jsonl]").endswith("a.jsonl does not exist")
+    assert refusal("data=files", f"data.corpora.mono.paths=['{tmp_path}/*.py']").endswith("*.py matches no file")
+    (tmp_path / "a.py").touch()
+    check_inputs(compose_settings(["stage=mono", "data=files", f"data.corpora.mono.paths=['{tmp_path}/*.py']"]))
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    assert "data.tokenizer.kind=bpe does not exist; there are codegen," in refusal("data.tokenizer.kind=bpe")
+    assert refusal(f"data.tokenizer.path={tmp_path}").endswith("is an empty folder")
+
+
+def test_a_parent_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf/config.json").write_text(json.dumps({"n_layer": 20, "n_embd": 128}))
+    said = refusal(f"stages.mono.init_from={tmp_path}/hf")
+    assert said.endswith("holds another model: model.n_layer is 20 there and 4 here")
+    save_settings(compose_settings(["model.n_head=8"]), tmp_path / "run")
+    words = [f"stages.mono.init_from={tmp_path}/run"]
+    assert "is a run of which no stage is finished" in refusal(*words)
+    (tmp_path / "run/stages/nl/weights").mkdir(parents=True)
+    assert refusal(*words).endswith("model.n_head is 8 there and 4 here")
+    assert refusal(f"{words[0]}/stages/nl").endswith("model.n_head is 8 there and 4 here")
+    check_inputs(compose_settings(["stage=mono", "model.n_head=8", *words]))

@@ -1,0 +1,242 @@
+"""A run's folder takes its own run back, with what may change and no more."""
+
+from pathlib import Path
+
+import pytest
+
+from conf.compose import compose_settings
+from conf.errors import ConfigError
+from conf.resume import (
+    RULES,
+    Rule,
+    check_run_folder,
+    data_position,
+    differences,
+    record_extension,
+    rule_of,
+    samples_done,
+)
+from conf.run_folder import append_records, read_metrics, run_folder, save_settings, write_json
+from conf.schema import Settings
+
+
+def asked(root: Path, *words: str) -> Settings:
+    return compose_settings([f"run.root={root}", "run.name=mine", *words])
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Path:
+    """A root whose folder `mine` holds a run of the defaults that has recorded a step."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    save_settings(asked(tmp_path), folder)
+    (folder / "metrics.jsonl").touch()
+    begin(tmp_path, "nl")
+    return tmp_path
+
+
+def begin(root: Path, *stages: str, step: int = 0) -> None:
+    """Mark stages as begun, with a checkpoint after `step`."""
+    for stage in stages:
+        folder = root / "mine/stages" / stage
+        folder.mkdir(parents=True, exist_ok=True)
+        if step:
+            (folder / "checkpoints" / f"step_{step:08d}").mkdir(parents=True)
+
+
+def test_a_new_folder_holds_no_run(tmp_path: Path) -> None:
+    settings = asked(tmp_path)
+    assert run_folder(settings) == tmp_path / "mine"
+    assert check_run_folder(settings) is False
+    (tmp_path / "mine").mkdir()
+    assert check_run_folder(settings) is False
+    assert not list((tmp_path / "mine").iterdir()), "a look leaves nothing"
+
+
+def test_a_run_that_never_took_a_step_gives_way(held: Path) -> None:
+    (held / "mine" / "metrics.jsonl").unlink()
+    assert check_run_folder(asked(held, "model.n_layer=5")) is False
+
+
+def test_the_same_run_goes_on(held: Path) -> None:
+    assert check_run_folder(asked(held)) is True
+
+
+FREE = [
+    "layout=zero3",
+    "layout.tensor_parallel_size=2",
+    "layout.precision=bf16",
+    "kernels=reference",
+    "cluster.processes_per_node=4",
+    "tracking.wandb=false",
+    "tracking.log_every=1",
+    "evaluation.every=3",
+    "run.save_every=7",
+    "run.group=others",
+    "run.keep_checkpoints=1",
+    "data.cache=elsewhere",
+    "data.on_error=skip",
+    "dry_run=true",
+    "health.spike_window=64",
+    "data.workers=1",
+    "recipe.nl.steps=7 stages.nl.steps=120 stages.nl.warmup_steps=10 stages.nl.anneal_steps=110",
+]
+
+
+@pytest.mark.parametrize("word", FREE)
+def test_how_it_is_spread_watched_and_kept_may_change(held: Path, word: str) -> None:
+    assert check_run_folder(asked(held, *word.split())) is True
+
+
+NEVER = [
+    ("run.seed=7", "run.seed was 1234, now 7"),
+    ("model.n_layer=5", "model.n_layer was 4, now 5"),
+    ("stages.nl.handover=full", "stages.nl.handover was weights, now full"),
+    ("stages.nl.init_from=owner/name", "stages.nl.init_from was None, now owner/name"),
+]
+WITH_EXTEND = [
+    ("optimizer.beta2=0.95", "optimizer.beta2 was 0.999, now 0.95"),
+    ("optimizer.decay=jaxformer", "optimizer.decay was matrices, now jaxformer"),
+    ("stages.nl.peak_learning_rate=0.001", "stages.nl.peak_learning_rate was 0.004, now 0.001"),
+    ("stages.nl.steps=240", "stages.nl.steps was 120, now 240"),
+    ("stages.nl.global_batch_size=32", "stages.nl.global_batch_size was 16, now 32"),
+    ("stages.nl.corpus=multi", "stages.nl.corpus was nl, now multi"),
+    ("stages.nl.schedule=wsd", "stages.nl.schedule was cosine, now wsd"),
+    ("data.filters.digit_fraction=0.5", "data.filters.digit_fraction was 0.9, now 0.5"),
+    ("data.corpora.nl.max_bytes=null", "data.corpora.nl.max_bytes was 4000000, now None"),
+]
+
+
+@pytest.mark.parametrize(("word", "said"), NEVER + WITH_EXTEND, ids=[word for word, _ in NEVER + WITH_EXTEND])
+def test_another_run_is_refused_with_what_was_and_what_is_asked(held: Path, word: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_run_folder(asked(held, word))
+    assert said in str(caught.value) and str(held / "mine") in str(caught.value)
+    assert "choose another run.name" in str(caught.value) and "\n" not in str(caught.value)
+    assert ("run.extend=true" in str(caught.value)) == ((word, said) in WITH_EXTEND)
+
+
+@pytest.mark.parametrize("word", [word for word, _ in WITH_EXTEND])
+def test_with_extend_the_run_goes_on_with_it(held: Path, word: str) -> None:
+    assert check_run_folder(asked(held, word, "run.extend=true")) is True
+
+
+@pytest.mark.parametrize("word", [word for word, _ in NEVER])
+def test_what_a_run_is_made_of_never_changes(held: Path, word: str) -> None:
+    with pytest.raises(ConfigError, match="holds a different run"):
+        check_run_folder(asked(held, word, "run.extend=true"))
+
+
+def test_every_rule_of_the_table_has_a_case_above() -> None:
+    words = {Rule.free: FREE, Rule.extend: [word for word, _ in WITH_EXTEND], Rule.never: [word for word, _ in NEVER]}
+    for beginning, (rule, _) in RULES.items():
+        cases = [word for word in words[rule] if rule_of(word.partition("=")[0])[0] is rule]
+        name = beginning.replace("NAME", "nl")
+        assert any(case.startswith(name) for case in cases), f"{beginning} has no test"
+
+
+def test_every_difference_is_listed_with_both_values(held: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"model\.n_layer was 4, now 5; run\.seed .*, now 7; optimizer\.beta1 .*, now 0\.8; choose"
+    ):
+        check_run_folder(asked(held, "model.n_layer=5", "run.seed=7", "optimizer.beta1=0.8"))
+
+
+def test_a_stage_that_has_not_begun_may_change_go_or_come(held: Path) -> None:
+    assert check_run_folder(asked(held, "stages.multi.steps=77", "stages.multi.peak_learning_rate=0.001")) is True
+    assert check_run_folder(asked(held, "stage=nl,multi")) is True
+    assert check_run_folder(asked(held, "stage=nl")) is True
+
+
+def test_a_stage_that_handed_its_weights_on_stays(held: Path) -> None:
+    begin(held, "multi")
+    with pytest.raises(ConfigError, match=r"stages\.nl\.steps was 120, now 240"):
+        check_run_folder(asked(held, "stages.nl.steps=240", "run.extend=true"))
+    with pytest.raises(ConfigError, match=r"stage was nl,multi, now nl"):
+        check_run_folder(asked(held, "stage=nl"))
+    with pytest.raises(ConfigError, match=r"stage was nl,multi, now mono,nl,multi"):
+        check_run_folder(asked(held, "stage=mono,nl,multi"))
+
+
+def test_a_stage_is_not_made_shorter_than_it_is(held: Path) -> None:
+    begin(held, "nl", step=100)
+    assert check_run_folder(asked(held, "stages.nl.steps=100", "run.extend=true")) is True
+    with pytest.raises(ConfigError, match=r"stages\.nl\.steps=99, but .*mine has taken 100; give more"):
+        check_run_folder(asked(held, "stages.nl.steps=99", "run.extend=true"))
+
+
+def test_a_wsd_stage_may_get_longer_or_shorter_while_it_is_stable(held: Path) -> None:
+    save_settings(asked(held, "stages.nl.schedule=wsd"), held / "mine")
+    begin(held, "nl", step=60)
+    assert check_run_folder(asked(held, "stages.nl.schedule=wsd", "stages.nl.steps=400")) is True
+    assert check_run_folder(asked(held, "stages.nl.schedule=wsd", "stages.nl.steps=80")) is True
+    begin(held, "nl", step=110)
+    with pytest.raises(ConfigError, match=r"stages\.nl\.steps was 120, now 400; .*run\.extend=true"):
+        check_run_folder(asked(held, "stages.nl.schedule=wsd", "stages.nl.steps=400"))
+
+
+def test_an_extension_is_recorded_and_reopens_the_stage(held: Path) -> None:
+    begin(held, "nl", step=100)
+    folder = held / "mine"
+    append_records(folder / "metrics.jsonl", [{"stage": "nl", "step": step, "loss": 1.0} for step in (99, 100, 101)])
+    write_json(folder / "stages/nl/evaluation.json", {})
+    longer = asked(held, "stages.nl.steps=240", "stages.nl.global_batch_size=32", "run.extend=true")
+    record_extension(longer)
+    save_settings(longer, folder)
+    assert [row["step"] for row in read_metrics(folder)] == [99, 100], "the later ones are taken again"
+    assert not (folder / "stages/nl/evaluation.json").exists()
+    before = (folder / "stages/nl/extensions.json").read_text()
+    assert '"stages.nl.steps": [\n        120,\n        240' in before and '"after_step": 100' in before
+    record_extension(longer)
+    assert (folder / "stages/nl/extensions.json").read_text() == before, "the same command again changes nothing"
+
+
+def test_an_annealed_wsd_stage_goes_back_to_where_it_was_stable(held: Path) -> None:
+    folder, wsd = held / "mine", ["stages.nl.schedule=wsd", "run.extend=true"]
+    save_settings(asked(held, *wsd), folder)
+    begin(held, "nl", step=108)
+    begin(held, "nl", step=120)
+    record_extension(asked(held, *wsd, "stages.nl.steps=240"))
+    assert [path.name for path in (folder / "stages/nl/checkpoints").iterdir()] == ["step_00000108"]
+
+
+def test_samples_are_counted_over_changes_of_the_batch_and_the_data() -> None:
+    stage = compose_settings(["stages.nl.global_batch_size=8"]).stages["nl"]
+    changed = [
+        {"after_step": 10, "after_samples": 160, "batch_before": 16, "new_data": True},
+        {"after_step": 20, "after_samples": 480, "batch_before": 32, "new_data": False},
+    ]
+    assert [samples_done(changed, step, stage) for step in (0, 5, 10, 15, 20, 25)] == [0, 80, 160, 320, 480, 520]
+    assert data_position(changed, 25, stage) == 360 and data_position([], 5, stage) == 40
+
+
+def test_resume_never_refuses_even_the_same_run(held: Path) -> None:
+    with pytest.raises(ConfigError, match=r"holds a run already; go on with run\.resume=auto"):
+        check_run_folder(asked(held, "run.resume=never"))
+    assert check_run_folder(compose_settings([f"run.root={held}", "run.name=new", "run.resume=never"])) is False
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match=r"is not empty and holds no run; choose another folder with run\.name"):
+        check_run_folder(asked(tmp_path))
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(ConfigError, match=r"mine is a file; choose another folder with run\.name"):
+        check_run_folder(asked(tmp_path))
+
+
+def test_a_broken_settings_file_is_named(held: Path) -> None:
+    path = held / "mine" / "config.yaml"
+    path.write_text(path.read_text().replace("n_layer: 4", "n_layer: four"))
+    with pytest.raises(ConfigError) as caught:
+        check_run_folder(asked(held))
+    assert str(path) in str(caught.value) and "four" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_differences_are_named_by_their_dotted_key() -> None:
+    one, other = {"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3, "d": 4}}
+    assert differences(one, other) == [("a.c", 2, 3), ("a.d", None, 4)]
