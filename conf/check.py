@@ -117,8 +117,6 @@ def _stages(settings: Settings) -> Iterator[str]:
         yield "no stage is selected; say for example stage=[nl,multi,mono]"
     for name, stage in settings.stages.items():
         yield from _schedule(f"stages.{name}", stage)
-        if stage.patience is not None and stage.patience < 1:
-            yield f"stages.{name}.patience={stage.patience} must be at least 1 evaluation, or null"
         if stage.peak_learning_rate <= 0 or stage.end_learning_rate < 0:
             yield f"stages.{name}: peak_learning_rate must be positive and end_learning_rate not negative"
         if stage.end_learning_rate > stage.peak_learning_rate:
@@ -136,7 +134,7 @@ def _stages(settings: Settings) -> Iterator[str]:
 
 
 def _schedule(key: str, stage: StageConfig) -> Iterator[str]:
-    for name in ("tokens", "epochs"):
+    for name in ("tokens", "epochs", "patience"):
         value = getattr(stage, name)
         if value is not None and value <= 0:
             yield f"{key}.{name}={value} must be more than 0"
@@ -268,17 +266,12 @@ def _numbers(settings: Settings) -> Iterator[str]:
         yield (f"data.tokenizer.path={tokenizer.path} is no folder, and names on the hub are written owner/name")
     if not 0 < settings.data.validation_fraction < 1:
         yield f"data.validation_fraction={settings.data.validation_fraction} must be between 0 and 1"
-    for name in ("save_every", "keep_checkpoints", "keep_every"):
-        if getattr(run, name) is not None and getattr(run, name) < 1:
-            yield f"run.{name}={getattr(run, name)} must be at least 1"
     if run.until is not None and run.until not in settings.stages:
         yield f"run.until={run.until} is not among the stages of this run ({', '.join(settings.stages)})"
     evaluation = settings.evaluation
     yield from sampling_problems(
         "evaluation.sample_", temperature=evaluation.sample_temperature, top_p=evaluation.sample_top_p
     )
-    if evaluation.sample_tokens < 1:
-        yield f"evaluation.sample_tokens={evaluation.sample_tokens} must be at least 1"
     for name, task in evaluation.tasks.items():
         for key in ("every", "samples", "problems"):
             value = getattr(task, key)
@@ -295,12 +288,13 @@ def _numbers(settings: Settings) -> Iterator[str]:
         yield f"health.rewinds={health.rewinds} must be 0 or more"
     if min(threshold, health.hang_seconds) <= 0:
         yield "tracking.straggler_threshold and health.hang_seconds must be above 0"
-    for label, group, name in (
-        ("health", settings.health, "bad_steps"),
-        ("health", settings.health, "compare_every"),
-        ("evaluation", settings.evaluation, "every"),
-        ("evaluation", settings.evaluation, "batch_size"),
-        ("tracking", settings.tracking, "log_every"),
+    for group, names in (
+        ("run", ("save_every", "keep_checkpoints", "keep_every")),
+        ("health", ("bad_steps", "compare_every")),
+        ("evaluation", ("every", "batch_size", "sample_tokens")),
+        ("tracking", ("log_every",)),
     ):
-        if getattr(group, name) < 1:
-            yield f"{label}.{name}={getattr(group, name)} must be at least 1"
+        for name in names:
+            value = getattr(getattr(settings, group), name)
+            if value is not None and value < 1:
+                yield f"{group}.{name}={value} must be at least 1"

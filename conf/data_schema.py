@@ -8,6 +8,14 @@ from conf import choices
 
 
 @dataclass
+class MixturePhase:
+    """The weights of corpora from a step of the stage on: conf/stage."""
+
+    from_step: int = MISSING
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
 class CorpusConfig:
     """Source of the documents of a corpus: conf/corpus."""
 

@@ -10,9 +10,9 @@ from typing import Any
 from omegaconf import MISSING
 
 from conf import choices
-from conf.data_schema import CorpusConfig, DataConfig, FiltersConfig, TokenizerConfig
+from conf.data_schema import CorpusConfig, DataConfig, FiltersConfig, MixturePhase, TokenizerConfig
 
-__all__ = ["CorpusConfig", "DataConfig", "FiltersConfig", "TokenizerConfig"]
+__all__ = ["CorpusConfig", "DataConfig", "FiltersConfig", "MixturePhase", "TokenizerConfig"]
 
 
 @dataclass
@@ -33,14 +33,6 @@ class ModelConfig:
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.n_embd // self.n_head
-
-
-@dataclass
-class MixturePhase:
-    """The weights of corpora from a step of the stage on: conf/stage."""
-
-    from_step: int = MISSING
-    weights: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

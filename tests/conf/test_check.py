@@ -51,7 +51,7 @@ REFUSED: list[tuple[str, str, str]] = [
         "/nowhere is no run, stage, imported or Hugging Face folder",
         "stages.mono.init_from=owner/name",
     ),
-    ("stages.nl.patience=0", "stages.nl.patience=0 must be at least 1", "stages.nl.patience=1"),
+    ("stages.nl.patience=0", "stages.nl.patience=0 must be more than 0", "stages.nl.patience=1"),
     (
         "stages.nl.steps=0",
         "stages.nl.steps=0 must be at least 1",

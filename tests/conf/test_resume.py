@@ -77,7 +77,7 @@ FREE = [
     "data.cache=elsewhere",
     "data.on_error=skip",
     "dry_run=true",
-    "health.spike_window=64",
+    "health.bad_steps=9",
     "data.workers=1",
     "recipe.nl.steps=7 stages.nl.steps=120 stages.nl.warmup_steps=10 stages.nl.anneal_steps=110",
 ]
