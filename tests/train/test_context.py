@@ -36,7 +36,8 @@ def test_every_process_gets_what_the_main_one_found(worlds: Worlds, fails: bool,
 def test_only_the_main_process_logs_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for rank in (1, 0):
         mesh = replace(single_process_mesh(), rank=rank, size=2)
-        context = RunContext(cast(Any, None), tmp_path, cast(Any, None), mesh, cast(Any, None), cast(Any, None), 1.0)
+        none = cast(Any, None)
+        context = RunContext(none, tmp_path, none, mesh, none, none, 1.0, none)
         context.log("stage nl")
         context.log("warning: slow")
         context.write(tmp_path / "x.json", {"a": 1})

@@ -36,7 +36,7 @@ def context(tmp_path: Path, settings: Settings) -> RunContext:
 
 
 def write(folder: Path, *steps: tuple[str, int], end: str = "") -> None:
-    rows = [json.dumps({"stage": stage, "step": step}) + "\n" for stage, step in steps]
+    rows = [json.dumps({"stage": stage, "step": step, "bits_per_byte/nl": 2.5}) + "\n" for stage, step in steps]
     (folder / "metrics.jsonl").write_text("".join(rows) + end)
 
 
@@ -148,7 +148,8 @@ def test_a_loss_that_is_no_number_leaves_lines_that_any_reader_takes(context: Ru
 def test_other_processes_write_nothing(context: RunContext, capsys: pytest.CaptureFixture[str]) -> None:
     quiet = replace(context, mesh=replace(context.mesh, rank=1))
     open_tracker(quiet, "nl", {}).record_scores("nl", 1, {"nl": 1.0})
-    assert not list(context.folder.iterdir()) and capsys.readouterr().out == ""
+    assert [path.name for path in context.folder.iterdir()] == ["hangs"], "the watchdog's"
+    assert capsys.readouterr().out == ""
 
 
 def test_a_run_goes_on_without_wandb_where_it_fails(context: RunContext, capsys: pytest.CaptureFixture[str]) -> None:
