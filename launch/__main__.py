@@ -263,9 +263,9 @@ def submit(plans: list[LaunchPlan], dry_run: bool) -> int:
         before = None
         for stage, (path, text) in scripts.items():
             command = shlex.join(slurm.sbatch_command(path, before, array))
-            first_text = before is None
+            whole = stage in (slurm.PREPARE_JOB, stages[0])
             print(
-                f"# {path}" + (f"\n{text}" if first_text else f": as above, for stage {stage}"),
+                f"# {path}" + (f"\n{text}" if whole else f": as above, for stage {stage}"),
                 f"# {command}\n",
                 sep="\n",
             )

@@ -35,7 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_run(folder / "runs", name, stages="mono")
     (folder / "runs/NAME/jobs").mkdir()
     (folder / "runs/NAME/jobs/local.log").write_text("a line of the log\n")
-    add_job(folder / "runs/NAME", "slurm", "7", ["mono"], "", "jobs/local.log", "jobs/local.exit")
+    add_job(folder / "runs/NAME", "local", "7", ["mono"], "elsewhere", "jobs/local.log", "jobs/local.exit")
     (folder / "code").mkdir()
     (folder / "code/a.py").write_text("x = 1\n")
     (folder / "hosts").write_text("node1 slots=8\nnode2 slots=8\n")

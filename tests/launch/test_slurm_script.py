@@ -166,11 +166,13 @@ def test_processes_with_gpus_get_their_allocator_and_queue_unless_the_cluster_se
 def test_data_is_prepared_by_a_job_without_gpus_where_asked_for(tmp_path: Path) -> None:
     words = ["cluster=slurm_a100", "model=350m", "stage=nl,mono", "cluster.slurm.partition=gpu"]
     words.append("cluster.slurm.prepare_cpus=64")
-    prepare, nl, mono = dry_run(tmp_path, *words, "cluster.slurm.prepare_partition=cpu").split("#!/bin/bash\n")[1:]
+    prepare, nl = dry_run(tmp_path, *words, "cluster.slurm.prepare_partition=cpu").split("#!/bin/bash\n")[1:]
     lines = prepare.splitlines()
     for line in ("--nodes=1", "--ntasks-per-node=1", "--cpus-per-task=64", "--partition=cpu", "--requeue"):
         assert f"#SBATCH {line}" in lines
     assert "--gpus" not in prepare and "-m train.data prepare" not in prepare
     assert "-m train.data " in prepare and "set -- prepare cluster=slurm_a100" in prepare
-    assert "--dependency=afterok:JOB_OF_PREPARE" in nl and "--dependency=afterok:JOB_OF_NL" in mono
+    assert (
+        "--dependency=afterok:JOB_OF_PREPARE" in nl and "--dependency=afterok:JOB_OF_NL" in nl.partition("mono.sh")[2]
+    )
     assert "--partition=gpu" in nl and "--gpus-per-node" in nl

@@ -10,14 +10,16 @@ import pytest
 from conf.compose import load_settings
 from conf.errors import ConfigError
 from conf.schema import Settings
+from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from train.run_directory import environment, git_state, open_run
 
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
-    (tmp_path / "prepared/tokenizer").mkdir(parents=True)
-    (tmp_path / "prepared/tokenizer/vocab").write_text("a b c")
-    return tmp_path / "prepared/tokenizer"
+    folder = tmp_path / "prepared/tokenizer"
+    SentencePieceTokenizer.train(["def add(a, b):\n    return a + b\n" * 30], 400).save(folder)
+    (folder / "note").write_text("a b c")
+    return folder
 
 
 def test_a_run_s_folder_holds_settings_environment_and_tokenizer(
@@ -27,15 +29,18 @@ def test_a_run_s_folder_holds_settings_environment_and_tokenizer(
     folder = open_run(settings, tokenizer)
     assert folder == tmp_path / "runs/mine"
     assert load_settings(folder / "config.yaml") == settings
-    assert (folder / "tokenizer/vocab").read_text() == "a b c"
+    assert (folder / "tokenizer/note").read_text() == "a b c"
     recorded = json.loads((folder / "environment.json").read_text())
     assert recorded["packages"]["torch"] and recorded["devices"] and recorded["command"]
-    (tokenizer / "vocab").write_text("other")  # prepared anew: a run that goes on keeps its own
+    (tokenizer / "note").write_text("other")  # prepared anew: a run that goes on keeps its own
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
-    assert (open_run(settings, tokenizer) / "tokenizer/vocab").read_text() == "a b c"
+    assert (open_run(settings, tokenizer) / "tokenizer/note").read_text() == "a b c"
     other = replace(settings, optimizer=replace(settings.optimizer, beta2=0.5))
     with pytest.raises(ConfigError, match="holds a different run: optimizer.beta2 was"):  # noqa: RUF043
         open_run(other, tokenizer)
+    SentencePieceTokenizer.train(["other words entirely\n" * 50], 400).save(tokenizer)
+    with pytest.raises(ConfigError, match="prepared with another tokenizer than the run's; go on with data"):
+        open_run(settings, tokenizer)
 
 
 def test_the_code_s_state_is_its_commit_and_changes(tmp_path: Path) -> None:
