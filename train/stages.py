@@ -155,9 +155,16 @@ def check_parents(context: RunContext) -> None:
             parent_of(context.folder, name, context.settings)
 
 
-def lineage(run: Path, name: str, parent: Weights | None, settings: Settings) -> dict[str, Any]:
-    """Where a stage's weights came from, back to the random ones: what makes nl -> multi -> mono data."""
+def lineage(
+    run: Path, name: str, parent: Weights | None, settings: Settings, step: int | None = None
+) -> dict[str, Any]:
+    """Where a stage's weights came from, back to the random ones: what makes nl -> multi -> mono data.
+
+    step: after which the weights are its result, None for the last one.
+    """
     stage, extensions = settings.stages[name], read_extensions(run, name)
+    steps = stage.steps if step is None else step
+    samples = samples_done(extensions, steps, stage)
     ancestors: list[str] = []
     source = None
     if parent is not None:
@@ -169,13 +176,12 @@ def lineage(run: Path, name: str, parent: Weights | None, settings: Settings) ->
         "stage": name,
         "corpus": stage.corpus,
         "tokens_of": {
-            key: samples * settings.model.context_length
-            for key, samples in samples_read(stage, samples_done(extensions, stage.steps, stage)).items()
+            key: count * settings.model.context_length for key, count in samples_read(stage, samples).items()
         },
         "parent": source,
         "handover": None if parent is None else stage.handover.value,
-        "steps": stage.steps,
-        "tokens": samples_done(extensions, stage.steps, stage) * settings.model.context_length,
+        "steps": steps,
+        "tokens": samples * settings.model.context_length,
         "extensions": extensions,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "lineage": [*ancestors, f"{settings.run.name}/{name}"],

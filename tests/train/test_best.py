@@ -23,6 +23,7 @@ def test_a_stage_ends_with_its_best_weights_when_it_gets_no_better(tmp_path: Pat
     assert "2 evaluations without a better one on mono; it ends, with the weights of step 2" in done.stdout
     evaluation = json.loads((run / "stages/mono/evaluation.json").read_text())
     rows = read_metrics(run)
+    assert json.loads((run / "stages/mono/lineage.json").read_text())["steps"] == 2
     assert evaluation["step"] == 2 and max(row["step"] for row in rows) == 6
     scores = next(row for row in rows if row["step"] == 2 and "bits_per_byte/mono" in row)
     assert evaluation["bits_per_byte"]["mono"] == scores["bits_per_byte/mono"]
