@@ -106,9 +106,7 @@ def test_examples_are_accepted(program: str, example: str) -> None:
     if name == "launch evaluate":
         rest = [word for word in rest if word.partition("=")[0] not in OF_THE_CLUSTER]
     if command.settings:
-        where = ("cluster", "nodes")  # of `launch evaluate`
-        given = [word for word in rest if "=" in word and word.partition("=")[0] not in where]
-        read_command(SETTINGS[command.settings], given + positional([word for word in rest if word != "evaluate"]))
+        read_command(SETTINGS[command.settings], [word for word in rest if "=" in word] + positional(rest))
     elif command.groups:
         overrides = with_gpus([word for word in rest if "=" in word])  # without train.data's action
         for point in sweep_points(overrides) if "-m" in flags else [overrides]:
