@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def write_run(
     count = change.get("records", 40)
     sizes = [f"stages.{stage}.steps={10 * count}" for stage in stages.split(",")]
     sizes += [f"stages.{stage}.warmup_steps=2" for stage in stages.split(",")]
-    settings = compose_settings([f"run.root={root}", f"run.name='{name}'", f"stage={stages}", *sizes, *overrides])
+    settings = compose_settings([f"run.root={root}", f"stage={stages}", *sizes, *overrides])
+    settings = replace(settings, run=replace(settings.run, name=name))  # older versions took any name
     folder = run_folder(settings)
     save_settings(settings, folder)
     rows: list[dict[str, Any]] = []

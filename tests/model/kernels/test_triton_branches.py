@@ -16,6 +16,7 @@ from model.kernels import select_kernels
 
 triton = pytest.importorskip("triton", reason="torch for GPUs brings it; requirements.txt names it for a CPU")
 from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from model.kernels import triton_branches as module  # noqa: E402
@@ -48,10 +49,15 @@ def compiled(kernel: Any, capability: int, types: dict[str, str], constants: dic
 def registers_and_spills(code: Any, capability: int, folder: Path) -> tuple[int, int]:
     """Registers of a thread, and bytes spilt to memory, by ptxas."""
     (folder / "kernel.ptx").write_text(code.asm["ptx"])
-    binaries = Path(triton.__file__).parent / "backends/nvidia/bin"
-    ptxas = binaries / ("ptxas-blackwell" if capability >= 100 else "ptxas")
     name = f"sm_{capability}" + ("a" if capability >= 90 else "")
-    command = [ptxas, "-v", f"--gpu-name={name}", folder / "kernel.ptx", "-o", folder / "kernel.cubin"]
+    command = [
+        get_ptxas(capability).path,
+        "-v",
+        f"--gpu-name={name}",
+        folder / "kernel.ptx",
+        "-o",
+        folder / "kernel.cubin",
+    ]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     registers, spills = (re.search(text, said) for text in (r"Used (\d+) registers", r"(\d+) bytes spill stores"))
     assert registers and spills, said
