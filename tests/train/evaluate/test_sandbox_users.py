@@ -19,8 +19,8 @@ allowed = Sandbox.full if isolation() is None else Sandbox.limits_only
 limits = Limits(seconds=60, sandbox=allowed)
 bomb = "import os\\nwhile True:\\n    try: os.fork()\\n    except OSError: pass"
 daemon = "import os, time\\nif os.fork() == 0:\\n    os.setsid()\\n    os.closerange(0, 9)\\n    time.sleep(99)"
-tries = [run("open('x', 'w').write('1'); import os; assert os.getuid() != 0", limits) for _ in range(3)]
-assert any(one.passed for one in tries), tries
+outcome = run("open('x', 'w').write('1'); import os; assert os.getuid() != 0", limits)
+assert outcome.passed, outcome
 assert not run(f"import os; os.kill({os.getpid()}, 9)", limits).passed
 assert not run("open('/var/tmp/mine', 'w'); open('/etc/mine', 'w')", limits).passed
 assert not run(bomb, Limits(seconds=2, sandbox=allowed)).passed
