@@ -69,3 +69,11 @@ def test_checkpoint() -> None:
     shape = ["model.n_layer=1", "model.n_embd=32", "model.n_head=4", "model.rotary_dim=4", "kernels=eager"]
     out = run("checkpoint", *shape, "--steps=1", "--saves=1")
     assert re.search(r"^stall .* of 250 steps$", out, re.M) and re.search(r"^drain .* of plain writes$", out, re.M)
+
+
+def test_kernels() -> None:
+    """Every operation has a fastest form; one that no compiler touches is enough of a run."""
+    quick = ["attention", "weight_gradient", "products", "optimizer"]
+    out = run("kernels", "--rounds=1", "--tokens=16", "--operations", *quick)
+    rows = re.findall(r"^\| (\w+) \| tiny \| (.+?) \| [\d.e-]+ \w+ \| -?[\d.]+ \| -?[\d.]+% \|$", out, re.M)
+    assert [name for name, form in rows if form.startswith("**")] == quick

@@ -1,5 +1,6 @@
 """The Triton form of the block's middle beside the reference in fp64, by Triton's interpreter: run with
-TRITON_INTERPRET=1, which counts when the kernels are imported. The interpreter gets bf16 wrong, so fp32 and fp16."""
+TRITON_INTERPRET=1, which counts when the kernels are imported. The interpreter gets bf16 wrong, so fp32 and fp16 here;
+a GPU runs the same checks in bf16 too."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,17 +39,18 @@ def results(
     return [out.detach(), projected.grad, bias.grad]
 
 
-def inputs_of(shape: tuple[int, ...], seed: int) -> tuple[list[Tensor], int]:
+def inputs_of(shape: tuple[int, ...], seed: int, device: str = "cpu") -> tuple[list[Tensor], int]:
     batch, seq, heads, head_dim, rotary_dim = shape
-    d, generator = heads * head_dim, torch.Generator().manual_seed(seed)
-    projected = torch.randn(batch, seq, 7 * d, generator=generator, dtype=torch.float64)
-    bias = torch.randn(4 * d, generator=generator, dtype=torch.float64)
-    gradient = torch.randn(batch, seq, 5 * d, generator=generator, dtype=torch.float64)
-    return [projected, bias, rotary_table(seq + 3, rotary_dim), gradient], heads
+    d, generator = heads * head_dim, torch.Generator(device).manual_seed(seed)
+    sizes = ((batch, seq, 7 * d), (4 * d,), (batch, seq, 5 * d))
+    projected, bias, gradient = (
+        torch.randn(size, generator=generator, dtype=torch.float64, device=device) for size in sizes
+    )
+    return [projected, bias, rotary_table(seq + 3, rotary_dim, torch.device(device)), gradient], heads
 
 
-def check_against_fp64(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float) -> None:
-    exact, heads = inputs_of(shape, seed=sum(shape))
+def check_against_fp64(shape: tuple[int, ...], dtype: torch.dtype, tolerance: float, device: str = "cpu") -> None:
+    exact, heads = inputs_of(shape, seed=sum(shape), device=device)
     rounded = [value.to(dtype) if value.dtype == torch.float64 else value for value in exact]
     in_fp64 = [value.double() for value in rounded]
     for attention in (reference_attention, sdpa_attention):
@@ -60,8 +62,8 @@ def check_against_fp64(shape: tuple[int, ...], dtype: torch.dtype, tolerance: fl
             assert one.dtype is dtype and error < tolerance, f"{shape} {dtype} {name}: {error:.2g}"
 
 
-def check_not_contiguous() -> None:
-    (projected, bias, table, gradient), heads = inputs_of((2, 5, 2, 8, 4), seed=1)
+def check_not_contiguous(device: str = "cpu") -> None:
+    (projected, bias, table, gradient), heads = inputs_of((2, 5, 2, 8, 4), 1, device)
     plain = [value.float() for value in (projected, bias, table, gradient)]
     strided = [plain[0].transpose(0, 1).contiguous().transpose(0, 1), plain[1], torch.stack([plain[2]] * 2, 1)[:, 0]]
     strided.append(plain[3].repeat(1, 1, 2)[..., ::2].copy_(plain[3]))
@@ -70,9 +72,9 @@ def check_not_contiguous() -> None:
         assert one.equal(other)
 
 
-def check_every_value_is_written() -> None:
+def check_every_value_is_written(device: str = "cpu") -> None:
     """What torch.empty gives is poisoned, so a value that no kernel wrote is nan."""
-    inputs, heads = inputs_of((1, 19, 3, 24, 8), seed=2)
+    inputs, heads = inputs_of((1, 19, 3, 24, 8), 2, device)
     rounded = [value.float() for value in inputs]
     empty, empty_like = torch.Tensor.new_empty, torch.empty_like
     torch.Tensor.new_empty = lambda self, *size, **keys: empty(self, *size, **keys).fill_(float("nan"))  # type: ignore

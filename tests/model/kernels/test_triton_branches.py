@@ -20,6 +20,7 @@ from triton.backends.nvidia.compiler import get_ptxas  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from model.kernels import triton_branches as module  # noqa: E402
+from tests.model.kernels import interpreted  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
 CAPABILITIES = (80, 90, 100)
@@ -110,3 +111,28 @@ def test_a_plan_s_meta_tensors_take_the_reference() -> None:
     table = torch.empty(2, 5, 2, device="meta")
     out = module.triton_branches(projected, torch.empty(64, device="meta"), table, 2, lambda q, k, v, mask: q)
     assert out.shape == (2, 5, 80)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestOnGPU:
+    """What the interpreter checks, by the compiled kernels: every shipped width, and bf16."""
+
+    @pytest.mark.parametrize("size", [*SIZES, "16b"])
+    @pytest.mark.parametrize(
+        ("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float16, 4e-3), (torch.bfloat16, 2e-2)]
+    )
+    def test_values_and_gradients_at_every_width(self, size: str, dtype: torch.dtype, tolerance: float) -> None:
+        model = compose_settings([f"model={size}"]).model
+        for batch, seq in ((1, 1), (2, 257)):
+            shape = (batch, seq, model.n_head, model.head_dim, model.rotary_dim)
+            interpreted.check_against_fp64(shape, dtype, tolerance, "cuda")
+
+    def test_odd_shapes(self) -> None:
+        for shape in interpreted.SHAPES:
+            interpreted.check_against_fp64(shape, torch.float32, 2e-5, "cuda")
+            interpreted.check_against_fp64(shape, torch.bfloat16, 2e-2, "cuda")
+
+    def test_strides_and_unwritten_values(self) -> None:
+        interpreted.check_not_contiguous("cuda")
+        interpreted.check_every_value_is_written("cuda")
