@@ -60,14 +60,8 @@ def check(settings: Settings, world_size: int | None = None) -> None:
 
     world_size: number of processes; None: not known, and the checks that need it are left out.
     """
-    parts = (
-        _finite(asdict(settings)),
-        _model(settings),
-        _stages(settings),
-        mixture_problems(settings),
-        _cluster(settings),
-    )
-    for problem in chain(*parts, _layout(settings, world_size), _numbers(settings)):
+    values = chain(_finite(asdict(settings)), _model(settings), _stages(settings), mixture_problems(settings))
+    for problem in chain(values, _cluster(settings), _layout(settings, world_size), _numbers(settings)):
         raise ConfigError(problem)
 
 
@@ -78,7 +72,8 @@ def data_parallel_size(settings: Settings, world_size: int) -> int:
 
 def gradient_accumulation_steps(settings: Settings, global_batch_size: int, world_size: int) -> int:
     """Micro-batches that each replica runs in one optimizer step of `global_batch_size` sequences."""
-    return global_batch_size // (settings.layout.micro_batch_size * data_parallel_size(settings, world_size))
+    replicas = data_parallel_size(settings, world_size)
+    return int(global_batch_size // (settings.layout.micro_batch_size * replicas))
 
 
 def _finite(values: dict[str, Any], above: str = "") -> Iterator[str]:
@@ -234,15 +229,15 @@ def _batches(settings: Settings, world_size: int) -> Iterator[str]:
             f"set layout.data_parallel_size={replicas} or cluster.nodes and cluster.processes_per_node"
         )
         return
-    unit = max(layout.micro_batch_size, 1) * data_parallel_size(settings, world_size)
+    unit = max(layout.micro_batch_size, 1) * replicas
     for name, stage in settings.stages.items():
         batch = stage.global_batch_size
         if batch < 1 or batch % unit:
             nearest = max(unit, round(batch / unit) * unit)
             yield (
                 f"stages.{name}.global_batch_size={batch} is not a multiple of micro_batch_size="
-                f"{max(layout.micro_batch_size, 1)} x {data_parallel_size(settings, world_size)} replicas; "
-                f"use {nearest}, or another micro_batch_size or number of processes"
+                f"{max(layout.micro_batch_size, 1)} x {replicas} replicas; use {nearest}, or another micro_batch_size "
+                "or number of processes"
             )
 
 
@@ -263,7 +258,7 @@ def _numbers(settings: Settings) -> Iterator[str]:
             "vocab.json and merges.txt, or a name on the hub such as Salesforce/codegen-350M-mono"
         )
     if tokenizer.path is not None and not (is_hub_name(tokenizer.path) or Path(tokenizer.path).is_dir()):
-        yield (f"data.tokenizer.path={tokenizer.path} is no folder, and names on the hub are written owner/name")
+        yield f"data.tokenizer.path={tokenizer.path} is no folder, and names on the hub are written owner/name"
     if not 0 < settings.data.validation_fraction < 1:
         yield f"data.validation_fraction={settings.data.validation_fraction} must be between 0 and 1"
     if run.until is not None and run.until not in settings.stages:

@@ -20,7 +20,18 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from conf.check import AUTO, check
 from conf.errors import ConfigError
-from conf.explain import FOLDER, GROUPS, choices_of, explain, first_line, size_fallback
+from conf.explain import (
+    FOLDER,
+    GROUPS,
+    choices_of,
+    chosen_file,
+    experiment_file,
+    explain,
+    first_line,
+    mention,
+    size_fallback,
+    unresolved,
+)
 from conf.schedule import COUNTED, choose_schedules, count_steps
 from conf.schema import Settings
 
@@ -40,13 +51,18 @@ def compose_config(overrides: list[str]) -> DictConfig:
             config = _compose(overrides, folders)
             if any(word.startswith("+") for word in overrides):
                 _only_known(config)
-            choose_schedules(config, overrides)
-            OmegaConf.resolve(config)
-        except (HydraException, OmegaConfBaseException, YAMLError) as error:
+            _count_auto(config, folders)
+            choose_schedules(config, overrides, experiment_file(overrides, folders))
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(explain(error, overrides, folders)) from None
+        try:
+            OmegaConf.resolve(config)
+        except OmegaConfBaseException as error:
+            raise ConfigError(unresolved(config, error, overrides, folders)) from None
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise ConfigError(f"{missing[0]} has no value; write {missing[0]}=...")
+        place = chosen_file(missing[0], overrides, folders)
+        raise ConfigError(f"{place}{missing[0]} has no value; write {missing[0]}=...")
     for name, stage in count_steps(typed(config)).stages.items():
         for key in COUNTED:
             config.stages[name][key] = getattr(stage, key)
@@ -125,8 +141,6 @@ def _written_out(word: str) -> str:
     key, _, value = word.partition("=")
     if key == "stage" and not value.startswith("["):
         return f"stage=[{value}]"
-    if word == "layout.micro_batch_size=auto":
-        return f"layout.micro_batch_size={AUTO}"
     if key == "evaluation.tasks" or key.startswith("evaluation.tasks."):
         return f"++{word}"
     return f"cluster.nodes={value}" if key == "nodes" else word
@@ -142,11 +156,14 @@ def _refuse_unknown_words(overrides: list[str], folders: list[Path]) -> None:
     """Refuse words that are no settings, and choices of files that a group does not have."""
     for word in overrides:
         key, equals, value = word.partition("=")
-        if key.startswith("hydra.") and key != SEARCH_PATH:
+        if key.startswith(("hydra.", "hydra/")) and key != SEARCH_PATH:
             raise ConfigError(f"'{key}' does nothing here: a run's folder is run.root/run.name")
         if not (key.strip("+~") and (equals or key.startswith("~"))):
             raise ConfigError(f"'{word}' is not a setting; settings are written key=value")
-        group = key.lstrip("+").partition("@")[0]
+        group = key.lstrip("+~").partition("@")[0]
+        if group in GROUPS and key.startswith("~"):
+            there = ", ".join(choices_of(group, folders))
+            raise ConfigError(f"'{word}' would leave a run without {group}; choose one: {group}= {there}")
         if group in GROUPS and value != "[]":
             _refuse_unknown_choice(group, value, folders)
 
@@ -163,6 +180,16 @@ def _refuse_unknown_choice(group: str, value: str, folders: list[Path]) -> None:
                 f"{group}={choice} does not exist; there are {', '.join(choices)}"
                 + ("; a run's own name is run.name" if group == "experiment" else "")
             )
+
+
+def _count_auto(config: DictConfig, folders: list[Path]) -> None:
+    """Write `layout.micro_batch_size: auto`, of a file or of the command line, as the number that stands for it."""
+    asked = config.layout.micro_batch_size
+    if asked == "auto":
+        config.layout.micro_batch_size = AUTO
+    elif type(asked) is not int:
+        place = mention(f"micro_batch_size: {asked}", folders) if asked else ""
+        raise ConfigError(f"{place}layout.micro_batch_size={asked} must be a whole number of sequences, or auto")
 
 
 def _only_known(config: DictConfig) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from hydra import compose
 from hydra.errors import OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 FOLDER = Path(__file__).parent
 GROUPS = {path.parent.name for path in FOLDER.glob("*/*.yaml")} - {"command"}  # conf/commands.py reads that one
 
+SIZED = ("recipe", "layout/sizes")  # groups with a file a model
 SYNONYMS = {  # words of other trainers -> the setting here; STAGE is one of the stages
     "lr": "stages.STAGE.peak_learning_rate",
     "learning_rate": "stages.STAGE.peak_learning_rate",
@@ -56,8 +58,16 @@ SYNONYMS = {  # words of other trainers -> the setting here; STAGE is one of the
     "adam_beta1": "optimizer.beta1",
     "adam_beta2": "optimizer.beta2",
     "output_dir": "run.root",
+    "out_dir": "run.root",
+    "name": "run.name",
+    "fp16": "layout.precision",
+    "bf16": "layout.precision",
+    "zero3": "layout.zero_stage",
     "num_gpus": "cluster.processes_per_node",
     "gpus": "cluster.processes_per_node",
+    "logging_steps": "tracking.log_every",
+    "eval_steps": "evaluation.every",
+    "save_steps": "run.save_every",
     "log_interval": "tracking.log_every",
     "eval_interval": "evaluation.every",
     "save_interval": "run.save_every",
@@ -79,17 +89,23 @@ def explain(error: Exception, overrides: list[str], folders: list[Path]) -> str:
             f"'{error.override}' cannot be read; a value with brackets, commas or quotes in it needs quotes around it"
         )
     text = str(error)
+    if again := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
+        return f"'+{again[1]}': this setting is there already; write {again[1]}=... without the +"
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
         if f"'{key}'" in text and ("Could not override" in text or "Could not delete" in text):
             return unknown(key)
-    place = _file(re.search(r"In '([^']+)': ", text), folders)
+    if isinstance(error, RecursionError):
+        return f"{experiment_file(overrides, folders)}the defaults of a file lead back to the file itself"
+    named = re.search(r"In '([^']+)': ", text) or re.search(r"Invalid defaults list in '([^']+)'", text)
+    place = _file(named, folders)
     if no_group := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
         return place + unknown(no_group[1])
     if absent := re.search(r"Could not (?:find|load) '([^']+)'", text):
         group, _, choice = absent[1].rpartition("/")
-        experiments = [word.partition("=")[2] for word in overrides if word.startswith("experiment=")]
-        place = place or "".join(f"{_where('experiment/' + name, folders)}: " for name in experiments)
+        if group in SIZED and _where(f"model/{choice.partition('_')[0]}", folders).is_file():
+            return f"{_where('model/' + choice.partition('_')[0], folders)}: n_layer and n_embd need values"
+        place = place or experiment_file(overrides, folders)
         choices = ", ".join(choices_of(group, folders)) or "none"
         return f"{place}{group or 'file'}={choice} does not exist; there are {choices}"
     cause: BaseException = error
@@ -97,6 +113,8 @@ def explain(error: Exception, overrides: list[str], folders: list[Path]) -> str:
         cause = cause.__cause__
     found = re.search(r"full_key: (\S+)", f"{text}\n{cause}")
     line = re.sub(r"^In '[^']+': \w+ raised while composing config:\n", "", str(cause).strip()).splitlines()[0]
+    if found and found[1] == "experiment":
+        return f"{place}its first line must be '# @package _global_'; without it, its keys are no settings of a run"
     if found and re.search(r"Key '.*' (is )?not in ", line):
         return place + unknown(found[1])
     if "does not support deletion" in line and found:
@@ -112,6 +130,46 @@ def first_line(error: Exception) -> str:
 def _file(found: re.Match[str] | None, folders: list[Path]) -> str:
     """The path, with a colon, of the file that Hydra names by its place in the search path; nothing without one."""
     return f"{_where(found[1], folders)}: " if found and found[1] != "config" else ""
+
+
+def experiment_file(overrides: list[str], folders: list[Path]) -> str:
+    """The file of the experiment that was asked for, with a colon; nothing without one."""
+    names = [word.partition("=")[2] for word in overrides if word.startswith("experiment=")]
+    return "".join(f"{_where('experiment/' + name, folders)}: " for name in names)
+
+
+def unresolved(config: DictConfig, error: Exception, overrides: list[str], folders: list[Path]) -> str:
+    """One line for an `error` of an interpolation such as `${model.name}`: where it stands, and what is wrong."""
+    for key in _keys(config, ""):
+        try:
+            OmegaConf.select(config, key)
+        except OmegaConfBaseException:
+            raw = OmegaConf.to_container(OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config)
+            text = str(raw[key.rpartition(".")[2]]) if isinstance(raw, dict) else ""
+            place = (
+                "" if any(text in word for word in overrides) else mention(f"{key.rpartition('.')[2]}: {text}", folders)
+            )
+            return f"{place}{key}={text}: {first_line(error)}"
+    return first_line(error)
+
+
+def mention(text: str, folders: list[Path]) -> str:
+    """The file and line in which `text` stands, with a colon; nothing where no file has it."""
+    for path in (path for folder in reversed(folders) for path in sorted(folder.rglob("*.yaml"))):
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            if text in line:
+                return f"{path}:{number}: "
+    return ""
+
+
+def chosen_file(key: str, overrides: list[str], folders: list[Path]) -> str:
+    """The user's own file, with a colon, that was chosen for the group of `key`; nothing where it is none of theirs."""
+    group = key.partition(".")[0]
+    for word in overrides:
+        path = _where(f"{group}/{word.partition('=')[2]}", folders)
+        if word.startswith(f"{group}=") and path.is_file() and FOLDER not in path.parents:
+            return f"{path}: "
+    return ""
 
 
 def _where(name: str, folders: list[Path]) -> Path:
@@ -162,7 +220,7 @@ def size_fallback(missing: str, folders: list[Path]) -> tuple[str, str] | None:
     group, _, name = missing.rpartition("/")
     model, _, gpus = name.partition("_")
     count = _parameters(model, folders)
-    if group not in ("recipe", "layout/sizes") or count is None:
+    if group not in SIZED or count is None:
         return None
     known = {choice: _parameters(choice, folders) for choice in choices_of("model", folders)}
     there = {

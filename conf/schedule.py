@@ -21,18 +21,19 @@ PHASES = ("warmup", "anneal")  # each as PHASE_steps or PHASE_ratio
 WSD_ANNEAL_RATIO = 0.1  # arXiv 2404.06395: a tenth of the steps is enough
 
 
-def choose_schedules(config: DictConfig, overrides: list[str]) -> None:
+def choose_schedules(config: DictConfig, overrides: list[str], place: str = "") -> None:
     """In each stage of `config`, composed and not resolved yet, keep one setting for the length and one a phase.
 
     What the command line (`overrides`) sets takes the place of what a file sets. Errors: `ConfigError` where one of
-    them sets two for the same thing.
+    them sets two for the same thing; `place` is the file, with a colon.
     """
     for name, stage in config.stages.items():
         prefix = f"stages.{name}."
         words = {word.partition("=")[0].lstrip("+").removeprefix(prefix) for word in overrides if prefix in word}
-        length = _chosen(prefix, stage, LENGTHS, words)
+        length = _chosen(prefix, stage, LENGTHS, words, place)
         stage.update({key: None for key in LENGTHS[1:] if key != length})
-        chosen = [_chosen(prefix, stage, (f"{phase}_steps", f"{phase}_ratio"), words) for phase in PHASES]
+        pairs = [(f"{phase}_steps", f"{phase}_ratio") for phase in PHASES]
+        chosen = [_chosen(prefix, stage, pair, words, place) for pair in pairs]
         for phase, key in zip(PHASES, chosen, strict=True):
             if key == f"{phase}_steps":
                 stage[f"{phase}_ratio"] = None
@@ -43,13 +44,14 @@ def choose_schedules(config: DictConfig, overrides: list[str]) -> None:
                 stage[f"{phase}_ratio"] = recipe[f"{phase}_steps"] / recipe.steps
 
 
-def _chosen(prefix: str, stage: DictConfig, keys: tuple[str, ...], words: set[str]) -> str | None:
+def _chosen(prefix: str, stage: DictConfig, keys: tuple[str, ...], words: set[str], place: str) -> str | None:
     """Which of `keys` is set, on the command line or else in a file; None where all are as the recipe has them."""
     given = [key for key in keys if not OmegaConf.is_interpolation(stage, key) and stage[key] is not None]
     given = [key for key in given if key in words] or given
     if len(given) > 1:
         values = " and ".join(f"{prefix}{key}={stage[key]}" for key in given)
-        raise ConfigError(f"{values} say the same thing twice; set one of them, the others to null")
+        place = "" if words & set(given) else place
+        raise ConfigError(f"{place}{values} say the same thing twice; set one of them, the others to null")
     return given[0] if given else None
 
 

@@ -117,7 +117,7 @@ class LayoutConfig:
     sequence_parallel: bool = MISSING
     zero_stage: int = MISSING
     offload: choices.Offload = MISSING
-    micro_batch_size: int = MISSING
+    micro_batch_size: Any = MISSING  # `auto` in a file; an int once it is composed
     recompute: choices.Recompute = MISSING
     precision: choices.Precision = MISSING
     loss_chunk_tokens: int = MISSING

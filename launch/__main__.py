@@ -108,6 +108,8 @@ def main(argv: list[str]) -> int:
 def launch(argv: list[str]) -> int:
     """Check every run of `argv`, then start or submit them."""
     flags, overrides = COMMAND.split_flags(argv)
+    if overrides and overrides[0].isalpha():
+        raise ConfigError(f"'{overrides[0]}' is neither a setting, KEY=VALUE, nor one of {', '.join(SUBCOMMANDS)}")
     sweeps = bool(flags & {"-m", "--multirun"})
     plans = [plan_launch(point) for point in (sweep_points(overrides) if sweeps else [overrides])]
     dry_run = plans[0].settings.dry_run

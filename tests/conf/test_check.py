@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
 from conf.check import check
@@ -209,7 +210,8 @@ def accept(words: str, processes: int | None = None) -> None:
     config = composed(*groups).copy()
     for word in words.split():
         if word not in groups:
-            OmegaConf.update(config, *word.split("=", 1), force_add=True)
+            key, value = word.split("=", 1)
+            OmegaConf.update(config, key, yaml.safe_load(value), force_add=True)
     check(typed(config), processes)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from conf.check import AUTO
 from conf.compose import compose_settings, load_settings, note
 from conf.errors import ConfigError
 from conf.schema import plain
@@ -174,6 +175,12 @@ def test_unconfirmed_figures_say_so() -> None:
         (["~zork"], "unknown setting 'zork'"),
         (["~model.n_layer"], "~model.n_layer: this setting cannot be removed"),
         (["run.name=???"], "run.name has no value"),
+        (["+stages.nl.steps=30"], "'+stages.nl.steps': this setting is there already; write stages.nl.steps=..."),
+        (["~tracking"], "'~tracking' would leave a run without tracking; choose one: tracking= wandb"),
+        (["~stage"], "'~stage' would leave a run without stage; choose one: stage= mono, multi, nl"),
+        (["hydra/launcher=basic"], "'hydra/launcher' does nothing here"),
+        (["run.seed=${foo.bar}"], "run.seed=${foo.bar}: Interpolation key 'foo.bar' not found"),
+        (["layout.micro_batch_size=1.5"], "layout.micro_batch_size=1.5 must be a whole number of sequences, or auto"),
     ],
 )
 def test_a_wrong_word_gets_one_line(words: list[str], said: str) -> None:
@@ -237,3 +244,18 @@ def test_saved_settings_come_back(tmp_path: Path) -> None:
     settings = compose_settings(["model=2b", "layout.zero_stage=3"])
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain(settings))))
     assert load_settings(tmp_path / "config.yaml") == settings
+
+
+def test_auto_may_stand_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "layout/mine.yaml"
+    path.parent.mkdir()
+    path.write_text("defaults:\n  - base\n\nname: mine\nmicro_batch_size: auto\n")
+    assert compose_settings([f"hydra.searchpath=[file://{tmp_path}]", "layout=mine"]).layout.micro_batch_size == AUTO
+    assert compose_settings(["layout.micro_batch_size=auto"]).layout.micro_batch_size == AUTO
+
+
+def test_habits_of_hydra_compose() -> None:
+    assert list(compose_settings(["~stages.nl"]).stages) == ["multi", "mono"]
+    assert compose_settings(["++stages.nl.steps=30"]).stages["nl"].steps == 30
+    assert compose_settings(["cluster.slurm.modules=[a,b]"]).cluster.slurm.modules == ["a", "b"]
+    assert compose_settings(["+cluster.slurm.environment.A=b"]).cluster.slurm.environment == {"A": "b"}
