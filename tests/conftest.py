@@ -1,5 +1,6 @@
 """What the tests share: small models, and worlds of processes that live as long as the session."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -8,6 +9,12 @@ import pytest
 from conf.compose import compose_settings
 from conf.schema import ModelConfig, Settings
 from tests.worlds import Worlds
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Worlds of several processes are proved on gloo: on a machine with GPUs only `-m gpu` sees them."""
+    if config.option.markexpr != "gpu":
+        os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture

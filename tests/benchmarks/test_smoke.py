@@ -1,5 +1,6 @@
 """Each benchmark runs at a tiny size and prints its table; nothing is asserted about speed."""
 
+import math
 import re
 import subprocess
 import sys
@@ -21,27 +22,26 @@ def run(module: str, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_step(precision: str) -> None:
-    """bf16 also runs on a CPU without bf16 products: slowly, but this is small."""
-    contenders = ["Hugging Face, eager", "this stack, kernels=eager"]
-    out = run("step", *SHAPE, "--tokens=32", "--steps=1", f"--precision={precision}", "--contenders", *contenders)
-    losses = dict(re.findall(r"^(.+?) {2,}.*GiB +([\d.]+) +[\d.]+ s$", out, re.M))
+def test_peers(precision: str) -> None:
+    """bf16 also runs on a CPU without bf16 products: slowly, but this is small. One step on the same rows, in all."""
+    contenders = ["hf_eager", "bare_loop:kernels=eager", "this_stack:kernels=eager"]
+    size = ["--tokens=32", "--sequences=4", "--micro-batch=2", "--steps=1"]
+    out = run("peers", *SHAPE, *size, f"--precision={precision}", "--contenders", *contenders)
+    losses = dict(re.findall(r"^\| (\S+) \|.* ([\d.]+) \|$", out, re.M))
     assert list(losses) == contenders
-    assert float(losses[contenders[0]]) == pytest.approx(
-        float(losses[contenders[1]]), rel=1e-4 if precision == "fp32" else 1e-2
-    )
+    assert all(float(loss) == pytest.approx(math.log(256), rel=0.02) for loss in losses.values())
+    assert losses[contenders[1]] == losses[contenders[2]]
 
 
-def test_step_compiled() -> None:
-    out = run("step", *SHAPE, "--tokens=32", "--steps=1", "--contenders", "this stack, kernels=auto")
-    assert re.search(r"^this stack, kernels=auto .*GiB", out, re.M)
+def test_peers_compiled() -> None:
+    size = ["--tokens=32", "--steps=1"]
+    out = run("peers", *SHAPE, *size, "--contenders", "plain_gpt", "this_stack")
+    assert re.search(r"^\| plain_gpt .* 1\.00x .*GiB", out, re.M) and re.search(r"^\| this_stack .*GiB", out, re.M)
 
 
-def test_a_width_that_hugging_face_cannot_split_is_refused() -> None:
-    command = [sys.executable, "-m", "tests.benchmarks.step", "--width=64"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert "--width 64 is not a multiple of 256" in done.stderr
+def test_a_peer_that_fails_is_named_in_its_row() -> None:
+    out = run("peers", *SHAPE, "--tokens=32", "--steps=1", "--contenders", "this_stack:kernels=nothing")
+    assert re.search(r"^\| this_stack:kernels=nothing \| .*nothing", out, re.M)
 
 
 def test_vocabulary_loss() -> None:
