@@ -18,17 +18,19 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from conf.choices import Sandbox
 
 SCRIPT = Path(__file__).with_name("sandboxed.py")
 COMMAND = [sys.executable, "-I", "-S", str(SCRIPT)]
-# A user id for each program that runs, so that no two share a bound on the number of processes; others for another
-# evaluation on this machine.
-USERS = cycle(range(200_000 + os.getpid() * 256, 200_000 + os.getpid() * 256 + 256))
+# User ids that no program has now: programs with one id would share a bound on the number of processes, and the sweep
+# after one would end the other. Another evaluation on this machine has others.
+USERS: SimpleQueue[int] = SimpleQueue()
+for number in range(256):
+    USERS.put(200_000 + os.getpid() * 256 + number)
 SWEEP = "import os, sys; user = int(sys.argv[1]); os.setresuid(user, user, user); os.kill(-1, 9)"
 SETUP_FAILED = 125
 REACHES_ITS_END = "program.run()"
@@ -91,8 +93,9 @@ def run_program(trial: Trial | str, limits: Limits) -> Outcome:
     Errors: `SandboxError`.
     """
     check_isolation(limits.sandbox)
-    with tempfile.TemporaryDirectory(prefix="program-") as folder:
-        task = _task(Trial(trial) if isinstance(trial, str) else trial, limits, isolate=isolation() is None)
+    seconds = limits.seconds + _overhead()  # measured before a user id is taken: it needs one itself
+    with tempfile.TemporaryDirectory(prefix="program-") as folder, _user() as user:
+        task = _task(Trial(trial) if isinstance(trial, str) else trial, limits, isolation() is None, user)
         if not task["isolate"]:
             os.chmod(folder, 0o777)  # the program's user is another
         process = subprocess.Popen(
@@ -104,11 +107,11 @@ def run_program(trial: Trial | str, limits: Limits) -> Outcome:
             start_new_session=True,
         )
         try:
-            detail, output = _watch(process, json.dumps(task).encode(), limits)
+            detail, output = _watch(process, json.dumps(task).encode(), limits, seconds)
         finally:
             _kill(process)
             if not task["isolate"] and os.geteuid() == 0:  # what left the group runs on, as a user of its own
-                subprocess.run([*COMMAND[:-1], "-c", SWEEP, str(task["user"])], stderr=subprocess.DEVNULL, check=False)
+                subprocess.run([*COMMAND[:-1], "-c", SWEEP, str(user)], stderr=subprocess.DEVNULL, check=False)
         lines = process.stderr.read().decode(errors="replace").splitlines() if process.stderr else []
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
@@ -130,8 +133,8 @@ def run_programs(trials: Iterable[Trial | str], limits: Limits, workers: int | N
         yield from pool.map(lambda trial: run_program(trial, limits), trials)
 
 
-def _watch(process: subprocess.Popen[bytes], task: bytes, limits: Limits) -> tuple[str, bytes]:
-    """(what stopped the program, empty where it ended by itself; what it printed)."""
+def _watch(process: subprocess.Popen[bytes], task: bytes, limits: Limits, seconds: float) -> tuple[str, bytes]:
+    """(what stopped the program, empty where it ended by itself; what it printed). seconds: with the sandbox's own."""
     assert process.stdin is not None and process.stdout is not None
     output = bytearray()
     try:
@@ -139,7 +142,7 @@ def _watch(process: subprocess.Popen[bytes], task: bytes, limits: Limits) -> tup
         process.stdin.close()
     except BrokenPipeError:
         return "sandbox did not start", b""
-    deadline = time.monotonic() + limits.seconds + _overhead()
+    deadline = time.monotonic() + seconds
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while True:
@@ -170,16 +173,27 @@ def _overhead() -> float:
 
 
 def _run_empty(isolate: bool) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        COMMAND,
-        input=json.dumps(_task(Trial(""), Limits(seconds=10), isolate)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with _user() as user:
+        return subprocess.run(
+            COMMAND,
+            input=json.dumps(_task(Trial(""), Limits(seconds=10), isolate, user)),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
 
-def _task(trial: Trial, limits: Limits, isolate: bool) -> dict[str, Any]:
+@contextlib.contextmanager
+def _user() -> Iterator[int]:
+    """A user id that is this program's alone until the block ends; waits where all are in use."""
+    user = USERS.get()
+    try:
+        yield user
+    finally:
+        USERS.put(user)
+
+
+def _task(trial: Trial, limits: Limits, isolate: bool, user: int) -> dict[str, Any]:
     """What sandboxed.py reads. Links on the way to this Python are followed here: inside they may not be."""
     folder, name = os.path.split(sys.executable)
     visible = {path: os.path.realpath(path) for path in _python_folders()}
@@ -190,7 +204,7 @@ def _task(trial: Trial, limits: Limits, isolate: bool) -> dict[str, Any]:
         "python": os.path.join(os.path.realpath(folder), name),
         "visible": visible,
         "paths": [path for path in map(os.path.realpath, sys.path) if path.startswith(places)],
-        "user": next(USERS),
+        "user": user,
         "evaluator": os.getpid(),
         "isolate": isolate,
         "limits": {

@@ -43,7 +43,7 @@ SYSTEM = (
     *("/dev/null", "/dev/random", "/dev/urandom"),  # not /dev/zero: a shared mapping of it is memory of no process
 )
 NOBODY = 65534
-HARNESS_USERS = 2**24  # added to the program's user id
+HARNESS_USERS = 2**31  # added to the program's user id, beyond those of the programs of any process (2**22 x 256)
 LOOK_SECONDS = 0.05  # between two looks at the memory of all processes of a program
 ENDED = 2  # exit code of a harness whose program has ended before it
 # One thread each: numpy starts one a core, which on a large node is more than a program may have.
@@ -223,6 +223,9 @@ def start_harness(task: dict[str, Any], requests: int, replies: int, said: int) 
         code = int(detail is not None)
     except channel.ProgramEnded:
         pass
+    except BaseException as error:  # this machine's fault, not the program's
+        os.write(said, f"the harness did not start: {error}".encode())
+        code = 1
     finally:
         os._exit(code)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from train.evaluate.sandboxed import HARNESS_USERS
+
 ROOT = Path(__file__).parents[3]
 START = """
 import os, time
@@ -26,6 +28,7 @@ assert not run("open('/var/tmp/mine', 'w'); open('/etc/mine', 'w')", limits).pas
 assert not run(bomb, Limits(seconds=2, sandbox=allowed)).passed
 run(daemon, limits)
 """
+NO_NAMESPACES = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"]
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else")
 
 
@@ -78,9 +81,31 @@ def test_root_without_namespaces_runs_programs_as_nobody_else(python: tuple[str,
         "while left() and time.monotonic() < until:\n    time.sleep(0.1)\n"
         "print(left())"
     )
-    words = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", python[0], "-c", code]
-    done = subprocess.run(words, cwd=python[1], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*NO_NAMESPACES, python[0], "-c", code], cwd=python[1], capture_output=True, text=True, check=False
+    )
     assert done.stdout.splitlines() == ["PermissionError: [Errno 1] Operation not permitted", "[]"], done
+
+
+def test_no_two_programs_have_one_user_at_a_time(python: tuple[str, Path]) -> None:
+    """Or what ends the rest of one program ends the other: on a node of more cores than there are user ids."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("needs setpriv")
+    code = (
+        "from train.evaluate import sandbox\n"
+        "from conf.choices import Sandbox\n"
+        "while sandbox.USERS.qsize() > 2:\n    sandbox.USERS.get()\n"
+        "limits = sandbox.Limits(seconds=60, sandbox=Sandbox.limits_only)\n"
+        "programs = [f'import time; time.sleep({0.02 * (n % 5)})' for n in range(16)]\n"
+        "print([outcome.detail for outcome in sandbox.run_programs(programs, limits, workers=6) if outcome.detail])"
+    )
+    done = subprocess.run([*NO_NAMESPACES, python[0], "-c", code], cwd=python[1], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done
+
+
+def test_users_of_harnesses_are_no_programs_users_of_another_evaluation() -> None:
+    most = 2**22  # process ids that Linux gives at most
+    assert 200_000 + (most + 1) * 256 <= 200_000 + HARNESS_USERS and HARNESS_USERS + 200_000 + most * 256 < 2**32 - 1
 
 
 def _can_run(python: str) -> bool:
