@@ -279,17 +279,17 @@ def _numbers(settings: Settings) -> Iterator[str]:
     if run.resume not in ("auto", "never"):
         yield f"run.resume={run.resume} is not known; use auto or never"
     health, threshold = settings.health, settings.tracking.straggler_threshold
-    if health.rewinds < 0:
-        yield f"health.rewinds={health.rewinds} must be 0 or more"
     if min(threshold, health.hang_seconds) <= 0:
         yield "tracking.straggler_threshold and health.hang_seconds must be above 0"
-    for group, names in (
-        ("run", ("save_every", "keep_checkpoints", "keep_every")),
-        ("health", ("bad_steps", "compare_every")),
-        ("evaluation", ("every", "batch_size", "sample_tokens")),
-        ("tracking", ("log_every",)),
+    for group, least, names in (
+        ("run", 1, ("save_every", "keep_checkpoints", "keep_every")),
+        ("health", 1, ("bad_steps", "compare_every")),
+        ("health", 0, ("rewinds",)),
+        ("profile", 0, ("steps", "skip")),
+        ("evaluation", 1, ("every", "batch_size", "sample_tokens")),
+        ("tracking", 1, ("log_every",)),
     ):
         for name in names:
             value = getattr(getattr(settings, group), name)
-            if value is not None and value < 1:
-                yield f"{group}.{name}={value} must be at least 1"
+            if value is not None and value < least:
+                yield f"{group}.{name}={value} must be at least {least}"

@@ -50,6 +50,7 @@ RULES: dict[str, tuple[Rule, str]] = {
     "cluster": (Rule.free, "where it runs"),
     "tracking": (Rule.free, "what is recorded"),
     "health": (Rule.free, "what is watched"),
+    "profile": (Rule.free, "what is measured"),
     "evaluation": (Rule.free, "what is measured"),
     "recipe": (Rule.free, "the stages hold what came of it"),
     "dry_run": (Rule.free, "nothing is started"),

@@ -1,7 +1,8 @@
 """A run's folder: where its files are, how they are read and written, and which run it holds.
 
 config.yaml environment.json metrics.jsonl jobs.json jobs/ logs/ stages.md stages.png tokenizer/ wandb/
-stages/<stage>/ deepspeed.json health.jsonl lineage.json evaluation.json samples.md checkpoints/ weights/ evaluations/
+stages/<stage>/ deepspeed.json health.jsonl lineage.json evaluation.json samples.md checkpoints/ weights/
+    evaluations/ profile/
 
 `launch`, `train` and `train.compare` all go through this module; it does not import torch.
 """
@@ -33,6 +34,7 @@ CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
 LINEAGE = "lineage.json"
 EVALUATION = "evaluation.json"
+PROFILE = "profile"  # traces of `profile=steps`, and their table
 HEALTH = "health.jsonl"  # a line for each step not taken, spike, difference of replicas, and return to a checkpoint
 
 TAIL_BYTES = 65536  # of a file's end that is read for its newest lines

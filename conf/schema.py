@@ -10,9 +10,10 @@ from typing import Any
 from omegaconf import MISSING
 
 from conf import choices
+from conf.cluster_schema import ClusterConfig
 from conf.data_schema import CorpusConfig, DataConfig, FiltersConfig, MixturePhase, TokenizerConfig
 
-__all__ = ["CorpusConfig", "DataConfig", "FiltersConfig", "MixturePhase", "TokenizerConfig"]
+__all__ = ["ClusterConfig", "CorpusConfig", "DataConfig", "FiltersConfig", "MixturePhase", "TokenizerConfig"]
 
 
 @dataclass
@@ -138,68 +139,6 @@ class KernelsConfig:
 
 
 @dataclass
-class SlurmConfig:
-    """Resources and setup of a Slurm job: conf/cluster."""
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    time: str = MISSING
-    gpus_per_node: int = MISSING
-    cpus_per_task: int | None = None
-    prepare_cpus: int | None = None
-    prepare_partition: str | None = None
-    signal_seconds: int | None = None
-    max_requeues: int = MISSING
-    modules: list[str] = field(default_factory=list)
-    environment: dict[str, str] = field(default_factory=dict)
-    setup: list[str] = field(default_factory=list)
-    container: str | None = None
-    python: str | None = None
-    sbatch: list[str] = field(default_factory=list)
-    srun: list[str] = field(default_factory=list)
-
-
-@dataclass
-class GpuConfig:
-    """Figures of one GPU that `train.plan` predicts time from: conf/cluster."""
-
-    peak_tflops: float = MISSING
-    matmul_efficiency: float = MISSING
-    attention_efficiency: float = MISSING
-    memory_gb_per_second: float = MISSING
-    memory_efficiency: float = MISSING
-    node_gb_per_second: float = MISSING
-    network_gb_per_second: float = MISSING
-
-
-@dataclass
-class ClusterConfig:
-    """Machines: conf/cluster."""
-
-    kind: choices.ClusterKind = MISSING
-    nodes: int = MISSING
-    processes_per_node: int | None = None
-    hostfile: str | None = None
-    remote_shell: choices.RemoteShell = MISSING
-    cpu_processes: int = MISSING
-    port: int = MISSING
-    join_seconds: float = MISSING
-    collective_seconds: float = MISSING
-    grace_seconds: float = MISSING
-    lock_seconds: float = MISSING
-    restarts: int = MISSING
-    min_free_gib: float = MISSING
-    max_clock_skew_seconds: float = MISSING
-    shared_folder_seconds: float = MISSING
-    peak_tflops: float | None = None
-    device_memory_gib: float | None = None
-    gpu: GpuConfig = field(default_factory=GpuConfig)
-    slurm: SlurmConfig = field(default_factory=SlurmConfig)
-
-
-@dataclass
 class TrackingConfig:
     """Records of training: conf/tracking."""
 
@@ -222,6 +161,14 @@ class HealthConfig:
     on_spike: choices.OnSpike = MISSING
     compare_every: int = MISSING
     hang_seconds: float = MISSING
+
+
+@dataclass
+class ProfileConfig:
+    """Optimizer steps under torch's profiler: conf/profile."""
+
+    steps: int = 0
+    skip: int = 0
 
 
 @dataclass
@@ -278,6 +225,7 @@ class Settings:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     run: RunConfig = field(default_factory=RunConfig)
     dry_run: bool = False

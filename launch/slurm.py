@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from conf.cluster_schema import SlurmConfig
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
 from conf.save_time import warning_seconds, write_gb_per_second
-from conf.schema import ClusterConfig, LayoutConfig, Settings, SlurmConfig
+from conf.schema import ClusterConfig, LayoutConfig, Settings
 from launch.local import gpu_environment
 
 RESTART_SECONDS = 10  # before the first try after a failure; doubled before each further one

@@ -13,6 +13,7 @@ from train.context import RunContext, open_context
 from train.data.mixture import ORDER
 from train.health import Health, go_back
 from train.meter import Meter
+from train.profile import StepProfile
 from train.report import report, report_schedule
 from train.schedule import last_stable_step, learning_rate
 from train.stages import check_parents, lineage, open_engine, open_saver, parent_of, stage_batches
@@ -85,6 +86,7 @@ def train_steps(
     """Take the steps after `done`; false where a signal stopped them. Errors: `HealthError` to go back from."""
     settings, stage, stopped = context.settings, context.settings.stages[name], False
     health, meter, benchmarks = Health(context, name), Meter(context), Benchmarks(context, name, stop)
+    profile = StepProfile(context, name, done, meter)
     batches = meter.waiting(stage_batches(context, name, done, health.gaps))
     benchmarks.sample(done, engine)  # where a signal stopped that
     for step in range(done + 1, stage.steps + 1):
@@ -93,7 +95,8 @@ def train_steps(
         context.watchdog.beat(f"{name} step {step}")
         lr = learning_rate(stage, step)
         engine.set_lr(lr)
-        result = engine.train_batch(batches)
+        with profile.step():
+            result = engine.train_batch(batches)
         meter.count(stage.global_batch_size)
         health.check_step(step, result)
         last = step == stage.steps

@@ -48,6 +48,10 @@ class Meter:
         """Begin a new interval."""
         self.started, self.steps, self.sequences = time.perf_counter(), 0, 0
 
+    def leave_out(self, seconds: float) -> None:
+        """Count the last `seconds` neither to the interval nor to the stage's training."""
+        self.started, self.began = self.started + seconds, self.began + seconds
+
     def count(self, sequences: int) -> None:
         """Count an optimizer step of `sequences` sequences."""
         self.steps += 1

@@ -184,7 +184,7 @@ REFUSED: list[tuple[str, str, str]] = [
         "cluster.slurm.environment.HF_TOKEN would be read by others; export it in the shell that submits",
         "cluster.slurm.environment.HF_HOME=abc",
     ),
-    ("health.rewinds=-1", "health.rewinds=-1 must be 0 or more", "health.rewinds=0"),
+    *((f"{key}=-1", f"{key}=-1 must be at least 0", f"{key}=0") for key in ("health.rewinds", "profile.skip")),
     ("run.resume=maybe", "run.resume=maybe is not known; use auto or never", "run.resume=never"),
     *(
         (f"{key}=0", f"{key}=0 must be at least 1", f"{key}=1")

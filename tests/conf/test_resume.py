@@ -78,6 +78,7 @@ FREE = [
     "data.on_error=skip",
     "dry_run=true",
     "health.bad_steps=9",
+    "profile.steps=9",
     "data.workers=1",
     "recipe.nl.steps=7 stages.nl.steps=120 stages.nl.warmup_steps=10 stages.nl.anneal_steps=110",
 ]

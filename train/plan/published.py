@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from conf.choices import Recompute
-from conf.schema import GpuConfig, LayoutConfig, ModelConfig, Settings
+from conf.cluster_schema import GpuConfig
+from conf.schema import LayoutConfig, ModelConfig, Settings
 from train.plan.speed import Software, step_time
 
 SEQUENTIAL = 130.0  # passes of a block with two norms and two residual sums, not compiled

@@ -10,7 +10,8 @@ from itertools import pairwise
 
 from conf.check import data_parallel_size, gradient_accumulation_steps
 from conf.choices import Recompute
-from conf.schema import GpuConfig, LayoutConfig, ModelConfig, Settings
+from conf.cluster_schema import GpuConfig
+from conf.schema import LayoutConfig, ModelConfig, Settings
 from model.flops import flops_per_token
 from parallel.pipeline import pipeline_bounds
 from train.plan import GPUS_A_NODE
