@@ -1,5 +1,7 @@
 """The engine: `train_batch`, `eval_batch` and the whole state, the same under every layout. DeepSpeed does the work."""
 
+import contextlib
+import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -260,12 +262,13 @@ def build_engine(
     adamw, bf16_optimizer = optimizer(list(module.named_parameters())), uses_bf16_optimizer(config)
     if bf16_optimizer:
         bucket_parameter_groups(adamw, config["zero_optimization"]["reduce_bucket_size"])
-    engine, *_ = deepspeed.initialize(
-        model=module,
-        optimizer=adamw,
-        config=config,
-        mpu=None if mesh.pp_size > 1 else mesh.grid,
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints the memory in use, parameter group by group
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=adamw,
+            config=config,
+            mpu=None if mesh.pp_size > 1 else mesh.grid,
+        )
     state_layout(engine)  # or an error that names the class
     create_moments(engine)
     if not config["zero_optimization"]["stage"]:

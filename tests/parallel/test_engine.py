@@ -1,10 +1,13 @@
 """No layout takes a step that is not finite: not for a loss, nor for a gradient of one process only."""
 
+import contextlib
+import io
 import math
 
 import pytest
 import torch
 
+from tests.parity.cases import engine_of, mesh_for, settings_of
 from tests.worlds import Worlds
 
 TP2, PP2 = "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2"
@@ -67,3 +70,17 @@ def test_a_step_that_is_not_finite_is_not_taken(layout: str, worlds: Worlds) -> 
         assert unchanged[1:3] == (True, True) and not unchanged[3]
         assert [math.isfinite(norm) for norm in norms] == [True, False, False, True]
         assert finite == (True, True, False, True)
+
+
+def printed_while_built(overrides: list[str]) -> str:
+    """What building an engine writes to standard output."""
+    settings = settings_of(overrides)
+    mesh = mesh_for(settings)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        engine_of(settings, mesh).destroy()
+    return printed.getvalue()
+
+
+def test_building_prints_nothing(worlds: Worlds) -> None:
+    """DeepSpeed's `BF16_Optimizer` would print the memory in use, several lines a parameter group."""
+    assert worlds(1).run(printed_while_built, ["layout.precision=bf16"]) == [""]
