@@ -1,6 +1,6 @@
-"""The token files of a run out of finished shards: duplicates left out, validation chosen, bounds kept.
+"""The corpora of a run out of finished shards: duplicates left out, validation chosen, bounds kept.
 
-No text is read.
+No text is read, and no token to train on is copied: `token_spans.py` says where they lie.
 Memory: two bytes a document, and what `duplicates.py` and one shard's manifest need.
 """
 
@@ -24,11 +24,12 @@ from train.data.filters import ValidationSelection, is_held_out
 from train.data.minhash import BANDS
 from train.data.shard import DOCUMENT, ShardTask
 from train.data.token_file import TokenFile, TokenFileWriter
+from train.data.token_spans import SHARD_TOKENS, TokenSpansWriter
 
 # What becomes of a document; the words are those of the report.
 TRAIN, VALIDATION, DUPLICATE, NEAR_DUPLICATE, ABOVE_VALIDATION, ABOVE_LIMIT = range(6)
 REASONS = {DUPLICATE: "duplicate", NEAR_DUPLICATE: "near duplicate", ABOVE_VALIDATION: "above validation_bytes"}
-COPY_TOKENS = 1 << 22  # tokens copied at a time
+SPLITS = {TRAIN: "train", VALIDATION: "validation"}
 
 
 @dataclass
@@ -55,7 +56,7 @@ class _Part:
 def assemble(
     made: list[tuple[ShardTask, dict[str, Any]]], data: DataConfig, eos: int, folder: Path
 ) -> dict[str, dict[str, Any]]:
-    """Write `train.bin`, `validation.bin`, `manifest.jsonl` and `dropped.json` of each corpus; return its counts.
+    """Write `train.spans`, `validation.bin`, `manifest.jsonl` and `dropped.json` of each corpus; return its counts.
 
     Errors: `DataError` for a corpus without a document to train on or to validate with, and for a damaged shard.
     """
@@ -98,17 +99,16 @@ def _write_corpus(key: str, parts: list[_Part], data: DataConfig, eos: int, fold
     dtype = parts[0].task.dtype
     with (
         (folder / "manifest.jsonl").open("w") as manifest,
-        TokenFileWriter(folder / "train.bin", dtype) as train,
+        TokenSpansWriter(folder / "train.spans") as train,
         TokenFileWriter(folder / "validation.bin", dtype) as validation,
     ):
-        writers = {TRAIN: (train, "train"), VALIDATION: (validation, "validation")}
-        for writer, _ in writers.values():
-            writer.write([eos])
+        validation.write([eos])
         for part in parts:
             documents = part.documents()
-            _copy_tokens(part, documents, {fate: writer for fate, (writer, _) in writers.items()})
+            _refer_to_tokens(part, documents, train)
+            _copy_validation(part, documents, validation)
             _copy_manifest(part, manifest)
-            for fate, (_, split) in writers.items():
+            for fate, split in SPLITS.items():
                 own = documents[part.fate == fate]
                 counts[f"{split}_documents"] += len(own)
                 counts[f"{split}_bytes"] += int(own["bytes"].sum())
@@ -143,26 +143,24 @@ def _mark_above_limit(parts: list[_Part]) -> None:
 
 def _mark_validation(parts: list[_Part], data: DataConfig) -> None:
     selection = ValidationSelection(data.validation_bytes)
-    held_out = []
     for part in parts:
-        documents = part.documents()
-        first = documents["sha256"][:, 0].astype(numpy.uint64)
-        near = (part.fate == TRAIN) & (first / 2.0**64 <= data.validation_fraction + 1e-9)  # exact below
-        rows = [
-            row for row in numpy.flatnonzero(near) if is_held_out(_sha256(documents, row), data.validation_fraction)
-        ]
-        held_out.append([(row, _sha256(documents, row)) for row in rows])
-        for row, sha256 in held_out[-1]:
-            selection.add(sha256, int(documents["bytes"][row]))
+        for _, sha256, size in _held_out(part, data.validation_fraction):
+            selection.add(sha256, size)
     chosen = selection.sha256s()
-    for part, found in zip(parts, held_out, strict=True):
-        for row, sha256 in found:
+    for part in parts:
+        for row, sha256, _ in _held_out(part, data.validation_fraction):
             part.fate[row] = VALIDATION if sha256 in chosen else ABOVE_VALIDATION
 
 
-def _sha256(documents: NDArray[Any], row: Any) -> bytes:
-    sha256: bytes = documents["sha256"][row].tobytes()
-    return sha256
+def _held_out(part: _Part, fraction: float) -> Iterator[tuple[int, bytes, int]]:
+    """Row, SHA-256 and bytes of each document that is kept and belongs to the validation split."""
+    documents = part.documents()
+    first = documents["sha256"][:, 0].astype(numpy.uint64)
+    near = (part.fate == TRAIN) & (first / 2.0**64 <= fraction + 1e-9)  # `is_held_out` is exact
+    for row in numpy.flatnonzero(near).tolist():
+        sha256 = documents["sha256"][row].tobytes()
+        if is_held_out(sha256, fraction):
+            yield row, sha256, int(documents["bytes"][row])
 
 
 def _count(dropped: Dropped, reason: str, found: list[tuple[_Part, NDArray[numpy.bool_]]]) -> None:
@@ -178,27 +176,33 @@ def _count(dropped: Dropped, reason: str, found: list[tuple[_Part, NDArray[numpy
         dropped.merge({reason: {"count": total, "examples": places}})
 
 
-def _copy_tokens(part: _Part, documents: NDArray[Any], writers: dict[int, TokenFileWriter]) -> None:
-    """Append the tokens of each document to the file of its split, neighbours of one split together."""
-    if not len(documents):
-        return
-    source = TokenFile(part.task.folder / "tokens.bin", part.task.dtype)
-    ends = numpy.cumsum(documents["tokens"])
-    borders = numpy.flatnonzero(numpy.diff(part.fate)) + 1
-    for first, last in zip([0, *borders], [*borders, len(documents)], strict=True):
-        writer = writers.get(int(part.fate[first]))
-        if writer is not None:
-            begin, end = int(ends[first] - documents["tokens"][first]), int(ends[last - 1])
-            for start in range(begin, end, COPY_TOKENS):
-                writer.write(source.read(start, min(start + COPY_TOKENS, end)))
+def _refer_to_tokens(part: _Part, documents: NDArray[Any], train: TokenSpansWriter) -> None:
+    """Append the tokens of the documents to train on, neighbours together; before the corpus' first, an eos."""
+    kept = part.fate == TRAIN
+    if kept.any():
+        ends = numpy.cumsum(documents["tokens"])
+        borders = numpy.flatnonzero(numpy.diff(kept, prepend=False, append=False))
+        starts, stops = (ends - documents["tokens"])[borders[::2]], ends[borders[1::2] - 1]
+        if not train.tokens:  # of what ends the first document
+            end = ends[borders[0]]
+            starts, stops = numpy.insert(starts, 0, end - 1), numpy.insert(stops, 0, end)
+        train.write(part.task.folder, starts.astype(numpy.int64), stops.astype(numpy.int64))
+
+
+def _copy_validation(part: _Part, documents: NDArray[Any], validation: TokenFileWriter) -> None:
+    rows = numpy.flatnonzero(part.fate == VALIDATION)
+    if len(rows):
+        source = TokenFile(part.task.folder / SHARD_TOKENS, part.task.dtype)
+        ends = numpy.cumsum(documents["tokens"])
+        for row in rows:
+            validation.write(source.read(int(ends[row] - documents["tokens"][row]), int(ends[row])))
 
 
 def _copy_manifest(part: _Part, manifest: TextIO) -> None:
-    splits = {TRAIN: "train", VALIDATION: "validation"}
     with (part.task.folder / "manifest.jsonl").open() as lines:
         for fate, line in zip(part.fate.tolist(), lines, strict=True):
-            if fate in splits:
-                manifest.write(f'{line.rstrip()[:-1]}, "split": "{splits[fate]}"}}\n')
+            if fate in SPLITS:
+                manifest.write(f'{line.rstrip()[:-1]}, "split": "{SPLITS[fate]}"}}\n')
 
 
 def _kept(parts: list[_Part], *fates: int) -> Iterator[int]:

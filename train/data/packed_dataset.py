@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 
 from conf.choices import IGNORE_INDEX
 from train.data.permutation import Permutation
-from train.data.token_file import TokenFile
+from train.data.token_spans import open_tokens
 
 Sample = tuple[NDArray[numpy.int64], NDArray[numpy.int64]]
 
 
 class PackedDataset:
-    """A token file, read as samples of `context_length` tokens.
+    """A corpus' tokens, read as samples of `context_length` tokens.
 
     Sample i has the inputs [i T, (i + 1) T) with T = `context_length`; its labels are the inputs shifted by one. Every
-    token but the file's first, which is an eos, is a label exactly once. An incomplete last sample is dropped, or with
+    token but the corpus' first, which is an eos, is a label exactly once. An incomplete last sample is dropped, or with
     `keep_last` padded with token 0 and the label `IGNORE_INDEX`.
     """
 
     def __init__(self, path: Path, dtype: str, context_length: int, keep_last: bool = False) -> None:
-        self._tokens = TokenFile(path, dtype)
+        self._tokens = open_tokens(path, dtype)
         self._length = context_length
         self._keep_last = keep_last
 

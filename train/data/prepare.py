@@ -1,12 +1,13 @@
 """Preparation of the corpora that the stages read into token files, in a folder named by its fingerprint.
 
 Shards of the corpora are made first, by all cores (pool.py), and stay in the cache: a preparation that was killed, or
-whose corpora have grown, makes those that are missing. The token files are then copied together from them
+whose corpora have grown, makes those that are missing. What a run reads of them is then chosen
 (assemble.py), under a temporary name: a killed preparation is never taken for a complete one, and of two at once the
 second to finish discards its own.
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,15 +26,16 @@ from train.data.partial_folder import partial_folder, remove_abandoned
 from train.data.pool import make_shards
 from train.data.progress import progress_bar
 from train.data.shard import ShardTask, list_shards, shard_name
+from train.data.token_spans import SUFFIX, shards_of
 from train.data.tokenizer import prepare_tokenizer, tokenizer_hash
 
 
 @dataclass(frozen=True)
 class CorpusFiles:
-    """Token files of one corpus. Each begins with an eos; each document ends with one."""
+    """Tokens of one corpus. Both parts begin with an eos; each document ends with one."""
 
-    train: Path
-    validation: Path
+    train: Path  # where they lie in the shards (token_spans.py)
+    validation: Path  # token file
     dtype: str  # numpy dtype of the token ids, little-endian
     train_documents: int
     train_bytes: int
@@ -79,6 +81,10 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedD
     name = fingerprint(settings)
     directory = Path(settings.data.cache) / name
     prepared = _open(directory, settings)
+    if prepared is not None and _refers_to_nothing(prepared):
+        log(f"data: {directory} refers to shards that are gone; they are made again")
+        shutil.rmtree(directory)
+        prepared = None
     if prepared is not None:
         tokens = ", ".join(f"{key} {files.train_tokens:,}" for key, files in prepared.corpora.items())
         log(f"data: reusing {directory} (tokens: {tokens})")
@@ -142,7 +148,7 @@ def _open(directory: Path, settings: Settings) -> PreparedData | None:
     known = {field.name for field in fields(CorpusFiles)}
     corpora = {
         key: CorpusFiles(
-            train=directory / key / "train.bin",
+            train=directory / key / f"train{SUFFIX}",
             validation=directory / key / "validation.bin",
             **{name: value for name, value in counts.items() if name in known},
         )
@@ -150,6 +156,15 @@ def _open(directory: Path, settings: Settings) -> PreparedData | None:
     }
     _refuse_small(settings, corpora)
     return PreparedData(directory, corpora)
+
+
+def _refers_to_nothing(prepared: PreparedData) -> bool:
+    """Whether a shard is gone of which training would read."""
+    try:
+        shards = {shard for files in prepared.corpora.values() for shard in shards_of(files.train)}
+    except OSError:
+        return True
+    return not all(shard.is_dir() for shard in shards)
 
 
 def _refuse_small(settings: Settings, corpora: dict[str, CorpusFiles]) -> None:

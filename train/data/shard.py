@@ -38,6 +38,7 @@ from train.data.partial_folder import partial_folder
 from train.data.redact import redact
 from train.data.storage import FileState, state_of
 from train.data.token_file import TokenFileWriter
+from train.data.token_spans import SHARD_TOKENS
 
 FORMAT = 1  # increase when the same settings and sources give another shard
 DOCUMENT = numpy.dtype([("sha256", ">u8", (4,)), ("tokens", "<u8"), ("bytes", "<u8"), ("language", "<u4")])
@@ -189,7 +190,7 @@ def _write(task: ShardTask, partial: Path) -> dict[str, Any]:
     minhash = task.data.dedup is Dedup.minhash
     documents = size = 0
     with ExitStack() as stack:
-        tokens = stack.enter_context(TokenFileWriter(partial / "tokens.bin", task.dtype))
+        tokens = stack.enter_context(TokenFileWriter(partial / SHARD_TOKENS, task.dtype))
         rows = stack.enter_context((partial / "documents.bin").open("wb"))
         bands = stack.enter_context((partial / "bands.bin").open("wb")) if minhash else None
         manifest = stack.enter_context((partial / "manifest.jsonl").open("w"))

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy
 
 from train.data.prepare import PreparedData
-from train.data.token_file import TokenFile
+from train.data.token_spans import open_tokens
 
 SHOWN_DOCUMENTS, SHOWN_CHARACTERS = 3, 400
 READ_TOKENS = 1 << 16  # of the file's beginning, in which documents to show are looked for
@@ -36,7 +36,7 @@ def inspection(data: PreparedData) -> Iterator[str]:
         with (data.directory / key / "manifest.jsonl").open() as lines:
             rows = (row for row in map(json.loads, lines) if row["split"] == "train")
             shown = list(islice(rows, SHOWN_DOCUMENTS))
-        ids = TokenFile(files.train, files.dtype).read(0, READ_TOKENS)
+        ids = open_tokens(files.train, files.dtype).read(0, READ_TOKENS)
         ends = numpy.flatnonzero(ids == tokenizer.eos)
         for number, row in enumerate(shown[: max(1, len(ends) - 1)]):
             end = int(ends[number + 1]) if number + 1 < len(ends) else len(ids)

@@ -13,7 +13,7 @@ from train.data.assemble import assemble
 from train.data.pool import make_shards
 from train.data.prepare import prepare
 from train.data.shard import ShardTask, list_shards, shard_name
-from train.data.token_file import TokenFile
+from train.data.token_spans import open_tokens
 from train.data.tokenizer import prepare_tokenizer
 
 
@@ -42,7 +42,8 @@ def test_tokens_are_the_texts_with_an_eos_around_each(settings, tmp_path, monkey
     texts = {f"{tmp_path}/nl.jsonl:{seed + 1}": text(seed) for seed in range(300)}
     for split in ("train", "validation"):
         rows = [row for row in manifest["nl"] if row["split"] == split]
-        ids = TokenFile(tmp_path / "out/nl" / f"{split}.bin", "<u2").read(0, 10**9)
+        name = "train.spans" if split == "train" else "validation.bin"
+        ids = open_tokens(tmp_path / "out/nl" / name, "<u2").read(0, 10**9)
         documents = tokenizer.decode(ids.tolist()).encode()
         assert len(ids) == counts["nl"][f"{split}_tokens"] and ids[0] == tokenizer.eos == ids[-1]
         assert len(documents) == counts["nl"][f"{split}_bytes"] == sum(row["bytes"] for row in rows)

@@ -15,6 +15,7 @@ from conf.errors import ConfigError, DataError
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.train.data.conftest import text, write_jsonl
 from train.data.prepare import find_prepared, prepare
+from train.data.token_spans import open_tokens, shards_of
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -31,7 +32,7 @@ def test_prepared_data_is_complete_and_counted(settings):
     assert tokenizer.vocab_size == 400
     for files in prepared.corpora.values():
         for split in ("train", "validation"):
-            tokens = numpy.fromfile(getattr(files, split), dtype=files.dtype)
+            tokens = open_tokens(getattr(files, split), files.dtype).read(0, 10**9)
             assert len(tokens) == getattr(files, f"{split}_tokens")
             assert len(tokenizer.decode(tokens.tolist()).encode()) == getattr(files, f"{split}_bytes")
     summary = json.loads((prepared.directory / "summary.json").read_text())
@@ -79,7 +80,8 @@ def test_a_wide_vocabulary_gets_wide_tokens(settings, monkeypatch):
     monkeypatch.setattr(module, "load_tokenizer", lambda folder: Wide(load(folder)))
     files = prepare(settings, lambda line: None).corpora["nl"]
     assert files.dtype == "<u4"
-    assert files.train.stat().st_size == 4 * files.train_tokens
+    assert open_tokens(files.train, files.dtype).read(0, 9).dtype == numpy.dtype("<u4")
+    assert len(open_tokens(files.train, files.dtype)) == files.train_tokens
 
 
 KILLED = """
@@ -210,6 +212,24 @@ def test_damaged_data_is_named(settings):
     (prepared.directory / "summary.json").write_text("{")
     with pytest.raises(DataError, match=r"cannot be read .* remove it and prepare again"):
         find_prepared(settings)
+
+
+def test_tokens_are_stored_once_and_made_again_where_they_are_gone(settings):
+    prepared = prepare(settings, lambda line: None)
+    before = finished_shards(settings)
+    stored = sum(path.stat().st_size for path in Path(settings.data.cache).rglob("*.bin"))
+    tokens = sum(files.train_tokens + files.validation_tokens for files in prepared.corpora.values())
+    overhead = sum(path.stat().st_size for path in Path(settings.data.cache).rglob("documents.bin"))
+    assert stored - overhead < 2 * tokens * 1.2, "ids of two bytes, and validation once more"
+    whole = contents(prepared.directory)
+    first = shards_of(prepared.corpora["nl"].train)[0]
+    shutil.rmtree(first)
+    logged = []
+    prepare(settings, logged.append)
+    assert "shards that are gone; they are made again" in logged[0]
+    assert contents(prepared.directory) == whole
+    after = finished_shards(settings)
+    assert [name for name in after if after[name] != before[name]] == [first.name]
 
 
 def test_an_empty_file_is_an_empty_corpus(settings, tmp_path):
