@@ -19,6 +19,7 @@ from conf.secrets import is_secret
 
 ABOVE_ZERO = {"join_seconds", "collective_seconds", "lock_seconds", "max_clock_skew_seconds", "shared_folder_seconds"}
 AUTO = 0  # of layout.micro_batch_size, written `auto`: chosen when the run starts, from the memory there is
+FP8_MULTIPLE = 16  # of every length that an fp8 product of a GPU sums over
 LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
 
 
@@ -199,12 +200,19 @@ def _layout(settings: Settings, world_size: int | None) -> Iterator[str]:
             f"layout.zero_stage={layout.zero_stage} does not work with pipeline_parallel_size={pipeline} "
             "(DeepSpeed keeps gradients whole between micro-batches); use zero_stage 0 or 1, or one pipeline stage"
         )
-    if layout.zero_stage == 0 and layout.precision in (Precision.bf16, Precision.fp16):
+    if layout.zero_stage == 0 and layout.precision in (Precision.bf16, Precision.fp16, Precision.fp8):
         # and under tensor parallelism it leaves most of the slices out of the norm that clipping goes by
         yield (
             f"layout.zero_stage=0 does not work with layout.precision={layout.precision.value} (DeepSpeed adds up "
             "gradients in that precision, which loses digits); use zero_stage 1, 2 or 3, or fp32"
         )
+    if layout.precision is Precision.fp8:
+        for name, length in (
+            ("model.n_embd / layout.tensor_parallel_size", model.n_embd // tensor),
+            ("layout.micro_batch_size x model.context_length", layout.micro_batch_size * model.context_length),
+        ):
+            if length % FP8_MULTIPLE:
+                yield f"layout.precision=fp8 needs {name}={length} to be a multiple of {FP8_MULTIPLE}, or use bf16"
     if layout.offload is Offload.parameters and layout.zero_stage != 3:
         yield f"layout.offload=parameters needs zero_stage=3, not {layout.zero_stage}"
     if layout.offload is Offload.optimizer and layout.zero_stage == 0:

@@ -12,6 +12,7 @@ class Precision(Enum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
+    fp8 = "fp8"  # bf16, and the blocks' products in fp8
 
 
 class Sandbox(Enum):

@@ -71,7 +71,7 @@ def optimizer_class_of(settings: Settings, precision: Precision) -> str:
     layout = settings.layout
     if layout.zero_stage == 0:  # fp32: conf/check.py takes no other there
         return "torch.optim.AdamW"
-    if layout.zero_stage == 1 and precision is Precision.bf16 and layout.offload is Offload.none:
+    if layout.zero_stage == 1 and precision in (Precision.bf16, Precision.fp8) and layout.offload is Offload.none:
         return "BF16_Optimizer"
     return "DeepSpeedZeroOptimizer_Stage3" if layout.zero_stage == 3 else "DeepSpeedZeroOptimizer"
 

@@ -4,7 +4,7 @@ At size 1 they do what `nn.Linear` and `nn.Embedding` do. A matrix made of sever
 is split part by part, so that each rank holds matching rows of all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,11 +56,44 @@ def shard_of(parameter: Tensor) -> Shard | None:
     return getattr(parameter, "shard", None)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x @ weight.T + bias`, x `[..., in]`; `weight` `[out, in]` as it is or as `pack` leaves it."""
+Product = Callable[[Tensor, Tensor, bool], Tensor]
+"""(a `[m, k]`, b `[n, k]`, whether a is a gradient) -> `a @ b.T` `[m, n]` in a's precision."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, product: Product | None = None) -> Tensor:
+    """`x @ weight.T + bias`, x `[..., in]`; `weight` `[out, in]` as it is or as `pack` leaves it.
+
+    product: computes it and both of its gradients; None: torch does.
+    """
+    if product is not None:
+        by_product: Any = _ProductLinear.apply
+        y: Tensor = by_product(x, weight, product)
+        return y if bias is None else y + bias
     if weight.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
     return nn.functional.linear(x, weight, bias)
+
+
+def plain_product(a: Tensor, b: Tensor, gradient: bool) -> Tensor:
+    """The `Product` of torch."""
+    return a @ b.t()
+
+
+class _ProductLinear(torch.autograd.Function):
+    """`x @ weight.T` and its gradients, by one form of product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, product: Product) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.product = product
+        return product(x.flatten(0, -2), weight, False).view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        gradient = gradients[0].flatten(0, -2)
+        of_x = ctx.product(gradient, weight.t(), True).view(x.shape)
+        return of_x, ctx.product(gradient.t(), x.flatten(0, -2).t(), True), None
 
 
 def pack(layer: nn.Module) -> None:
@@ -85,9 +118,12 @@ class ColumnLinear(nn.Module):
     x: `[batch, seq, in_features]` (seq / size tokens under sequence parallelism); y: `[batch, seq, sum(parts) / size]`.
     """
 
-    def __init__(self, in_features: int, parts: tuple[int, ...], tp: TensorParallelGroup) -> None:
+    def __init__(
+        self, in_features: int, parts: tuple[int, ...], tp: TensorParallelGroup, product: Product | None = None
+    ) -> None:
         super().__init__()
         self.tp = tp
+        self.product = product
         self.parts = parts
         weight = nn.Parameter(torch.empty(sum(parts) // tp.size, in_features))
         self.weight = sharded(weight, Shard(0, parts), tp)
@@ -96,8 +132,8 @@ class ColumnLinear(nn.Module):
         """Shapes as in the class."""
         if self.tp.tensor_parallel_overlap or self.tp.regather_sequence:
             overlapped: Any = _OverlappedColumnLinear.apply
-            return overlapped(hidden_states, self.weight, self.tp)  # type: ignore[no-any-return]
-        return linear(enter_column(hidden_states, self.tp), self.weight)
+            return overlapped(hidden_states, self.weight, self.tp, self.product)  # type: ignore[no-any-return]
+        return linear(enter_column(hidden_states, self.tp), self.weight, product=self.product)
 
 
 class _OverlappedColumnLinear(torch.autograd.Function):
@@ -105,22 +141,24 @@ class _OverlappedColumnLinear(torch.autograd.Function):
     gradient's matmul."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, tp: TensorParallelGroup) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, tp: TensorParallelGroup, product: Product | None) -> Tensor:
         whole = gather_sequence(x, tp) if tp.sequence_parallel else x
         ctx.save_for_backward(x if tp.regather_sequence else whole, weight)
-        ctx.tp = tp
-        return nn.functional.linear(whole, weight)
+        ctx.tp, ctx.product = tp, product or plain_product
+        return linear(whole, weight, product=product)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (x, weight), tp = ctx.saved_tensors, ctx.tp
+        gradient = gradients[0].flatten(0, 1)
         gather = start_gather_sequence(x, tp) if tp.regather_sequence else lambda: x
-        leave = start_leave_column(gradients[0] @ weight, tp)  # beside the gather
+        of_whole = ctx.product(gradient, weight.t(), True).view(*gradients[0].shape[:-1], -1)
+        leave = start_leave_column(of_whole, tp)  # beside the gather
         whole = gather()
         if not tp.tensor_parallel_overlap:
             leave()
-        weight_gradient = gradients[0].flatten(0, 1).t() @ whole.flatten(0, 1)
-        return leave(), weight_gradient, None
+        weight_gradient = ctx.product(gradient.t(), whole.flatten(0, 1).t(), True)
+        return leave(), weight_gradient, None, None
 
 
 class RowLinear(nn.Module):
@@ -129,9 +167,12 @@ class RowLinear(nn.Module):
     x: `[batch, seq, sum(parts) / size]`; y: `[batch, seq, out_features]` (seq / size under sequence parallelism).
     """
 
-    def __init__(self, parts: tuple[int, ...], out_features: int, tp: TensorParallelGroup) -> None:
+    def __init__(
+        self, parts: tuple[int, ...], out_features: int, tp: TensorParallelGroup, product: Product | None = None
+    ) -> None:
         super().__init__()
         self.tp = tp
+        self.product = product
         self.parts = parts
         weight = nn.Parameter(torch.empty(out_features, sum(parts) // tp.size))
         self.weight = sharded(weight, Shard(1, parts), tp)
@@ -140,8 +181,8 @@ class RowLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shapes as in the class."""
         if self.tp.size == 1:
-            return linear(x, self.weight, self.bias)
-        partial = linear(x, self.weight)
+            return linear(x, self.weight, self.bias, self.product)
+        partial = linear(x, self.weight, product=self.product)
         return leave_row(partial, self.tp) + replicated(self.bias, self.tp)
 
 

@@ -38,7 +38,7 @@ def deepspeed_config(
         "data_types": {"grad_accum_dtype": "fp32", "param_dtype": None, "buffer_dtype": None},
         "torch_autocast": {"enabled": False},
         "bf16": {
-            "enabled": precision is Precision.bf16,
+            "enabled": precision in (Precision.bf16, Precision.fp8),
             "immediate_grad_update": True,  # add each gradient to the fp32 sum as it is computed, and free it
             "check_grad_overflow": True,  # skip the step where a gradient is not finite, as in every other precision
             "bf16_master_weights_and_grads": False,

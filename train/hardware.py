@@ -10,8 +10,9 @@ from conf.choices import Precision
 from conf.errors import ConfigError
 from model.dtypes import DTYPES
 
-# Dense peaks in TFLOP/s for bf16 and fp16, from NVIDIA's data sheets (half of those with sparsity). The first name that
-# the device's contains counts, so a variant stands before its family: B200 is also in GB200, H200 in GH200.
+# Dense peaks in TFLOP/s for bf16 and fp16, by which fp8 is measured too, from NVIDIA's data sheets (half of those
+# with sparsity). The first name that the device's contains counts, so a variant stands before its
+# family: B200 is also in GB200, H200 in GH200.
 DATA_SHEETS = {
     "GB200": 2500.0,
     "B200": 2250.0,
@@ -29,6 +30,7 @@ DATA_SHEETS = {
     "L40S": 362.0,
     "V100": 125.0,
 }
+FIRST_FP8 = (8, 9)  # compute capability
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
@@ -37,6 +39,9 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
         return Precision.bf16 if device.type == "cuda" and _has_bf16_products() else Precision.fp32
     if precision is Precision.fp16 and device.type == "cpu":
         raise ConfigError("precision=fp16 does not work on a CPU; use auto, fp32 or bf16")
+    if precision is Precision.fp8 and device.type == "cuda" and torch.cuda.get_device_capability(device) < FIRST_FP8:
+        name = torch.cuda.get_device_name(device)
+        raise ConfigError(f"precision=fp8 needs an H100 or newer, and this is an {name}; use auto or bf16")
     return precision
 
 
@@ -48,7 +53,7 @@ def _has_bf16_products() -> bool:
 def emulates_bf16(device: torch.device, precision: Precision) -> bool:
     """Whether bf16 products are emulated: on a CPU or GPU without bf16 instructions."""
     native = torch.ops.mkldnn._is_mkldnn_bf16_supported() if device.type == "cpu" else _has_bf16_products()
-    return precision is Precision.bf16 and not native
+    return precision in (Precision.bf16, Precision.fp8) and not native
 
 
 def peak_tflops(device: torch.device, precision: Precision) -> tuple[float, str]:

@@ -14,6 +14,7 @@ from conf.errors import ConfigError
 from conf.schema import KernelsConfig
 from model.kernels.attention import reference_attention, sdpa_attention
 from model.kernels.branches import reference_branches
+from parallel.tensor_parallel import Product
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,15 @@ class Kernels:
 
     attention: see `model.kernels.attention`; branches: see `model.kernels.branches`; compile: whether the blocks and
     the loss are compiled by torch.compile; compile_blocks: a block as a whole, where no collective is inside it;
-    without it, only what lies between a block's two products.
+    without it, only what lies between a block's two products; product: of those two, and their gradients' (None:
+    torch's), see `parallel.tensor_parallel.Product`.
     """
 
     attention: Callable[..., Tensor]
     branches: Callable[..., Tensor]
     compile: bool
     compile_blocks: bool = True
+    product: Product | None = None
 
     def describe(self) -> dict[str, str]:
         """Operation -> the name of its form, for the log."""

@@ -166,7 +166,10 @@ def vocabulary_loss(shape: Shape) -> Operation:
 
 
 def products(shape: Shape) -> Operation:
-    """in_proj's three products, forward and both gradients, bf16 beside fp8 with the operands already cast."""
+    """in_proj's three products, forward and both gradients, bf16 beside fp8, also with the operands already cast."""
+    from model.kernels.fp8 import fp8_product
+    from parallel.tensor_parallel import linear
+
     out, width = 7 * shape.width, shape.width
     x, weight = shape.random(shape.tokens, width).detach(), shape.random(out, width).detach()
     gradient = shape.random(shape.tokens, out).detach()
@@ -177,12 +180,22 @@ def products(shape: Shape) -> Operation:
         torch.mm(gradient.t(), x)
 
     forms: dict[str, Callable[[], Step]] = {"bf16": lambda: plain}
+    inputs = x[None].requires_grad_(), weight.requires_grad_()
+    with_casts = partial(linear, product=fp8_product)
+    forms["fp8 with its casts, eager"] = both_ways(with_casts, *inputs)
+    forms["fp8 with its casts, inductor"] = both_ways(torch.compile(with_casts, dynamic=False), *inputs)
     if shape.device.type == "cuda":
         for rowwise in (False, True):
-            forms[f"fp8, {'rowwise' if rowwise else 'per tensor'}"] = lambda rowwise=rowwise: lambda: fp8(rowwise)
+            forms[f"fp8 already cast, {'rowwise' if rowwise else 'per tensor'}"] = lambda rowwise=rowwise: (
+                lambda: fp8(rowwise)
+            )
     e4m3 = torch.float8_e4m3fn
     pairs = ((x, weight), (gradient, weight.t()), (gradient.t(), x.t()))
-    cast = [(a.contiguous().to(e4m3), b.contiguous().to(e4m3).t()) for a, b in pairs] if len(forms) > 1 else []
+    cast = (
+        [(a.contiguous().to(e4m3), b.contiguous().to(e4m3).t()) for a, b in pairs]
+        if shape.device.type == "cuda"
+        else []
+    )
     ones = partial(torch.ones, device=shape.device)
 
     def fp8(rowwise: bool) -> None:

@@ -133,7 +133,17 @@ REFUSED: list[tuple[str, str, str]] = [
             f"layout.zero_stage=0 does not work with layout.precision={name}",
             f"layout.zero_stage=1 layout.precision={name}",
         )
-        for name in ("bf16", "fp16")
+        for name in ("bf16", "fp16", "fp8")
+    ),
+    (
+        "layout.precision=fp8 model.n_embd=72 layout.tensor_parallel_size=2",
+        "layout.precision=fp8 needs model.n_embd / layout.tensor_parallel_size=36 to be a multiple of 16, or use bf16",
+        "layout.precision=fp8 model.n_embd=64 layout.tensor_parallel_size=2",
+    ),
+    (
+        "layout.precision=fp8 layout.micro_batch_size=1 model.context_length=250",
+        "needs layout.micro_batch_size x model.context_length=250 to be a multiple of 16",
+        "layout.precision=fp8 layout.micro_batch_size=8 model.context_length=250",
     ),
     ("layout.offload=parameters", "needs zero_stage=3, not 1", "layout.offload=parameters layout.zero_stage=3"),
     (

@@ -154,7 +154,10 @@ def test_unconfirmed_figures_say_so() -> None:
         (["stages.nl.step=5"], "unknown setting 'stages.nl.step'; did you mean 'stages.nl.steps'?"),
         (["zork=1"], "unknown setting 'zork'"),
         (["model.n_layer=abc"], "model.n_layer: Value 'abc'"),
-        (["layout.precision=fp8"], "layout.precision: Invalid value 'fp8', expected one of [auto, fp32, bf16, fp16]"),
+        (
+            ["layout.precision=fp4"],
+            "layout.precision: Invalid value 'fp4', expected one of [auto, fp32, bf16, fp16, fp8]",
+        ),
         (["model=7b"], "model=7b does not exist; there are 16b, 2b, 350m, 6b"),
         (["stage=foo"], "stage=foo does not exist; there are mono, multi, nl"),
         (["foo"], "'foo' is not a setting"),

@@ -57,6 +57,20 @@ def test_a_cpu_is_fp32_unless_it_is_asked_for_more() -> None:
         resolve_precision(Precision.fp16, CPU)
 
 
+@pytest.mark.parametrize(("capability", "supported"), [((8, 0), False), ((8, 9), True), ((9, 0), True)])
+def test_fp8_needs_products_of_its_own(
+    capability: tuple[int, int], supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
+    if supported:
+        assert resolve_precision(Precision.fp8, GPU) is Precision.fp8
+    else:
+        with pytest.raises(ConfigError, match="precision=fp8 needs an H100 or newer, and this is an NVIDIA A100; use"):
+            resolve_precision(Precision.fp8, GPU)
+    assert resolve_precision(Precision.fp8, CPU) is Precision.fp8
+
+
 def test_peak_memory_of_a_process_is_at_least_what_it_holds() -> None:
     held = torch.ones(64 * 2**20 // 4)
     assert peak_memory_bytes(CPU) > held.nbytes

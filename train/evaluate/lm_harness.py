@@ -9,7 +9,13 @@ from conf.choices import Precision
 from conf.commands import Evaluate
 from conf.errors import ConfigError
 
-DTYPES = {Precision.auto: "auto", Precision.fp32: "float32", Precision.bf16: "bfloat16", Precision.fp16: "float16"}
+DTYPES = {
+    Precision.auto: "auto",
+    Precision.fp32: "float32",
+    Precision.bf16: "bfloat16",
+    Precision.fp16: "float16",
+    Precision.fp8: "bfloat16",
+}
 
 
 def check(command: Evaluate) -> None:
