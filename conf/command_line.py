@@ -18,6 +18,10 @@ COMPOSE_FLAGS = {  # Hydra's, of the commands whose arguments compose a run
     "--info": "print where the settings come from (Hydra's search path and defaults tree) and stop",
     "--config-dir DIR": "folder with YAML files of your own, in groups as in conf/; may be repeated",
 }
+PRINT_FLAGS = {  # those of them that make sense where nothing is composed
+    "--cfg job": "print the settings as YAML and stop",
+    "--info": "print the files that the settings come from and stop",
+}
 PRINTING = {"--cfg", "--info"}  # print and stop
 SHORT_FLAGS = {"-c": "--cfg", "-i": "--info", "-cd": "--config-dir"}
 
@@ -44,8 +48,8 @@ class Command:
 
     @property
     def all_flags(self) -> dict[str, str]:
-        """Its own flags, and those of every command that composes a run."""
-        return {**self.flags, **(COMPOSE_FLAGS if self.groups else {})}
+        """Its own flags, and those of every command that composes a run, or takes settings of its own."""
+        return {**self.flags, **(COMPOSE_FLAGS if self.groups else PRINT_FLAGS if self.settings else {})}
 
     def split_flags(self, argv: list[str]) -> tuple[set[str], list[str]]:
         """(flags in `argv`, by their first word; the other arguments). Errors: `ConfigError` for an unknown flag.
@@ -95,7 +99,11 @@ def run_command(action: Callable[[list[str]], int], argv: list[str], command: Co
 
             print(help_text(command), end="")
             code = 0
-        elif command is not None and command.groups and PRINTING & {SHORT_FLAGS.get(word, word) for word in argv}:
+        elif (
+            command is not None
+            and (command.groups or command.settings)
+            and PRINTING & {SHORT_FLAGS.get(word, word) for word in argv}
+        ):
             code = print_settings(command, argv)
         else:
             code = action(argv)
@@ -112,6 +120,10 @@ def run_command(action: Callable[[list[str]], int], argv: list[str], command: Co
         if is_main:
             print("interrupted" + ("; the same command goes on from here" if resumable else ""), file=sys.stderr)
         return INTERRUPTED if resumable else SIGINT_CODE
+    except SystemExit as error:  # rich, whose reader has gone
+        if isinstance(error.__context__, BrokenPipeError):
+            return SIGPIPE_CODE
+        raise
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _stdout_is_closed():
             return SIGPIPE_CODE
@@ -129,13 +141,18 @@ def print_error(message: str) -> None:
 
 
 def print_settings(command: Command, argv: list[str]) -> int:
-    """Print the composed, checked settings of a run as YAML, `--cfg job`, or where they come from, `--info`."""
+    """Print the settings, of a run composed and checked, as YAML, `--cfg job`, or where they come from, `--info`."""
     from omegaconf import OmegaConf
 
     from conf.check import check
     from conf.compose import compose_config, print_info, typed
 
     flags, overrides = command.split_flags(argv)
+    if command.settings is not None:
+        from conf.commands import print_command
+
+        print_command(command.settings, overrides, flags)
+        return 0
     if overrides[:1] == [command.action]:
         overrides = overrides[1:]
     config = compose_config(overrides)

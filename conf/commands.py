@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
@@ -14,6 +14,7 @@ from conf.choices import Precision, Sandbox
 from conf.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "command"
+OF_THE_CLUSTER = {"cluster", "nodes", "dry_run"}  # of `launch evaluate`: where it runs
 TASKS = FOLDER / "evaluate"  # defaults of each task of train.evaluate
 SYNONYMS = {  # words of other tools -> the setting here
     "checkpoint": "run",
@@ -114,6 +115,38 @@ def read_command(schema: type[Command], argv: list[str]) -> Command:
 
     Errors: `ConfigError`, one line, for an unknown key, a wrong type or a value that is missing.
     """
+    config = merged(schema, argv)
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]} has no value; write {missing[0]}=...")
+    command = cast(Command, OmegaConf.to_object(config))
+    if isinstance(command, Sampling):
+        check_sampling(command)
+    return command
+
+
+def print_command(name: str, argv: list[str], given: set[str]) -> None:
+    """`--cfg job`: the settings of the command `name` as YAML; `--info`: the files that they come from.
+
+    Words of `argv` that are no settings stand for source and target; those of where it runs are left out.
+    """
+    schema = next(each for each in (Sample, Evaluate, Import, Export, Status) if each.__name__.lower() == name)
+    known = {each.name for each in fields(schema)}
+    places = iter(("source", "target"))
+    words = [word if "=" in word else f"{next(places, 'target')}={word}" for word in argv if word != name]
+    words = [word for word in words if word.lstrip("+").split(".")[0].partition("=")[0] not in OF_THE_CLUSTER - known]
+    config = merged(schema, words)
+    if "--info" in given:
+        task = (
+            [TASKS / f"{config.task}.yaml"] if schema is Evaluate and not OmegaConf.is_missing(config, "task") else []
+        )
+        print("Settings, the later ones before the earlier:", FOLDER / f"{name}.yaml", *task, *words, sep="\n  ")
+    if "--cfg" in given:
+        print(OmegaConf.to_yaml(config), end="")
+
+
+def merged(schema: type[Command], argv: list[str]) -> DictConfig:
+    """`read_command`'s settings, of which some may have no value yet."""
     name = schema.__name__.lower()
     config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(FOLDER / f"{name}.yaml"))
     if schema is Evaluate:
@@ -142,13 +175,7 @@ def read_command(schema: type[Command], argv: list[str]) -> Command:
             )
         except (OmegaConfBaseException, YAMLError) as error:
             raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigError(f"{missing[0]} has no value; write {missing[0]}=...")
-    command = cast(Command, OmegaConf.to_object(config))
-    if isinstance(command, Sampling):
-        check_sampling(command)
-    return command
+    return cast(DictConfig, config)
 
 
 def task_names() -> list[str]:

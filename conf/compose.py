@@ -1,10 +1,11 @@
 """Composes command-line overrides into checked, typed settings."""
 
+import io
 import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -101,13 +102,13 @@ def note(line: str) -> None:
 def print_info(overrides: list[str]) -> None:
     """Print Hydra's search path, and the files that make up the settings: what `--info` does."""
     overrides = [_written_out(word) for word in overrides]
-    with _hydra():
-        print("Search path:", FOLDER, *_searched(overrides), sep="\n  ", flush=True)
-        hydra = cast(Hydra, GlobalHydra.instance().hydra)
-        root = logging.getLogger()
-        before = list(root.handlers)
-        hydra.show_info("defaults-tree", "config", overrides)
-        root.handlers = before  # Hydra's, which it adds, writes to what stdout is now
+    root = logging.getLogger()
+    before, tree = list(root.handlers), io.StringIO()
+    with _hydra(), redirect_stdout(tree):  # to be printed at once: logging reports a reader that has gone line by line
+        cast(Hydra, GlobalHydra.instance().hydra).show_info("defaults-tree", "config", overrides)
+        root.handlers = before
+    print("Search path:", FOLDER, *_searched(overrides), sep="\n  ")
+    print(tree.getvalue(), end="")
 
 
 def compose_settings(overrides: list[str], world_size: int | None = None) -> Settings:

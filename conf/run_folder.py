@@ -10,6 +10,7 @@ stages/<stage>/ deepspeed.json health.jsonl lineage.json evaluation.json samples
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ WEIGHTS = "weights"
 LINEAGE = "lineage.json"
 EVALUATION = "evaluation.json"
 PROFILE = "profile"  # traces of `profile=steps`, and their table
+EVALUATIONS = "evaluations"  # what `train.evaluate` found; of weights that are no stage's, in the working directory
 HEALTH = "health.jsonl"  # a line for each step not taken, spike, difference of replicas, and return to a checkpoint
 
 TAIL_BYTES = 65536  # of a file's end that is read for its newest lines
@@ -64,6 +66,11 @@ def is_finished(run: Path, name: str) -> bool:
     """Whether the stage ran to its end: its weights and its evaluation are there."""
     folder = stage_folder(run, name)
     return (folder / WEIGHTS).is_dir() and (folder / EVALUATION).is_file()
+
+
+def evaluations_of(source: str) -> Path:
+    """The folder of evaluations of weights that are no stage's: their own may be published, or a cache of the hub."""
+    return Path(EVALUATIONS) / re.sub(r"[^\w.-]+", "-", os.path.normpath(source)).strip("-.")
 
 
 def wandb_id(run: Path | str, stage: str) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 from conf.command_line import Command
 from conf.errors import ConfigError
 from conf.run_folder import WANDB_UNSENT, is_run_folder
-from launch.jobs import Job, read_jobs
-from launch.status import active_job, job_state, queue_of, runs_below
+from launch.jobs import JOBS, Job, read_jobs
+from launch.status import job_state, queue_of, runs_below
 
 CANCEL = Command(
     program="python -m launch cancel",
@@ -69,9 +69,10 @@ def logs(argv: list[str]) -> int:
     run = runs[0]
     shown: tuple[Path, int] | None = None
     while True:
-        busy = None
+        busy = False
         with contextlib.suppress(ConfigError):  # where Slurm does not answer, what there is is shown
-            busy = active_job(run, queue_of([run])) if follow else None
+            alive = queue_of([run]) if follow else {}
+            busy = follow and any(job_state(job, alive) for job in read_jobs(run))
         job = _newest_with_log(run)
         if job is None and not busy:
             raise ConfigError(f"{run} has no log yet")
@@ -131,6 +132,6 @@ def _runs(argv: list[str], command: str) -> list[Path]:
     if not argv:
         raise ConfigError(f"say which run: python -m launch {command} runs/NAME")
     for word in argv:
-        if not is_run_folder(Path(word)):
+        if not (is_run_folder(Path(word)) or (Path(word) / JOBS).is_file()):  # of an evaluation of other weights
             raise ConfigError(f"{word} is not the folder of a run; `python -m launch status` lists those there are")
     return [Path(word) for word in argv]

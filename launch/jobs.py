@@ -13,7 +13,8 @@ JOBS = "jobs.json"
 class Job:
     """A Slurm job or a local launcher process of a run.
 
-    kind: "slurm", "local" or "hostfile". id: Slurm's, or the launcher's process id. stages: those it was started for.
+    kind: "slurm", "local" or "hostfile". id: Slurm's, or the launcher's process id. stages: those it was started for,
+    none for an evaluation.
     log: file with its output; exit: file that holds its exit code once it has ended; both relative to the run's folder.
     """
 
@@ -24,6 +25,11 @@ class Job:
     log: str
     exit: str
     started: float  # seconds since 1970
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether it is an evaluation: it waits for a stage, and hinders none."""
+        return not self.stages
 
     def exit_code(self, run: Path) -> int | None:
         """Its exit code, None where it has not ended or was killed before it could write one."""

@@ -1,7 +1,7 @@
 """`python -m launch status`: the state of every run in a folder, from its records and Slurm's queue."""
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,9 @@ def status(run: Path, jobs_queue: Queue) -> Status:
         settings = load_settings(run / CONFIG)
     except ConfigError as error:
         return Status(run.name, "unreadable", note=str(error))
-    stages, jobs = list(settings.stages), read_jobs(run)
+    stages, every = list(settings.stages), read_jobs(run)
+    jobs = [job for job in every if not job.evaluates]
+    beside = "; ".join(_evaluations([job for job in every if job.evaluates], jobs_queue))
     finished = [name for name in stages if is_finished(run, name)]
     row = newest_step(run)
     stage = next((name for name in stages if name not in finished), stages[-1])
@@ -79,13 +81,14 @@ def status(run: Path, jobs_queue: Queue) -> Status:
         remaining_tokens = sum(tokens[name] for name in stages if name not in finished)
         left = (remaining_tokens - tokens[stage] * step / max(steps, 1) if stage not in finished else 0) / speed
     if len(finished) == len(stages):
-        return Status(run.name, "finished", stage, steps, steps, row.get("loss"), speed, None, _id(jobs[-1:]))
+        return Status(run.name, "finished", stage, steps, steps, row.get("loss"), speed, None, _id(jobs[-1:]), beside)
     alive = [(job, *queued) for job in jobs if (queued := job_state(job, jobs_queue))]
     if alive:
         job, state, reason = next((each for each in alive if each[1] == "running"), alive[0])
-        note = reason if state != "running" and reason not in ("None", "") else ""
+        note = "; ".join(filter(None, (reason if state != "running" and reason != "None" else "", beside)))
         return Status(run.name, state, stage, step, steps, current.get("loss"), speed, left, _id([job]), note)
     state, note = _ended(run, [job for job in jobs if stage in job.stages], bool(row))
+    note = "; ".join(filter(None, (note, beside)))
     return Status(run.name, state, stage, step, steps, current.get("loss"), speed, None, _id(jobs[-1:]), note)
 
 
@@ -98,9 +101,9 @@ def queue_of(runs: Iterable[Path]) -> Queue:
 
 
 def active_job(run: Path, jobs_queue: Queue) -> str | None:
-    """The queued or running job of `run`, for a message; None without one."""
+    """The queued or running job of `run` that trains, for a message; None without one."""
     for job in read_jobs(run):
-        state = job_state(job, jobs_queue)
+        state = None if job.evaluates else job_state(job, jobs_queue)
         if state:
             return f"{'job' if job.kind == 'slurm' else 'process'} {job.id} ({state[0]})"
     return None
@@ -114,6 +117,13 @@ def job_state(job: Job, jobs_queue: Queue) -> tuple[str, str] | None:
         return None
     began = psutil.Process(int(job.id)).create_time()  # process ids are reused
     return ("running", "") if began <= job.started else None
+
+
+def _evaluations(jobs: list[Job], jobs_queue: Queue) -> Iterator[str]:
+    """A phrase for each evaluation that is queued or running."""
+    for job in jobs:
+        if state := job_state(job, jobs_queue):
+            yield f"{Path(job.log).stem.removesuffix(f'-{job.id}')} ({job.id}) is {state[0]}"
 
 
 def _id(jobs: list[Job]) -> str:

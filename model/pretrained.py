@@ -10,15 +10,15 @@ from model.weights import Weights, open_native
 HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", *TOKENIZER_FILES]
 
 
-def open_weights(source: str | Path, mp_num: int | None = None) -> Weights:
+def open_weights(source: str | Path, mp_num: int | None = None, asked: str = "source") -> Weights:
     """The weights of a run (its last finished stage), one of its stages, an imported folder, or Hugging Face's form.
 
     The last is a folder with config.json or a name `owner/name` on the hub; `mp_num` is the number of groups in its
-    qkv_proj, by default what its config.json or its name says, else 4.
+    qkv_proj, by default what its config.json or its name says, else 4. asked: the setting, for messages.
     Errors: `ConfigError`, one line, where it is none of these, or naming every tensor that is missing, extra or of
     another shape.
     """
-    folder = local_folder(source, HUB_FILES)
+    folder = local_folder(source, HUB_FILES, asked)
     if (folder / "config.json").is_file():
         return open_huggingface(str(source), folder, mp_num)
     return open_native(folder)

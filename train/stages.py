@@ -45,7 +45,7 @@ def parent_of(run: Path, name: str, settings: Settings) -> Weights | None:
         names = list(settings.stages)
         before = names.index(name) - 1
         return open_weights(stage_folder(run, names[before])) if before >= 0 else None
-    weights = open_weights(stage.init_from)
+    weights = open_weights(stage.init_from, asked=f"stages.{name}.init_from")
     different = [
         f"model.{key} is {getattr(weights.model, key)} there and {getattr(settings.model, key)} here"
         for key in SHAPE

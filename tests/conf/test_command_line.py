@@ -10,6 +10,7 @@ import pytest
 
 from conf.command_line import Command, run_command
 from conf.errors import ConfigError, DataError, NodeError, UnreachableError
+from tests.train.compare_runs import write_run
 
 COMMAND = Command("python -m x", "[KEY=VALUE]", "Does x.", ("python -m x",), flags={"-f": "fast", "--to FILE": "where"})
 
@@ -64,12 +65,14 @@ def test_an_action_s_code_is_the_command_s(tmp_path: Path) -> None:
     assert run_command(lambda argv: len(argv), ["a", "b"], COMMAND) == 2
 
 
-def test_a_reader_that_has_gone_ends_the_command_without_a_word() -> None:
-    """As `python -m launch --help | head -1` does."""
+@pytest.mark.parametrize("words", ["launch --help", "launch --info", "launch status root=ROOT", "train.compare ROOT/a"])
+def test_a_reader_that_has_gone_ends_the_command_without_a_word(words: str, tmp_path: Path) -> None:
+    """As `python -m launch --help | head -1` does, whatever prints: Python itself, Hydra's log, rich."""
+    write_run(tmp_path, "a", stages="mono")
     variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    words = [sys.executable, "-m", "launch", "--help"]
+    command = [sys.executable, "-m", *words.replace("ROOT", str(tmp_path)).split()]
     root = Path(__file__).parents[2]
-    with subprocess.Popen(words, cwd=root, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, cwd=root, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""

@@ -1,5 +1,7 @@
 """Words after a command become its typed settings, or one line that says what is wrong."""
 
+from importlib import import_module
+
 import pytest
 
 from conf.commands import Evaluate, Sample, read_command
@@ -32,3 +34,20 @@ def test_a_wrong_word_gets_one_line(schema: type, words: list[str], said: str) -
         read_command(schema, words)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "said"),
+    [
+        ("train.sample", ["--cfg", "job", "prompt=x", "top_k=7"], "run: ???\nprompt: x\n"),
+        ("train.evaluate", ["task=humaneval", "--cfg", "job"], "task: humaneval\n"),
+        ("train.evaluate", ["task=humaneval", "--info"], "conf/command/evaluate/humaneval.yaml\n  task=humaneval\n"),
+        ("model.huggingface", ["export", "runs/a", "b", "dtype=fp16", "--cfg", "job"], "source: runs/a\ntarget: b\n"),
+        ("launch", ["evaluate", "cluster=slurm", "run=runs/a", "task=mtpb", "-c", "job"], "run: runs/a\ntask: mtpb\n"),
+    ],
+)
+def test_settings_and_their_files_are_printed(
+    program: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert import_module(f"{program}.__main__").main(words) == 0
+    assert said in capsys.readouterr().out

@@ -13,7 +13,7 @@ from conf.check import sampling_problems
 from conf.command_line import Command, run_command
 from conf.commands import Evaluate, read_command
 from conf.errors import ConfigError
-from conf.run_folder import read_json, write_json
+from conf.run_folder import EVALUATIONS, evaluations_of, read_json, write_json
 from train.evaluate import lm_harness
 from train.evaluate.problems import problems_digest
 from train.evaluate.sandbox import SandboxError, check_isolation
@@ -32,7 +32,8 @@ COMMAND = Command(
     program="python -m train.evaluate",
     usage="run=... task=... [KEY=VALUE ...]",
     summary="Evaluates a run, one of its stages, an imported or exported folder, or a model on the hub. Samples and "
-    "results are written to evaluations/ beside the weights; an interrupted evaluation resumes there. "
+    "results are written to evaluations/ in the stage's folder, or, for other weights, to evaluations/NAME in the "
+    "working directory; an interrupted evaluation resumes there. "
     "`python -m launch evaluate` starts it on several processes, or submits it to Slurm.",
     examples=(
         "python -m train.evaluate run=runs/mine task=humaneval",
@@ -105,13 +106,13 @@ def evaluate(command: Evaluate, is_main: bool, stop: StopSignal | None = None) -
 
     if command.task == "harness":
         if is_main:
-            save_result(command, lm_harness.evaluate(command), Path(command.run))
+            save_result(command, lm_harness.evaluate(command), Path(command.output or evaluations_of(command.run)))
         return
     task = import_module(f"train.evaluate.{command.task}")
     problems = None if command.task == "perplexity" else task.load_problems(command)
     generator = open_generator(command.run, command.precision, tensor_parallel=command.tensor_parallel_size)
     weights = generator.weights
-    folder = results_folder(command, weights.folder)
+    folder = results_folder(command, weights)
     if is_main:
         _make_folder(folder)
     if problems is None:
@@ -124,7 +125,7 @@ def evaluate(command: Evaluate, is_main: bool, stop: StopSignal | None = None) -
         else:
             result = mtpb.evaluate(command, problems, generator, folder, stop)
     if is_main:
-        save_result(command, result, weights.folder)
+        save_result(command, result, folder)
         if command.wandb:
             track(weights, command.task, result)
     if generator.mesh.size > 1:
@@ -132,14 +133,15 @@ def evaluate(command: Evaluate, is_main: bool, stop: StopSignal | None = None) -
         leave()
 
 
-def results_folder(command: Evaluate, weights: Path) -> Path:
-    """Where samples and results go. weights: the folder that is evaluated."""
-    return Path(command.output) if command.output else weights / "evaluations"
+def results_folder(command: Evaluate, weights: "Weights") -> Path:
+    """Where samples and results go."""
+    if command.output:
+        return Path(command.output)
+    return weights.folder / EVALUATIONS if weights.run else evaluations_of(command.run)
 
 
-def save_result(command: Evaluate, result: Result, weights: Path) -> None:
-    """Write `<task>.json` and print the table."""
-    folder = results_folder(command, weights)
+def save_result(command: Evaluate, result: Result, folder: Path) -> None:
+    """Write `<task>.json` to `folder` and print the table."""
     write_json(folder / f"{command.task}.json", {"task": command.task, "run": command.run, **result})
     print_result(command.task, result)
     print(f"results and samples: {folder}")

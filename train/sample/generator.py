@@ -218,7 +218,7 @@ def open_generator(
     tensor_parallel: processes that share each matrix; None: as few as hold the weights, the others are replicas.
     Errors: `ConfigError` where there are none, they have no tokenizer, or the processes cannot share them.
     """
-    weights = open_weights(source)
+    weights = open_weights(source, asked="run")
     if weights.tokenizer_folder is None:
         raise ConfigError(f"{source} has no tokenizer; name a folder that holds one beside the weights")
     tokenizer = load_tokenizer(weights.tokenizer_folder)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from model.huggingface.__main__ import main as huggingface
 from tests.train.evaluate.cases import ALLOWED
 from tests.train.evaluate.test_mtpb import PROBLEM
 from tests.train.sample.cases import MODEL, finished_run
@@ -216,6 +217,19 @@ def test_interrupted_it_says_so_and_goes_on(run: Path, functions: Path, tmp_path
     whole = tmp_path / "whole"
     assert main([*words, f"output={whole}"]) == 0
     assert rows(whole / path.name) == rows(path)
+
+
+def test_an_exported_folder_stays_as_it_was_exported(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.py").write_text("x = 1\n" * 30)
+    assert huggingface(["export", str(run), "exported/mine"]) == 0
+    before = sorted(path.name for path in Path("exported/mine").iterdir())
+    assert main(["run=./exported/mine", "task=perplexity", "paths=[text.py]"]) == 0
+    assert sorted(path.name for path in Path("exported/mine").iterdir()) == before
+    assert Path("evaluations/exported-mine/perplexity.json").is_file()
+    assert "results and samples: evaluations/exported-mine\n" in capsys.readouterr().out
 
 
 def test_results_are_added_to_the_stages_own_wandb_run(tmp_path: Path) -> None:
