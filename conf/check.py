@@ -16,23 +16,12 @@ from conf.errors import ConfigError
 from conf.mixture import mixture_problems
 from conf.schema import Settings, StageConfig
 from conf.secrets import is_secret
+from conf.sources import holds_weights, is_hub_name, is_run
 
 ABOVE_ZERO = {"join_seconds", "collective_seconds", "lock_seconds", "max_clock_skew_seconds", "shared_folder_seconds"}
 AUTO = 0  # of layout.micro_batch_size, written `auto`: chosen when the run starts, from the memory there is
 FP8_MULTIPLE = 16  # of every length that an fp8 product of a GPU sums over
 LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
-
-
-def is_hub_name(source: str) -> bool:
-    """Whether `source` is written as the hub writes names, `owner/name`, and `owner` is no folder here, nor `runs`."""
-    written = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None
-    return written and not source.startswith("runs/") and not Path(source).parent.is_dir()
-
-
-def holds_weights(source: str) -> bool:
-    """Whether `source` looks like a run, a stage, imported weights, a Hugging Face folder or a name on the hub."""
-    marks = (Path(source) / name for name in ("config.yaml", "weights", "model.json", "config.json"))
-    return is_hub_name(source) or any(mark.exists() for mark in marks)
 
 
 def sampling_problems(
@@ -43,11 +32,6 @@ def sampling_problems(
         yield f"{prefix}temperature={temperature} must be at least 0; 0 takes the most likely token"
     if top_p is not None and not 0 < top_p <= 1:
         yield f"{prefix}top_p={top_p} must be above 0 and at most 1; 1 keeps every token"
-
-
-def _is_run(folder: Path) -> bool:
-    """Whether `folder` is a run's, or one of its stages'."""
-    return (folder / "config.yaml").is_file() or (folder.absolute().parents[1] / "config.yaml").is_file()
 
 
 def divisors(number: int) -> str:
@@ -125,7 +109,7 @@ def _stages(settings: Settings) -> Iterator[str]:
                 f"stages.{name}.init_from={stage.init_from} is no run, stage, imported or Hugging Face folder, "
                 "and names on the hub are written owner/name"
             )
-        elif stage.init_from and stage.handover is Handover.full and not _is_run(Path(stage.init_from)):
+        elif stage.init_from and stage.handover is Handover.full and not is_run(Path(stage.init_from)):
             yield f"stages.{name}.handover=full needs a run's checkpoint; init_from={stage.init_from} has weights only"
 
 

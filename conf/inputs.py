@@ -9,11 +9,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from conf.check import is_hub_name
 from conf.choices import Source
 from conf.errors import ConfigError
 from conf.run_folder import CONFIG, STAGES, WEIGHTS
 from conf.schema import Settings
+from conf.sources import is_hub_name
 
 TOKENIZER_KINDS = ("codegen", "gpt2", "sentencepiece")
 SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size")  # what weights depend on

@@ -6,7 +6,6 @@ import shlex
 import sys
 from pathlib import Path
 
-from conf.check import holds_weights
 from conf.choices import ClusterKind
 from conf.command_line import Command
 from conf.commands import OF_THE_CLUSTER, Evaluate, read_command
@@ -14,6 +13,7 @@ from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.run_folder import evaluations_of, is_run_folder
 from conf.schema import Settings
+from conf.sources import holds_weights
 from launch import slurm
 from launch.jobs import add_job, read_jobs
 from launch.local import environment, train_command, world_size

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from conf.check import is_hub_name
 from conf.errors import ConfigError
+from conf.sources import is_hub_name
 
 
 def local_folder(source: str | Path, patterns: list[str], asked: str = "source") -> Path:

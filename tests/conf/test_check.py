@@ -32,11 +32,7 @@ REFUSED: list[tuple[str, str, str]] = [
     ("model.dropout=-0.1", "model.dropout=-0.1 must be at least 0", "model.dropout=0"),
     ("model.context_length=64", "evaluation.sample_tokens=64 leaves no room", "evaluation.sample_tokens=8"),
     ("stage=[]", "no stage is selected; say for example stage=[nl,multi,mono]", "stage=[nl,multi,mono]"),
-    (
-        "stages.nl.corpus=pile",
-        "stages.nl.corpus=pile is not among data.corpora (nl, multi, mono)",
-        "stages.nl.corpus=multi",
-    ),
+    ("stages.nl.corpus=pile", "corpus=pile is not among data.corpora (nl, multi, mono)", "stages.nl.corpus=multi"),
     (
         "data.tokenizer.kind=codegen",
         "data.tokenizer.kind=codegen needs data.tokenizer.path=",
@@ -81,11 +77,7 @@ REFUSED: list[tuple[str, str, str]] = [
         (f"layout.{name}=0", f"layout.{name}=0 must be at least 1", f"layout.{name}=1")
         for name in ("tensor_parallel_size", "pipeline_parallel_size", "loss_chunk_tokens")
     ),
-    (
-        "layout.micro_batch_size=-1",
-        "layout.micro_batch_size=-1 must be at least 1, or auto",
-        "layout.micro_batch_size=0",
-    ),
+    ("layout.micro_batch_size=-1", "micro_batch_size=-1 must be at least 1, or auto", "layout.micro_batch_size=0"),
     (
         "layout.tensor_parallel_size=3",
         "layout.tensor_parallel_size=3 does not divide model.n_head=4; use 1, 2 or 4",
@@ -246,13 +238,6 @@ NUMBERS = ["optimizer.gradient_clipping", "optimizer.epsilon", "optimizer.z_loss
 def test_not_a_number_is_refused(key: str) -> None:
     """Or clipping is off, or nothing is learnt, without a word."""
     assert key.rpartition(".")[2] in refusal(f"{key}=nan")
-
-
-def test_a_run_folder_is_taken_as_parent(tmp_path: Path) -> None:
-    words = f"stages.nl.init_from={tmp_path}"
-    assert "is no run, stage, imported or Hugging Face folder" in refusal(words)
-    (tmp_path / "config.yaml").write_text("")
-    accept(words)
 
 
 @pytest.mark.parametrize(

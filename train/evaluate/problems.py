@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from conf.check import is_hub_name
 from conf.errors import ConfigError
+from conf.sources import is_hub_name
 
 Problem = dict[str, Any]  # one problem of a benchmark, as its authors' file has it
 
