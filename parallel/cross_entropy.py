@@ -21,7 +21,7 @@ from parallel.mesh import TensorParallelGroup
 class LossOptions(NamedTuple):
     """z_loss: weight of logsumexp^2; chunk_tokens: tokens whose logits exist at one time; tp: splits the vocabulary.
 
-    compile: torch.compile the computation of a chunk (only at tensor-parallel size 1).
+    compile: torch.compile what a chunk computes beside its collectives.
     """
 
     z_loss: float
@@ -42,39 +42,65 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels: 
     )
 
 
-def _chunk(
-    hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, options: LossOptions, gradient: bool
+def _statistics(
+    hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, first: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """A chunk's logits `[tokens, vocab / size]` in hidden's precision, and of each token, in this process's rows of the
+    vocabulary, which begin at `first`: the label's row or -1, the largest logit, sum(exp(logit - largest)), and the
+    label's logit or 0."""
+    logits = torch.addmm(bias, hidden, weight.t())
+    row = labels - first
+    row = torch.where((row >= 0) & (row < weight.shape[0]), row, -1)
+    values = logits.float()
+    maximum = values.amax(dim=-1)
+    normaliser = (values - maximum.unsqueeze(-1)).exp_().sum(dim=-1)
+    target = logits.gather(-1, row.clamp(min=0).unsqueeze(-1)).squeeze(-1).float()
+    return logits, row, maximum, normaliser, torch.where(row >= 0, target, 0.0)
+
+
+def _loss(labels: Tensor, log_z: Tensor, target: Tensor, z_loss: float) -> Tensor:
+    """The chunk's summed loss; log_z: of the whole vocabulary."""
+    return torch.where(labels != IGNORE_INDEX, log_z - target + z_loss * log_z.square(), 0.0).sum()
+
+
+def _loss_and_slope(
+    labels: Tensor, log_z: Tensor, target: Tensor, z_loss: float, logits: Tensor, row: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Summed loss of a chunk, and its gradient by the logits `[tokens, vocab / size]` in hidden's precision."""
-    tp = options.tp
-    logits = torch.addmm(bias, hidden, weight.t()).float()
-    valid = labels != IGNORE_INDEX
-    local = labels - tp.rank * weight.shape[0]
-    mine = (local >= 0) & (local < weight.shape[0]) & valid
-    index = local.masked_fill(~mine, 0).unsqueeze(-1)
-    target = logits.gather(-1, index).squeeze(-1).masked_fill(~mine, 0.0)
-    maximum = logits.amax(dim=-1)
+    """The summed loss, and its gradient by the logits, in their precision.
+
+    exp() is computed again rather than kept from `_statistics`: the logits are read twice in their precision, where
+    keeping the fp32 exponentials would write and read twice as many bytes.
+    """
+    weight = torch.where(labels != IGNORE_INDEX, 1.0 + 2.0 * z_loss * log_z, 0.0)
+    slope = (logits.float() - log_z.unsqueeze(-1)).exp_().mul_(weight.unsqueeze(-1)).to(logits.dtype)
+    at, of_label = row.clamp(min=0).unsqueeze(-1), ((target - log_z).exp() * weight - 1.0).to(logits.dtype)
+    slope.scatter_(-1, at, torch.where(row >= 0, of_label, slope.gather(-1, at).squeeze(-1)).unsqueeze(-1))
+    return _loss(labels, log_z, target, z_loss), slope
+
+
+def _log_normaliser(maximum: Tensor, normaliser: Tensor, target: Tensor, tp: TensorParallelGroup) -> list[Tensor]:
+    """log(sum(exp(logits))) and the label's logit, of the whole vocabulary, from each process's rows."""
     if tp.size > 1:
-        dist.all_reduce(maximum, op=dist.ReduceOp.MAX, group=tp.group)
-    exponentials = (logits - maximum.unsqueeze(-1)).exp()
-    normaliser = exponentials.sum(dim=-1)
-    if tp.size > 1:
-        both = torch.stack([normaliser, target])
+        largest = maximum.clone()
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=tp.group)
+        both = torch.stack([normaliser * (maximum - largest).exp(), target])
         dist.all_reduce(both, group=tp.group)
-        normaliser, target = both.unbind()
-    log_z = maximum + normaliser.log()
-    loss = torch.where(valid, log_z - target + options.z_loss * log_z.square(), 0.0).sum()
-    if not gradient:
-        return loss, loss
-    scale = torch.where(valid, (1.0 + 2.0 * options.z_loss * log_z) / normaliser, 0.0)
-    slope = exponentials.mul_(scale.unsqueeze(-1))
-    slope.scatter_add_(-1, index, -mine.to(slope.dtype).unsqueeze(-1))
-    return loss, slope.to(hidden.dtype)
+        maximum, (normaliser, target) = largest, both.unbind()
+    return [maximum + normaliser.log(), target]
 
 
 @functools.cache
-def _compiled_chunk() -> Callable[..., tuple[Tensor, Tensor]]:
-    return torch.compile(_chunk, dynamic=False)
+def _forms(compile: bool) -> list[Callable[..., Any]]:
+    functions: list[Callable[..., Any]] = [_statistics, _loss, _loss_and_slope]
+    return [torch.compile(function, dynamic=False) for function in functions] if compile else functions
+
+
+def _add_product(total: Tensor, slope: Tensor, tokens: Tensor) -> None:
+    """Add `slope.T @ tokens` to the fp32 `total`, without rounding it to the operands' precision on a GPU."""
+    if total.is_cuda and total.dtype != tokens.dtype:
+        torch.ops.aten.addmm.dtype_out(total, slope.t(), tokens, torch.float32, out=total)
+    else:
+        total += slope.t() @ tokens
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -82,26 +108,28 @@ class _FusedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, options: LossOptions, gradient: bool
     ) -> Tensor:
-        chunk = _compiled_chunk() if options.compile and options.tp.size == 1 else _chunk
+        statistics, loss_of, loss_and_slope = _forms(options.compile)
         loss = hidden.new_zeros((), dtype=torch.float32)
         pieces = list(
             zip(torch.split(hidden, options.chunk_tokens), torch.split(labels, options.chunk_tokens), strict=True)
         )
-        keep = torch.float32 if len(pieces) > 1 else weight.dtype
         hidden_gradient = torch.empty_like(hidden) if gradient else None
-        weight_gradient = torch.zeros_like(weight, dtype=keep) if gradient and len(pieces) > 1 else None
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if gradient and len(pieces) > 1 else None
         bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if gradient else None
-        start = 0
+        start, first = 0, options.tp.rank * weight.shape[0]
         for tokens, targets in pieces:
-            piece_loss, slope = chunk(tokens, weight, bias, targets, options, gradient)
-            loss += piece_loss
+            logits, row, maximum, normaliser, target = statistics(tokens, weight, bias, targets, first)
+            log_z, target = _log_normaliser(maximum, normaliser, target, options.tp)
             if hidden_gradient is None or bias_gradient is None:
+                loss += loss_of(targets, log_z, target, options.z_loss)
                 continue
+            piece_loss, slope = loss_and_slope(targets, log_z, target, options.z_loss, logits, row)
+            loss += piece_loss
             torch.mm(slope, weight, out=hidden_gradient[start : start + len(tokens)])
             if weight_gradient is None:
                 weight_gradient = slope.t() @ tokens
             else:
-                weight_gradient += slope.t() @ tokens
+                _add_product(weight_gradient, slope, tokens)
             bias_gradient += slope.sum(dim=0, dtype=torch.float32)
             start += len(tokens)
         ctx.dtypes = hidden.dtype, weight.dtype, bias.dtype
