@@ -6,9 +6,9 @@ Nothing here touches a device before `join` has everyone: a GPU that hangs canno
 import json
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +18,9 @@ from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from conf.errors import NodeError, UnreachableError, node_name
+from conf.run_lock import OWNER
 from parallel.mesh import local_device
+from parallel.ports import PORTS, find_store, open_meeting_place
 
 POLL_SECONDS = 0.05
 STEP = timedelta(seconds=120)  # for what is only waiting for a process that is known to be there
@@ -40,13 +42,11 @@ def join(
     if dist.is_initialized():
         return validate([report])
     if "RANK" not in os.environ:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = _open_store(rank, size, join_seconds)
-    result = _exchange_reports(store, rank, size, join_seconds, report, validate)
+    with ExitStack() as meeting:
+        store = _open_store(rank, size, join_seconds, meeting)
+        result = _exchange_reports(store, rank, size, join_seconds, report, validate)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # A shared-memory all-reduce for inference on CPUs, never called here: compiling it costs a minute on a new machine.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -64,15 +64,30 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def _open_store(rank: int, size: int, seconds: float) -> Store:
+def _open_store(rank: int, size: int, seconds: float, meeting: ExitStack) -> Store:
+    """The store of this run; the main process can be found until `meeting` is closed."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    run = os.environ.get(OWNER) or f"job-{os.environ.get('SLURM_JOB_ID', '')}"
+    limit = timedelta(seconds=seconds)
+    if size == 1:
+        return TCPStore("127.0.0.1", 0, size, True, limit, wait_for_workers=False)
+    if rank == 0:
+        place = meeting.enter_context(open_meeting_place(port, run))
+        if place.taken:
+            print(f"warning: {node_name()}: other programs have the ports {place.taken}; others are used", flush=True)
+        number, handle = place.store.getsockname()[1], place.store.detach()
+        return TCPStore("127.0.0.1", number, size, True, limit, wait_for_workers=False, master_listen_fd=handle)
+    found = find_store(address, port, run, seconds)
     try:
-        return TCPStore(address, port, size, rank == 0, timedelta(seconds=seconds), wait_for_workers=False)
+        if found is not None:
+            return TCPStore(address, found, size, False, limit, wait_for_workers=False)
+        said = "nobody answers for this run"
     except (dist.DistNetworkError, RuntimeError) as error:
-        raise UnreachableError(
-            f"rank {rank} on {node_name()} does not reach the main process at {address}:{port} within {seconds:g} s; "
-            f"is that node up, and the port open? ({str(error).splitlines()[0][:120]})"
-        ) from None
+        said = str(error).splitlines()[0][:120]
+    raise UnreachableError(
+        f"rank {rank} on {node_name()} does not reach the main process at {address}, ports {port} to "
+        f"{port + PORTS - 1}, within {seconds:g} s; is that node up, and are the ports open? ({said})"
+    ) from None
 
 
 def _exchange_reports(

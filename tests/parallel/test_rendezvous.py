@@ -9,6 +9,9 @@ from pathlib import Path
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from parallel.ports import open_meeting_place
+
+MINUTE = timedelta(seconds=60)
 ROOT = Path(__file__).parents[2]
 CODE = """
 import sys
@@ -46,14 +49,16 @@ def test_missing_ranks_are_named_with_their_node() -> None:
 def test_a_main_process_that_does_not_answer_is_named() -> None:
     port = free_port()
     said = start(1, 2, port, 2, SLURMD_NODENAME="n2").communicate(timeout=120)[0]
-    assert f"rank 1 on n2 does not reach the main process at 127.0.0.1:{port} within 2 s" in said
+    assert f"rank 1 on n2 does not reach the main process at 127.0.0.1, ports {port} to {port + 15}, within 2 s" in said
 
 
 def test_a_main_process_that_ends_while_others_wait_is_one_line() -> None:
     port = free_port()
-    store = TCPStore("127.0.0.1", port, 2, True, timedelta(seconds=60), wait_for_workers=False)
-    waiting = start(1, 2, port, 60, SLURMD_NODENAME="n2")
-    store.wait(["report/1"])
+    with open_meeting_place(port, "mine") as place:
+        number, handle = place.store.getsockname()[1], place.store.detach()
+        store = TCPStore("127.0.0.1", number, 2, True, MINUTE, wait_for_workers=False, master_listen_fd=handle)
+        waiting = start(1, 2, port, 60, SLURMD_NODENAME="n2", RUN_LOCK_OWNER="mine")
+        store.wait(["report/1"])
     del store
     assert waiting.communicate(timeout=120)[0] == "rank 1 on n2: the main process ended before everyone had come\n"
 
@@ -62,3 +67,13 @@ def test_everyone_gets_what_the_main_process_makes_of_all() -> None:
     port = free_port()
     came = [start(rank, 2, port, 60) for rank in (0, 1)]
     assert [process.communicate(timeout=120)[0].split("\n")[0] for process in came] == ["2", "2"]
+
+
+def test_a_taken_port_is_named_and_another_one_used() -> None:
+    """torch's store waits without end for a program that has its port and does not answer."""
+    with socket.create_server(("", 0)) as other:
+        port = other.getsockname()[1]
+        came = [start(rank, 2, port, 60) for rank in (0, 1)]
+        said = [process.communicate(timeout=120)[0].splitlines() for process in came]
+    assert said[1] == ["2"] and said[0][1] == "2"
+    assert "other programs have the ports [" in said[0][0] and str(port) in said[0][0]
