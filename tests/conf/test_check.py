@@ -191,13 +191,8 @@ REFUSED: list[tuple[str, str, str]] = [
     *(
         (f"{key}=0", f"{key}=0 must be at least 1", f"{key}=1")
         for key in (
-            "health.bad_steps",
-            "health.compare_every",
-            "run.save_every",
-            "run.keep_checkpoints",
-            "evaluation.every",
-            "evaluation.batch_size",
-            "tracking.log_every",
+            *("health.bad_steps", "health.compare_every", "run.save_every", "run.keep_checkpoints"),
+            *("evaluation.every", "evaluation.batch_size", "tracking.log_every"),
         )
     ),
 ]

@@ -20,19 +20,17 @@ from train.plan.table import show, show_best
 GIB = 2**30
 COMMAND = Command(
     program="python -m train.plan",
-    usage="[--json] [--best] [gpus=N] [GROUP=CHOICE ...] [KEY=VALUE ...]",
+    usage="[--json] [best=true] [gpus=N] [GROUP=CHOICE ...] [KEY=VALUE ...]",
     summary="Prints the layers, memory and traffic of every pipeline stage of a layout, and the time of a step, "
     "without a GPU. Where cluster.device_memory_gib is set and the layout does not fit, it names the nearest that does "
-    "(exit code 2). gpus=N plans for N GPUs, in nodes of eight.",
+    "(exit code 2). gpus=N plans for N GPUs, in nodes of eight; best=true prints the five fastest layouts that fit, and "
+    "the command for the first.",
     examples=(
         "python -m train.plan model=16b layout=a100_64 cluster.device_memory_gib=80",
-        "python -m train.plan model=16b gpus=512 --best",
+        "python -m train.plan model=16b gpus=512 best=true",
         "python -m train.plan model=6b layout=a100_8 layout.zero_stage=3 --json",
     ),
-    flags={
-        "--json": "print every figure as JSON; memory in bytes",
-        "--best": "print the five fastest layouts that fit, and the command for the first",
-    },
+    flags={"--json": "print every figure as JSON; memory in bytes"},
     groups=True,
 )
 
@@ -45,6 +43,7 @@ def main(argv: list[str]) -> int:
 def print_plan(argv: list[str]) -> int:
     """Print the plan. Errors: `ConfigError` for settings that are wrong or do not fit the devices' memory."""
     flags, words = COMMAND.split_flags(argv)
+    searches, words = with_best(words)
     overrides = with_gpus(words)
     settings = compose_settings(overrides)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # a plan needs no GPU, and DeepSpeed would look for one
@@ -52,7 +51,7 @@ def print_plan(argv: list[str]) -> int:
     from train.plan.planner import on_gpu, plan, world_size  # loads torch: only for settings that can run
 
     size = world_size(settings)
-    if "--best" in flags:
+    if searches:
         return print_best(on_gpu(settings), size, overrides)
     settings = on_gpu(compose_settings(overrides, size))
     if settings.layout.micro_batch_size == AUTO:
@@ -66,6 +65,14 @@ def print_plan(argv: list[str]) -> int:
         show(figures)
     refuse_what_does_not_fit(settings, size, stages)
     return 0
+
+
+def with_best(words: list[str]) -> tuple[bool, list[str]]:
+    """Whether `words` hold `best=true`, and the rest of them. Errors: `ConfigError` for another value."""
+    given = [word.removeprefix("best=").lower() for word in words if word.startswith("best=")]
+    if given and given[-1] not in ("true", "false"):
+        raise ConfigError(f"best={given[-1]} must be true or false")
+    return given[-1:] == ["true"], [word for word in words if not word.startswith("best=")]
 
 
 def with_gpus(words: list[str]) -> list[str]:
@@ -89,7 +96,9 @@ def print_best(settings: Settings, size: int, overrides: list[str]) -> int:
 
     memory = settings.cluster.device_memory_gib
     if memory is None:
-        raise ConfigError("--best needs the memory of a GPU; add cluster.device_memory_gib=80, or cluster=slurm_a100")
+        raise ConfigError(
+            "best=true needs the memory of a GPU; add cluster.device_memory_gib=80, or cluster=slurm_a100"
+        )
     found = fastest_layouts(settings, size, usable_bytes(memory))
     if not found:
         raise ConfigError(f"no layout of model={settings.model.name} fits {size} GPUs of {memory:g} GiB; use more")

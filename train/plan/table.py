@@ -96,7 +96,7 @@ def show_time(plan: dict[str, Any], log: Any) -> None:
 
 
 def show_best(title: str, rows: list[dict[str, Any]], command: str) -> None:
-    """Print the layouts of `train.plan --best`, the fastest first, and the command that launches it."""
+    """Print the layouts of `train.plan best=true`, the fastest first, and the command that launches it."""
     console = Console(width=100, highlight=False)
     table = Table(title=f"Fastest layouts of {title}", title_justify="left")
     names = {"step_seconds": "s a step", "mfu": "MFU", "memory": "GiB", "zero_stage": "ZeRO"}

@@ -39,7 +39,7 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_printed_command_is_a_run_that_fits() -> None:
-    done = run("model=350m", "gpus=8", "--best")
+    done = run("model=350m", "gpus=8", "best=true")
     assert done.returncode == 0 and done.stderr == ""
     command = next(line for line in done.stdout.splitlines() if line.startswith("python -m launch"))
     overrides = shlex.split(command)[3:]
@@ -53,7 +53,8 @@ def test_the_printed_command_is_a_run_that_fits() -> None:
     [
         (["gpus=12"], "gpus=12 must be 1 to 8, or a multiple of 8"),
         (["gpus=many"], "gpus=many must be"),
-        (["--best"], "--best needs the memory of a GPU"),
+        (["best=true"], "best=true needs the memory of a GPU"),
+        (["best=maybe"], "best=maybe must be true or false"),
     ],
 )
 def test_what_cannot_be_searched_is_one_line(words: list[str], said: str) -> None:
