@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from conf.errors import node_name
+from parallel.deepspeed_internals import is_partitioned
 from parallel.engine import Engine
 from parallel.tensor_parallel import shard_of
 
@@ -25,8 +26,8 @@ def checksums(engine: Engine) -> list[Copy]:
     engine.wait_for_weights()
     mesh, keys, sums = engine.mesh, [], []
     for name, parameter in engine.deepspeed.module.named_parameters():
-        cut = hasattr(parameter, "ds_tensor")  # ZeRO-3: a part for each replica
-        values: Tensor = getattr(parameter, "ds_tensor", parameter)
+        cut = is_partitioned(parameter)  # a part for each replica
+        values: Tensor = parameter.ds_tensor if cut else parameter
         tensor_rank = mesh.tp.rank if shard_of(parameter) is not None else None
         keys.append((name, tensor_rank, mesh.dp_rank if cut else None))
         sums.append(values.detach().flatten().view(BITS[values.element_size()]).sum(dtype=torch.int64))

@@ -105,15 +105,25 @@ def mesh_for(settings: Settings) -> ProcessMesh:
     return mesh
 
 
-def train(overrides: list[str]) -> dict[str, Any]:
+def take_steps(engine: Engine, settings: Settings) -> dict[str, Any]:
     """Losses, gradient norms and final weights (on the processes that are given them) of `STEPS` steps."""
-    settings = settings_of(overrides)
-    mesh = mesh_for(settings)
-    engine = engine_of(settings, mesh)
     results = []
     for step in range(STEPS):
         engine.set_lr(RATE)
-        results.append(engine.train_batch(micro_batches(step, settings, mesh)))
+        results.append(engine.train_batch(micro_batches(step, settings, engine.mesh)))
+    return {
+        "loss": [result.loss for result in results],
+        "gradient_norm": [result.gradient_norm for result in results],
+        "weights": {name: value for name, value in engine.full_state() if value is not None},
+    }
+
+
+def train(overrides: list[str]) -> dict[str, Any]:
+    """What `take_steps` gives, with evaluation, logits and greedy samples after it."""
+    settings = settings_of(overrides)
+    mesh = mesh_for(settings)
+    engine = engine_of(settings, mesh)
+    trained = take_steps(engine, settings)
     rows = batch(STEPS, settings)
     per_replica = BATCH // mesh.dp_size
     mine = rows[mesh.dp_rank * per_replica : (mesh.dp_rank + 1) * per_replica]
@@ -123,13 +133,10 @@ def train(overrides: list[str]) -> dict[str, Any]:
     own = [row[:3].tolist() for row in mine[: max(1, per_replica - mesh.dp_rank)]]
     greedy = Sampling(NEW_TOKENS, temperature=0.0, top_p=1.0, top_k=0, seed=0)
     continued = continue_prompts(engine, own, greedy, [0] * len(own), Ids(), settings.model.context_length)  # type: ignore[arg-type]
-    weights = {name: value for name, value in engine.full_state() if value is not None}
     engine.destroy()
     return {
-        "loss": [result.loss for result in results],
-        "gradient_norm": [result.gradient_norm for result in results],
+        **trained,
         "evaluation": summed,
         "logits": logits,
         "continued": {mesh.dp_rank * per_replica + row: ids for row, ids in enumerate(continued)},
-        "weights": weights,
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from tests.parity.cases import RATE, STEPS, engine_of, mesh_for, micro_batches, settings_of
+from tests.parity.cases import engine_of, mesh_for, settings_of, take_steps
 from tests.parity.test_layouts import LAYOUTS
 from tests.worlds import Worlds
 
@@ -15,22 +15,15 @@ COMPILED = ["tp2 sp recompute", "pp2 recompute", "dp2 zero3"]
 
 
 def train_compiled(overrides: list[str]) -> dict[str, Any]:
-    """Losses, gradient norms and final weights, as `train` gives them, with what torch.compile counted."""
+    """What `take_steps` gives, with what torch.compile counted."""
     torch._dynamo.reset()
     counters.clear()
     settings = settings_of([*overrides, *AUTO])
-    mesh = mesh_for(settings)
-    engine = engine_of(settings, mesh)
-    results = []
-    for step in range(STEPS):
-        engine.set_lr(RATE)
-        results.append(engine.train_batch(micro_batches(step, settings, mesh)))
-    weights = {name: value for name, value in engine.full_state() if value is not None}
+    engine = engine_of(settings, mesh_for(settings))
+    trained = take_steps(engine, settings)
     engine.destroy()
     return {
-        "loss": [result.loss for result in results],
-        "gradient_norm": [result.gradient_norm for result in results],
-        "weights": weights,
+        **trained,
         "graphs": counters["stats"]["unique_graphs"],
         "breaks": {str(reason): count for reason, count in counters["graph_break"].items()},
     }

@@ -23,8 +23,8 @@ COMMAND = Command(
     usage="[--json] [best=true] [gpus=N] [GROUP=CHOICE ...] [KEY=VALUE ...]",
     summary="Prints the layers, memory and traffic of every pipeline stage of a layout, and the time of a step, "
     "without a GPU. Where cluster.device_memory_gib is set and the layout does not fit, it names the nearest that does "
-    "(exit code 2). gpus=N plans for N GPUs, in nodes of eight; best=true prints the five fastest layouts that fit, and "
-    "the command for the first.",
+    "(exit code 2). gpus=N plans for N GPUs, in nodes of eight; best=true prints the five fastest layouts that fit, "
+    "and the command for the first.",
     examples=(
         "python -m train.plan model=16b layout=a100_64 cluster.device_memory_gib=80",
         "python -m train.plan model=16b gpus=512 best=true",
@@ -188,7 +188,7 @@ def summary(settings: Settings, size: int, stages: list[Any]) -> dict[str, Any]:
         "published": compare_published(settings),
         "device_memory_gib": memory,
         "usable": None if memory is None else usable_bytes(memory),
-        "stages": [
+        "pipeline_stages": [
             {
                 "layers": [stage.first_layer, stage.end_layer],
                 "parameters": stage.parameters,

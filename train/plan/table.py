@@ -44,15 +44,15 @@ def show(plan: dict[str, Any]) -> None:
         "total",
     ):
         table.add_column(column, justify="right")
-    for number, stage in enumerate(plan["stages"]):
+    for number, stage in enumerate(plan["pipeline_stages"]):
         first, end = stage["layers"]
         parts = [
             f"{stage[k] / GIB:.2f}" for k in ("weights", "gradients", "optimizer", "activations", "working", "total")
         ]
         table.add_row(str(number), f"{first}-{end - 1}", f"{stage['parameters'] / 1e6:,.1f} M", *parts)
     log(table)
-    last, fullest = plan["stages"][-1], max(plan["stages"], key=lambda stage: stage["total"])
-    flights = ", ".join(str(stage["in_flight"]) for stage in plan["stages"])
+    last, fullest = plan["pipeline_stages"][-1], max(plan["pipeline_stages"], key=lambda stage: stage["total"])
+    flights = ", ".join(str(stage["in_flight"]) for stage in plan["pipeline_stages"])
     log(f"Activations: saved by the micro-batches in flight ({flights} by pipeline stage).")
     log(
         f"Working: temporary tensors of the running micro-batch, and DeepSpeed's buffers. The chunked loss "
@@ -111,7 +111,7 @@ def show_best(title: str, rows: list[dict[str, Any]], command: str) -> None:
 
 def show_collectives(plan: dict[str, Any], log: Any) -> None:
     """Print the bytes sent in one step by kind of collective, on the pipeline stage that sends most of that kind."""
-    kinds = sorted({kind for stage in plan["stages"] for kind in stage["collectives"]}, reverse=True)
+    kinds = sorted({kind for stage in plan["pipeline_stages"] for kind in stage["collectives"]}, reverse=True)
     if not kinds:
         log("One process: nothing is sent.")
         return
@@ -121,7 +121,7 @@ def show_collectives(plan: dict[str, Any], log: Any) -> None:
     for column in ("kind", "stage", "calls", "GiB"):
         table.add_column(column, justify="left" if column == "kind" else "right")
     for kind in kinds:
-        found = {n: s["collectives"][kind] for n, s in enumerate(plan["stages"]) if kind in s["collectives"]}
+        found = {n: s["collectives"][kind] for n, s in enumerate(plan["pipeline_stages"]) if kind in s["collectives"]}
         stage = max(found, key=lambda number: found[number]["bytes"])
         calls = found[stage]["calls"]
         table.add_row(kind, str(stage), f"{calls:,}" if calls else "in buckets", f"{found[stage]['bytes'] / GIB:,.2f}")

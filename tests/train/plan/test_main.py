@@ -167,8 +167,8 @@ def test_command_prints_tables_within_100_columns_and_the_same_as_json() -> None
     assert "activations" in shown.stdout and max(map(len, shown.stdout.splitlines())) <= 100
     written = command(*SMALL, "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2", "--json")
     figures = json.loads(written.stdout[written.stdout.index("{") :])
-    assert figures["gpus"] == 8 and figures["data_parallel_size"] == 2 and len(figures["stages"]) == 2
-    assert f"{figures['stages'][0]['total'] / 2**30:.2f}" in shown.stdout
+    assert figures["gpus"] == 8 and figures["data_parallel_size"] == 2 and len(figures["pipeline_stages"]) == 2
+    assert f"{figures['pipeline_stages'][0]['total'] / 2**30:.2f}" in shown.stdout
 
 
 def test_layout_that_does_not_fit_is_refused_with_one_that_does() -> None:
