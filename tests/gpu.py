@@ -23,11 +23,15 @@ PEERS = "python -m tests.benchmarks.peers --precision bf16 --layers 0 --tokens 2
 PARTS: dict[str, tuple[str, int]] = {  # command, and the seconds that it may take
     "tests": ("python -m pytest -m gpu -q --timeout=200 tests", 150),
     "kernels": ("python -m tests.benchmarks.kernels", 60),
-    "quickstart": ("python -m launch experiment=quickstart run.root={folder}", 120),
-    "350m": (f"{PEERS} --model 350m --sequences 16 --micro-batch 8 --steps 5", 150),
+    "quickstart": ("python -m launch experiment=quickstart run.root={folder}", 110),
+    "350m": (
+        f"{PEERS} --model 350m --sequences 16 --micro-batch 8 --contenders hf_compiled plain_gpt bare_loop this_stack",
+        150,
+    ),
     "2b": (
-        f"{PEERS} --model 2b --sequences 8 --micro-batch 4 --steps 3 --contenders plain_gpt this_stack",
-        110,
+        f"{PEERS} --model 2b --sequences 8 --micro-batch 4 --steps 3 "
+        "--contenders plain_gpt this_stack this_stack:layout.precision=fp8",
+        130,
     ),
 }
 

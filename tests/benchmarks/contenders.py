@@ -69,7 +69,7 @@ def this_stack(job: Job, overrides: list[str]) -> Step:
         lambda layer, index: draw(layer),
         layer_flops(settings.model),
         partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),
-        deepspeed_config(settings, job.sequences, 1, job.precision),
+        deepspeed_config(settings, job.sequences, 1, settings.layout.precision),
         mesh,
     )
 
