@@ -208,7 +208,9 @@ OWN: dict[str, Any] = {"this_stack": this_stack, "bare_loop": bare_loop}
 
 def builder(name: str) -> Callable[[Job], Step]:
     """What builds the contender `name`; settings may follow ours: `this_stack:kernels=eager,layout.recompute=full`."""
+    from tests.benchmarks.stacks import STACKS
+
     word, _, overrides = name.partition(":")
     if word in OWN:
         return partial(OWN[word], overrides=overrides.split(",") if overrides else [])
-    return PEERS[word]
+    return {**PEERS, **STACKS}[word]

@@ -2,7 +2,7 @@
 
 `python -m tests.benchmarks.peers` measures 4 layers of the 350M shape, 1 x 1024 tokens, in fp32. Every contender trains
 the same shape on the same tokens, in a process of its own, in turn, `--rounds` times; the table shows medians. A
-micro-batch that does not fit the GPU's memory is halved.
+micro-batch that does not fit the GPU's memory is halved. `pip install ai2-olmo-core megatron-core` brings two of them.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 from conf.choices import Precision
 from conf.compose import compose_settings
 
-DEFAULTS = ["hf_eager", "hf_compiled", "plain_gpt", "bare_loop", "this_stack"]
+DEFAULTS = ["hf_eager", "hf_compiled", "plain_gpt", "olmo_core", "megatron_core", "bare_loop", "this_stack"]
 
 
 def main() -> None:

@@ -39,9 +39,18 @@ def test_peers_compiled() -> None:
     assert re.search(r"^\| plain_gpt .* 1\.00x .*GiB", out, re.M) and re.search(r"^\| this_stack .*GiB", out, re.M)
 
 
-def test_a_peer_that_fails_is_named_in_its_row() -> None:
-    out = run("peers", *SHAPE, "--tokens=32", "--steps=1", "--contenders", "this_stack:kernels=nothing")
+def test_a_peer_that_fails_is_named_in_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not installed too, here two empty packages, with what installs it; the others go on."""
+    for package in ("olmo_core", "megatron"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    contenders = ["this_stack:kernels=nothing", "olmo_core", "megatron_core", "bare_loop:kernels=eager"]
+    out = run("peers", *SHAPE, "--tokens=32", "--steps=1", "--contenders", *contenders)
     assert re.search(r"^\| this_stack:kernels=nothing \| .*nothing", out, re.M)
+    assert re.search(r"^\| olmo_core \| .*pip install ai2-olmo-core \|", out, re.M)
+    assert re.search(r"^\| megatron_core \| .*pip install megatron-core \|", out, re.M)
+    assert re.search(r"^\| bare_loop:kernels=eager \| .*GiB", out, re.M)
 
 
 def test_vocabulary_loss() -> None:
