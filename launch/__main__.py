@@ -171,7 +171,9 @@ def start_here(plan: LaunchPlan, dry_run: bool) -> int:
         slots = read_hostfile(cluster)
         address = next(iter(slots)) if dry_run else main_address(cluster, slots)
         variables = {**environment(max(slots.values()), plan.settings.layout), OWNER: holder}
-        train = remote_command(cluster, slots, address, plan.overrides, variables, plan.secrets)
+        train = remote_command(
+            cluster, slots, address, plan.overrides, variables, plan.secrets, stop_file(plan.folder, holder)
+        )
     else:
         train = train_command(plan.overrides, {"localhost": plan.processes})
     if dry_run:

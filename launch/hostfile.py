@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,11 @@ from conf.schema import ClusterConfig
 from conf.secrets import is_secret, secrets_in
 from launch.local import train_command
 
-SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"]
+# A host that has gone is noticed within a minute.
+SSH = [
+    "ssh",
+    *(word for option in ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=15") for word in ("-o", option)),
+]
 FORWARDED = (  # prefixes of the environment variables that every host gets
     "NCCL_",
     "WANDB_",
@@ -105,23 +110,27 @@ def remote_command(
     overrides: list[str],
     variables: dict[str, str],
     secrets: Path,
+    stop: Path,
 ) -> list[str]:
     """The command that starts the ranks on every host and ends when the last has ended.
 
     address: of the first host. Where one host's launcher fails, the others' ranks fail in their next collective.
-    secrets: a file that exports what must not stand on a command line, `write_secrets`.
+    secrets: a file that exports what must not stand on a command line, `secrets_file`. stop: the
+    file by which the launch asks the ranks to stop.
     """
     forwarded_here = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
     kept = {name: value for name, value in forwarded_here.items() if not is_secret(name)} | variables
     forwarded = [f"{name}={value}" for name, value in {**kept, "NODES": " ".join(slots)}.items()]
 
     def on(node: str) -> str:
-        command = train_command(overrides, slots, address, cluster.port, node)
+        host = [sys.executable, "-m", "launch.host", str(stop.absolute()), f"{cluster.grace_seconds:g}"]
+        command = [*host, *train_command(overrides, slots, address, cluster.port, node)]
         own = f". {shlex.quote(str(secrets.absolute()))} && "
         return f"{own}cd {shlex.quote(os.getcwd())} && exec env {shlex.join([*forwarded, *command])}"
 
     if cluster.remote_shell is RemoteShell.pdsh:
         return ["pdsh", "-S", "-R", "ssh", "-f", "1024", "-w", ",".join(slots), on("%n")]
-    starts = [f"{shlex.join([*SSH, host, on(str(node))])} & pids+=($!)" for node, host in enumerate(slots)]
+    # A shell gives what it starts in the background no standard input of its own accord.
+    starts = [f"{shlex.join([*SSH, host, on(str(node))])} <&0 & pids+=($!)" for node, host in enumerate(slots)]
     waits = 'code=0; for pid in "${pids[@]}"; do wait "$pid" || code=$?; done; exit "$code"'
     return ["bash", "-c", "\n".join(["pids=()", *starts, waits])]

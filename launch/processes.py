@@ -1,5 +1,7 @@
 """Running a command and its ranks: signals, the copy of its output, and the end of all ranks when one dies."""
 
+import contextlib
+import io
 import os
 import signal
 import stat
@@ -32,14 +34,21 @@ def run(
 
     The command runs in a session of its own: a Ctrl-C reaches only this process, which asks the ranks to stop by
     `stop`, and none of their children (W&B's process must outlive the signal). SIGTERM and a closed terminal (SIGHUP)
-    do the same. A second signal kills everything, and so does the end of this process, however it ends.
+    do the same. A second signal kills everything. Where this process ends, however that is, so does the command: the
+    kernel tells it, and other hosts (host.py) see the end of their standard input, which is held open here.
 
     grace_seconds: from the end of the first rank to the kill of the others. log: file that gets a copy of the output.
     """
     signals: list[int] = []
     pipe = None if log is None else subprocess.PIPE
     with subprocess.Popen(
-        command, env=variables, start_new_session=True, stdout=pipe, stderr=pipe, preexec_fn=end_with_parent
+        command,
+        env=variables,
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=pipe,
+        stderr=pipe,
+        preexec_fn=end_with_parent,
     ) as process:
 
         def forward(number: int, _: FrameType | None) -> None:
@@ -49,7 +58,8 @@ def run(
                     return
             signals.append(number)
             if len(signals) == 1:
-                print("stopping: the run saves itself first; once more to kill it", file=sys.stderr, flush=True)
+                with contextlib.suppress(OSError):  # nobody reads it any more
+                    print("stopping: the run saves itself first; once more to kill it", file=sys.stderr, flush=True)
                 (stop or stop_children)(psutil.Process(process.pid))
             else:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -99,11 +109,17 @@ def stop_children(launcher: psutil.Process) -> None:
 
 
 def _copy(source: IO[bytes], sink: IO[bytes], log: Path) -> None:
-    with log.open("ab") as file:
+    """Copy lines until the ranks have ended. Where one cannot be written they go on: the disk is full, nobody reads."""
+    with log.open("ab", buffering=0) as file:
+        targets: list[IO[bytes] | io.RawIOBase] = [sink, file]
         for line in source:
-            for target in (sink, file):
-                target.write(line)
-                target.flush()
+            for target in list(targets):
+                try:
+                    target.write(line)
+                    target.flush()
+                except OSError:
+                    if target is sink:  # its reader has gone; a disk may have room again
+                        targets.remove(target)
 
 
 def first_to_end(process: subprocess.Popen[bytes], grace_seconds: float) -> tuple[int, int] | None:

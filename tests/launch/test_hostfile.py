@@ -3,12 +3,14 @@
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from conf.compose import compose_settings
@@ -54,7 +56,7 @@ def test_no_secret_is_on_a_command_line(shell: str, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("NCCL_DEBUG", "WARN")
     cluster = compose_settings(["cluster=hostfile", f"cluster.remote_shell={shell}"]).cluster
     file = tmp_path / ".run.secrets"
-    words = " ".join(remote_command(cluster, {"n1": 1}, "10.0.0.1", ["model=tiny"], {}, file))
+    words = " ".join(remote_command(cluster, {"n1": 1}, "10.0.0.1", ["model=tiny"], {}, file, tmp_path / "stop"))
     assert canary not in words and "NCCL_DEBUG=WARN" in words and str(file) in words
     with secrets_file(file):
         assert file.stat().st_mode & 0o777 == 0o600
@@ -130,3 +132,48 @@ def test_two_hosts_train_like_one(hosts: Path, shell: str, tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all-reduce over every process" in done.stdout
     assert weights(tmp_path / "runs/both", "nl") == weights(tmp_path / "runs/local", "nl")
+
+
+@needs_sshd
+@pytest.mark.parametrize(("shell", "ended_by"), [("ssh", [signal.SIGKILL]), ("pdsh", [signal.SIGTERM, signal.SIGTERM])])
+def test_no_rank_on_any_host_outlives_the_launcher(
+    hosts: Path, shell: str, ended_by: list[signal.Signals], tmp_path: Path
+) -> None:
+    """However it ends: killed, which nothing tells the hosts, or by a second signal, as ranks that do not stop need."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} on this machine")
+    write_corpora(tmp_path)
+    there = ["cluster=hostfile", f"cluster.hostfile={hosts}/hosts", f"cluster.remote_shell={shell}"]
+    words = command(tmp_path, f"left-{shell}", *there, "stage=nl", "stages.nl.steps=100000", "run.save_every=100000")
+    words = [word for word in words if not word.startswith(("stages.multi", "stages.mono"))]
+    run = tmp_path / f"runs/left-{shell}"
+    variables = {**os.environ, "PATH": f"{hosts}/bin:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "out").open("wb") as out:
+        launcher = subprocess.Popen(words, cwd=ROOT, env=variables, stdout=out, stderr=out)
+    until = time.monotonic() + 240
+    while not (run / "metrics.jsonl").is_file():
+        assert time.monotonic() < until and launcher.poll() is None, (tmp_path / "out").read_text()
+        time.sleep(0.5)
+    ranks = [process for process in psutil.process_iter() if f"run.name={run.name}" in words_of(process)]
+    assert len(ranks) >= 6  # two ranks, their launchers, and what starts these on each host
+    if len(ended_by) == 2:
+        for rank in ranks:
+            if "RANK" in rank.environ() and "deepspeed.launcher.launch" not in words_of(rank):
+                rank.suspend()
+    for number in ended_by:
+        launcher.send_signal(number)
+        time.sleep(1)
+    launcher.wait(60)
+    _, left = psutil.wait_procs(ranks, 120)
+    assert not left, (left, (tmp_path / "out").read_text())
+    if ended_by == [signal.SIGKILL]:
+        assert list(run.glob("stages/nl/checkpoints/step_*")), "asked to stop, the ranks saved"
+    else:
+        assert launcher.returncode == 128 + signal.SIGTERM
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has ended
+        return []

@@ -32,14 +32,8 @@ WORK = "/tmp"  # the program's only place to write, a file system in memory; bef
 # Read by every program. The rest of /etc, /dev and all other folders are not there: /home, /scratch, /var, sockets.
 SYSTEM = (
     *("/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/nix/store"),
-    *(
-        "/etc/ld.so.cache",
-        "/etc/alternatives",
-        "/etc/passwd",
-        "/etc/group",
-        "/etc/localtime",
-        *glob.glob("/etc/java-*"),
-    ),
+    *("/etc/ld.so.cache", "/etc/alternatives", "/etc/passwd", "/etc/group", "/etc/localtime"),
+    *glob.glob("/etc/java-*"),
     *("/dev/null", "/dev/random", "/dev/urandom"),  # not /dev/zero: a shared mapping of it is memory of no process
 )
 NOBODY = 65534
