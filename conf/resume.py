@@ -14,6 +14,7 @@ from conf.choices import Schedule
 from conf.compose import load_settings
 from conf.errors import ConfigError
 from conf.run_folder import (
+    BEST,
     CHECKPOINTS,
     CONFIG,
     EVALUATION,
@@ -198,6 +199,7 @@ def record_extension(settings: Settings) -> None:
     saved = load(folder)
     name = [name for name in saved.stages if stage_folder(folder, name).is_dir()][-1]
     before = saved.stages[name]
+    newest = newest_checkpoint_step(folder, name)
     step = _go_back_to_stable(folder, name, before, settings.stages[name])
     entries = [entry for entry in read_extensions(folder, name) if entry["after_step"] <= step]
     entry = {
@@ -211,6 +213,19 @@ def record_extension(settings: Settings) -> None:
     rows = read_records(folder / METRICS)
     write_records(folder / METRICS, (row for row in rows if row["stage"] != name or row["step"] <= step))
     (stage_folder(folder, name) / EVALUATION).unlink(missing_ok=True)
+    _reopen_best(stage_folder(folder, name) / BEST, step, comparable=step == newest and not entry["new_data"])
+
+
+def _reopen_best(path: Path, step: int, comparable: bool) -> None:
+    """Count a stage's patience anew. Its best weights are still to be beaten, where its scores can be compared.
+
+    They cannot with other data, nor with those of an annealing that is undone.
+    """
+    if path.is_file() and comparable:
+        record = read_json(path)
+        write_json(path, {**record, "seen": min(record["seen"], step), "no_better": 0, "extended_at": step})
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _go_back_to_stable(folder: Path, name: str, before: StageConfig, now: StageConfig) -> int:

@@ -33,6 +33,7 @@ WANDB_UNSENT = "unsent"  # mark in an online run's folder below wandb/ whose upl
 # Below a stage's folder:
 CHECKPOINTS = "checkpoints"
 WEIGHTS = "weights"
+BEST = "best.json"  # step, scores and samples of the best weights so far, and the evaluations since that were no better
 LINEAGE = "lineage.json"
 EVALUATION = "evaluation.json"
 PROFILE = "profile"  # traces of `profile=steps`, and their table

@@ -62,17 +62,21 @@ class Benchmarks:
                     if not (path.parent / SCORES).exists():
                         self._score(task, int(path.parent.name.rpartition("_")[2]))
 
-    def sample(self, step: int, engine: Engine) -> bool:
-        """Sample for the tasks that are due after `step` and begin to score: whether one was. All processes call it."""
-        due = [task for task in self.tasks if step > 0 and step % task.every == 0 and not self._is_sampled(task, step)]
-        for task in due:
+    def due(self, step: int) -> list[Task]:
+        """The tasks that are due after `step`."""
+        return [task for task in self.tasks if step > 0 and step % task.every == 0]
+
+    def sample(self, step: int, engine: Engine) -> None:
+        """Sample for the tasks that are due after `step`, and begin to score. All processes call it."""
+        for task in self.due(step):
+            if self._is_sampled(task, step):
+                continue
             rows = self._samples(task, step, engine)
             if rows is not None and self.context.mesh.is_main:
                 folder = self._folder(task, step)
                 folder.mkdir(parents=True, exist_ok=True)
                 append_records(folder / SAMPLES, rows)
                 self._score(task, step)
-        return bool(due)
 
     def record(self, tracker: Tracker, wait: bool = False) -> None:
         """Hand the scores that are ready to the tracker, in the order of their steps; with `wait`, all of them."""

@@ -1,17 +1,18 @@
 """The result of a stage: the weights of its best validation where it stops early, else those of its last step."""
 
 import shutil
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from conf.run_folder import WEIGHTS, read_json, stage_folder
+from conf.run_folder import BEST, WEIGHTS, read_json, stage_folder, write_json
 from parallel.engine import Engine
 from train.checkpoint.save import Saver
 from train.context import RunContext
 from train.tracking import Tracker
 from train.validation import evaluate, sample
 
-BEST = "best"  # below a stage's folder: weights that may become its result
-RECORD = "best.json"  # beside them: their step, scores and samples, and the evaluations since that were no better
+FOLDER = "best"  # below a stage's folder: weights that may become its result
 
 
 class BestWeights:
@@ -26,7 +27,7 @@ class BestWeights:
         self.engine, self.tracker, self.saver = engine, tracker, saver
         self.context, self.name, self.corpus, self.patience = context, name, stage.corpus, stage.patience
         self.folder = stage_folder(context.folder, name)
-        path = self.folder / RECORD
+        path = self.folder / BEST
         found = read_json(path) if context.mesh.is_main and path.is_file() else {}
         self.record: dict[str, Any] = context.mesh.broadcast_object(found)
 
@@ -50,14 +51,14 @@ class BestWeights:
         settings = self.context.settings
         if self.patience is None or not self.record or scores[self.corpus] < self.record["scores"][self.corpus]:
             self.context.watchdog.beat(f"{self.name} best weights")
-            self.saver.save_weights(self.folder / BEST)
+            self.saver.save_weights(self.folder / FOLDER)
             tokenizer, length = self.context.data.tokenizer(), settings.model.context_length
             samples = sample(self.engine, tokenizer, settings.evaluation, length, settings.run.seed)
             record = {"step": step, "scores": scores, "samples": samples, "no_better": 0}
         else:
             record = {**self.record, "no_better": self.record["no_better"] + 1}
         self.record = self.context.mesh.broadcast_object({**record, "seen": step})
-        self.context.write(self.folder / RECORD, self.record)
+        self.context.write(self.folder / BEST, self.record)
         if self.exhausted:
             score = self.record["scores"][self.corpus]
             self.context.log(
@@ -67,13 +68,27 @@ class BestWeights:
 
     def take(self) -> dict[str, Any]:
         """Make the best weights the stage's result, and return their record."""
-        if self.context.mesh.is_main and (self.folder / BEST).is_dir():
+        if self.context.mesh.is_main and (self.folder / FOLDER).is_dir():
             shutil.rmtree(self.folder / WEIGHTS, ignore_errors=True)
-            (self.folder / BEST).rename(self.folder / WEIGHTS)
+            (self.folder / FOLDER).rename(self.folder / WEIGHTS)
+        self.record = {**self.record, "taken": True}  # where the stage is extended, they are what is to be beaten
+        self.context.write(self.folder / BEST, self.record)
         self.context.mesh.barrier()
         return self.record
 
-    def forget(self) -> None:
-        """Remove the record once the stage is finished."""
-        if self.context.mesh.is_main:
-            (self.folder / RECORD).unlink(missing_ok=True)
+
+def forget_after(folder: Path, step: int, evaluated: Iterable[int]) -> None:
+    """Where the stage in `folder` returns to its checkpoint of `step`, forget what later evaluations found.
+
+    evaluated: steps of the evaluations until then. Weights that an earlier end of the stage has left stay the best.
+    """
+    if not (folder / BEST).is_file():
+        return
+    record = read_json(folder / BEST)
+    if record["step"] > step and not record.get("taken"):
+        (folder / BEST).unlink()
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+        return
+    since = max(record["step"], record.get("extended_at", 0))
+    counted = sum(since < each <= step for each in evaluated)
+    write_json(folder / BEST, {**record, "seen": min(record["seen"], step), "no_better": counted})

@@ -27,6 +27,7 @@ from conf.run_folder import (
 )
 from parallel.engine import Engine, StepResult
 from parallel.replicas import compare_replicas
+from train.best import forget_after
 from train.checkpoint.files import checkpoints, step_of
 from train.context import RunContext
 from train.data.batches import Gap, merged, underneath
@@ -155,4 +156,8 @@ def go_back(context: RunContext, stage: str, fault: HealthError) -> None:
         kept = max(map(step_of, checkpoints(file.parent / CHECKPOINTS)), default=0)
         rows = [row for row in read_metrics(context.folder) if row["stage"] != stage or row["step"] <= kept]
         write_records(context.folder / METRICS, rows)
+        evaluated = (
+            row["step"] for row in rows if row["stage"] == stage and any("bits_per_byte" in key for key in row)
+        )
+        forget_after(file.parent, kept, evaluated)
     context.mesh.barrier()

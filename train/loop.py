@@ -88,7 +88,8 @@ def train_steps(
     health, meter, benchmarks = Health(context, name), Meter(context), Benchmarks(context, name, stop)
     profile = StepProfile(context, name, done, meter)
     batches = meter.waiting(stage_batches(context, name, done, health.gaps))
-    benchmarks.sample(done, engine)  # where a signal stopped that
+    with meter.part("evaluation"):
+        benchmarks.sample(done, engine)  # where a signal stopped that
     for step in range(done + 1, stage.steps + 1):
         if best.exhausted:
             break
@@ -107,8 +108,9 @@ def train_steps(
             with meter.part("evaluation"):
                 scores = best.validate(step)
         context.watchdog.beat(f"{name} benchmarks")
-        if benchmarks.sample(step, engine):
-            meter.restart()
+        if benchmarks.due(step):
+            with meter.part("evaluation"):
+                benchmarks.sample(step, engine)
         benchmarks.record(tracker)
         stopped = context.mesh.any_rank(stop.received)
         saves = step % settings.run.save_every == 0 or step == last_stable_step(stage) or last or stopped
@@ -141,4 +143,3 @@ def finish(context: RunContext, name: str, parent: Weights | None, tracker: Trac
     tracker.record_lineage(origins, folder / "lineage.json")
     evaluation = {"stage": name, "order": list(settings.stages).index(name), "step": result["step"]}
     context.write(folder / "evaluation.json", {**evaluation, "bits_per_byte": result["scores"]})
-    best.forget()

@@ -1,5 +1,6 @@
 """A run's folder takes its own run back, with what may change and no more."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,26 @@ def test_an_annealed_wsd_stage_goes_back_to_where_it_was_stable(held: Path) -> N
     begin(held, "nl", step=120)
     record_extension(asked(held, *wsd, "stages.nl.steps=240"))
     assert [path.name for path in (folder / "stages/nl/checkpoints").iterdir()] == ["step_00000108"]
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (["stages.nl.steps=240"], {"step": 80, "seen": 100, "no_better": 0, "extended_at": 100}),
+        (["stages.nl.steps=240", "data.validation_fraction=0.1"], None),
+        (["stages.nl.steps=240", "stages.nl.schedule=wsd"], None),
+    ],
+)
+def test_an_extended_stage_has_its_best_weights_to_beat(held: Path, words: list[str], left: dict[str, int]) -> None:
+    """Its patience begins anew; with other data, or an annealing undone, the scores say nothing any more."""
+    best = held / "mine/stages/nl/best.json"
+    if "stages.nl.schedule=wsd" in words:
+        save_settings(asked(held, "stages.nl.schedule=wsd"), held / "mine")
+        begin(held, "nl", step=108)
+    begin(held, "nl", step=120 if left is None else 100)
+    write_json(best, {"step": 80, "seen": 120, "no_better": 3})
+    record_extension(asked(held, *words, "run.extend=true"))
+    assert (json.loads(best.read_text()) if best.exists() else None) == left
 
 
 def test_samples_are_counted_over_changes_of_the_batch_and_the_data() -> None:

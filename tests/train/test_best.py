@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
-from conf.run_folder import read_metrics
+import pytest
+
+from conf.run_folder import read_metrics, write_json
 from tests.train.test_loop import command, launch, weights, write_corpora
+from train.best import forget_after
 
 RATE = "stages.mono.peak_learning_rate=1e-12"  # too small to change a weight: no evaluation is better than the first
 
@@ -32,3 +35,34 @@ def test_a_stage_ends_with_its_best_weights_when_it_gets_no_better(tmp_path: Pat
 
     again = launch(*words)
     assert again.returncode == 0 and "is finished: mono" in again.stdout
+
+    before = weights(run, "mono")
+    longer = launch(*[word.replace("patience=2", "patience=3") for word in words], "run.extend=true")
+    assert longer.returncode == 0, longer.stdout + longer.stderr
+    assert "3 evaluations without a better one on mono; it ends, with the weights of step 2" in longer.stdout
+    assert max(row["step"] for row in read_metrics(run)) == 12, "6 steps, and three evaluations after the last save"
+    assert weights(run, "mono") == before, "they are still the best"
+    assert json.loads((run / "stages/mono/evaluation.json").read_text()) == evaluation
+
+
+@pytest.mark.parametrize(
+    ("record", "left"),
+    [
+        ({"step": 40, "seen": 60, "no_better": 1}, {"step": 40, "seen": 50, "no_better": 1}),
+        ({"step": 20, "seen": 60, "no_better": 4}, {"step": 20, "seen": 50, "no_better": 3}),
+        ({"step": 20, "seen": 30, "no_better": 1}, {"step": 20, "seen": 30, "no_better": 3}),
+        ({"step": 60, "seen": 60, "no_better": 0}, None),
+        ({"step": 60, "seen": 60, "no_better": 1, "taken": True, "extended_at": 30}, {"seen": 50, "no_better": 0}),
+    ],
+)
+def test_a_return_to_a_checkpoint_forgets_what_was_found_later(
+    record: dict[str, int], left: dict[str, int] | None, tmp_path: Path
+) -> None:
+    (tmp_path / "best").mkdir()
+    write_json(tmp_path / "best.json", record)
+    forget_after(tmp_path, 50, range(10, 70, 10))
+    assert (tmp_path / "best").exists() == (left is not None)
+    if left is None:
+        assert not (tmp_path / "best.json").exists()
+    else:
+        assert json.loads((tmp_path / "best.json").read_text()) == {**record, **left}
