@@ -111,9 +111,10 @@ class KernelForm(Enum):
     reference = "reference"
 
 
-class BranchesForm(Enum):
-    """Form of what lies between a block's two products: rotary embedding, bias and GELU around attention."""
+class FusedForm(Enum):
+    """Form of an operation that has one in Triton."""
 
+    auto = "auto"  # the faster by measurement: triton on a GPU, torch elsewhere
     torch = "torch"
     triton = "triton"
 

@@ -135,7 +135,8 @@ class KernelsConfig:
 
     compile: bool = MISSING
     attention: choices.KernelForm = MISSING
-    branches: choices.BranchesForm = MISSING
+    branches: choices.FusedForm = MISSING
+    norm: choices.FusedForm = MISSING
 
 
 @dataclass

@@ -46,7 +46,7 @@ def build_layers(
     loss = LossOptions(z_loss, loss_chunk_tokens, tp, kernels.compile)
     embedding = cast(Builder, partial(Embedding, config, tp))
     blocks = [cast(Builder, partial(Block, config, tp, kernels, recompute, 1 + n)) for n in range(config.n_layer)]
-    head = cast(Builder, partial(Head, config, tp, loss))
+    head = cast(Builder, partial(Head, config, tp, loss, kernels.norm))
     return [embedding, *blocks, head]
 
 

@@ -13,14 +13,14 @@ from torch.utils.checkpoint import checkpoint
 from conf.choices import Recompute
 from conf.schema import ModelConfig
 from model.kernels import Kernels
-from model.kernels.branches import merge_branches, split_projection
+from model.kernels.branches import merge_branches, reference_branches, split_projection
 from model.kv_cache import DecodePositions, KVCache
 from model.rotary import apply_rotary, rotary_table
 from parallel.collectives import enter_column
 from parallel.cross_entropy import LossOptions, chunked_cross_entropy
 from parallel.dropout import Dropout
 from parallel.mesh import TensorParallelGroup
-from parallel.tensor_parallel import ColumnLinear, LayerNorm, RowLinear, Shard, VocabEmbedding, linear, sharded
+from parallel.tensor_parallel import ColumnLinear, LayerNorm, Norm, RowLinear, Shard, VocabEmbedding, linear, sharded
 
 
 class Embedding(nn.Module):
@@ -59,14 +59,14 @@ class Block(nn.Module):
         self.head_dim = config.head_dim
         self.kernels = kernels
         self.dropout = Dropout(config.dropout, layer, tp)
-        self.norm = LayerNorm(d, config.layer_norm_epsilon, tp)
+        self.norm = LayerNorm(d, config.layer_norm_epsilon, tp, kernels.norm)
         self.in_proj = ColumnLinear(d, parts=(d, d, d, 4 * d), tp=tp, product=kernels.product)
         self.mlp_bias = sharded(nn.Parameter(torch.empty(4 * d // tp.size)), Shard(0, (4 * d,)), tp)
         self.out_proj = RowLinear(parts=(d, 4 * d), out_features=d, tp=tp, product=kernels.product)
         self.rotary: Tensor
         self.register_buffer("rotary", rotary_table(config.context_length, config.rotary_dim), persistent=False)
         compile_all = kernels.compile and kernels.compile_blocks and tp.size == 1
-        compile_branches = kernels.compile and not compile_all
+        compile_branches = kernels.compile and not compile_all and kernels.branches is reference_branches
         self.branches = _training_form(self._branches, compile_branches, recompute is Recompute.selective)
         dropout = self.dropout if config.dropout else None
         self.forward = _training_form(self.forward, compile_all, recompute is Recompute.full, dropout)  # type: ignore[method-assign]
@@ -134,11 +134,13 @@ class Head(nn.Module):
     evaluation, in fp32. `logits` is for generation.
     """
 
-    def __init__(self, config: ModelConfig, tp: TensorParallelGroup, options: LossOptions) -> None:
+    def __init__(
+        self, config: ModelConfig, tp: TensorParallelGroup, options: LossOptions, norm: Norm | None = None
+    ) -> None:
         super().__init__()
         self.tp = tp
         self.options = options
-        self.norm = LayerNorm(config.n_embd, config.layer_norm_epsilon, tp)
+        self.norm = LayerNorm(config.n_embd, config.layer_norm_epsilon, tp, norm)
         rows, shard = config.vocab_size // tp.size, Shard(0, (config.vocab_size,))
         self.weight = sharded(nn.Parameter(torch.empty(rows, config.n_embd)), shard, tp)
         self.bias = sharded(nn.Parameter(torch.empty(rows)), shard, tp)

@@ -59,6 +59,9 @@ def shard_of(parameter: Tensor) -> Shard | None:
 Product = Callable[[Tensor, Tensor, bool], Tensor]
 """(a `[m, k]`, b `[n, k]`, whether a is a gradient) -> `a @ b.T` `[m, n]` in a's precision."""
 
+Norm = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""(x `[..., d]`, weight and bias `[d]`, epsilon) -> the normed x."""
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, product: Product | None = None) -> Tensor:
     """`x @ weight.T + bias`, x `[..., in]`; `weight` `[out, in]` as it is or as `pack` leaves it.
@@ -206,13 +209,19 @@ class VocabEmbedding(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """`nn.LayerNorm`, replicated over the group; under sequence parallelism each rank normalises its own tokens."""
+    """`nn.LayerNorm`, replicated over the group; under sequence parallelism each rank normalises its own tokens.
 
-    def __init__(self, hidden: int, epsilon: float, tp: TensorParallelGroup) -> None:
+    form: computes it; None: torch does.
+    """
+
+    def __init__(self, hidden: int, epsilon: float, tp: TensorParallelGroup, form: Norm | None = None) -> None:
         super().__init__(hidden, eps=epsilon)
         self.tp = tp
+        self.form = form
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """`[batch, seq, hidden]` -> the same."""
         weight, bias = replicated(self.weight, self.tp), replicated(self.bias, self.tp)
+        if self.form is not None:
+            return self.form(hidden_states, weight, bias, self.eps)
         return nn.functional.layer_norm(hidden_states, self.normalized_shape, weight, bias, self.eps)

@@ -5,16 +5,17 @@ What may enter: an operation with its plain-torch reference and its faster forms
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from conf.choices import BranchesForm, KernelForm
+from conf.choices import FusedForm, KernelForm
 from conf.errors import ConfigError
 from conf.schema import KernelsConfig
 from model.kernels.attention import reference_attention, sdpa_attention
 from model.kernels.branches import reference_branches
-from parallel.tensor_parallel import Product
+from parallel.tensor_parallel import Norm, Product
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Kernels:
 
     attention: see `model.kernels.attention`; branches: see `model.kernels.branches`; compile: whether the blocks and
     the loss are compiled by torch.compile; compile_blocks: a block as a whole, where no collective is inside it;
-    without it, only what lies between a block's two products; product: of those two, and their gradients' (None:
-    torch's), see `parallel.tensor_parallel.Product`.
+    without it, only what lies between a block's two products; product: of those two, and their gradients', see
+    `parallel.tensor_parallel.Product`; norm: LayerNorm, see `model.kernels.triton_norm`; None: torch's of either.
     """
 
     attention: Callable[..., Tensor]
@@ -32,12 +33,14 @@ class Kernels:
     compile: bool
     compile_blocks: bool = True
     product: Product | None = None
+    norm: Norm | None = None
 
     def describe(self) -> dict[str, str]:
         """Operation -> the name of its form, for the log."""
         return {
             "attention": self.attention.__name__,
             "branches": self.branches.__name__,
+            "norm": "torch" if self.norm is None else self.norm.__name__,
             "compile": "inductor" if self.compile else "off",
         }
 
@@ -45,12 +48,21 @@ class Kernels:
 def select_kernels(config: KernelsConfig, device: torch.device | None = None) -> Kernels:
     """The forms that `config` (conf/kernels) asks for. Errors: `ConfigError` for one that `device` cannot run."""
     attention = reference_attention if config.attention is KernelForm.reference else sdpa_attention
-    branches = reference_branches
-    if config.branches is BranchesForm.triton:
-        if device is not None and device.type != "cuda":
-            raise ConfigError(f"kernels.branches=triton needs a GPU, not a {device.type}; use kernels.branches=torch")
+    branches: Callable[..., Tensor] = reference_branches
+    norm: Norm | None = None
+    if _in_triton("branches", config.branches, device):
         from model.kernels.triton_branches import triton_branches as branches  # triton comes with torch for GPUs
-    return Kernels(attention, branches, config.compile)
+    if _in_triton("norm", config.norm, device):
+        from model.kernels.triton_norm import triton_norm as norm
+    # where Triton computes a block's middle, only single operations are left between its two products and around them
+    return Kernels(attention, branches, config.compile, compile_blocks=branches is reference_branches, norm=norm)
+
+
+def _in_triton(operation: str, form: FusedForm, device: torch.device | None) -> bool:
+    if form is FusedForm.triton and device is not None and device.type != "cuda":
+        raise ConfigError(f"kernels.{operation}=triton needs a GPU, not a {device.type}; use kernels.{operation}=torch")
+    on_gpu = device is not None and device.type == "cuda"
+    return form is FusedForm.triton or (form is FusedForm.auto and on_gpu and find_spec("triton") is not None)
 
 
 REFERENCE = Kernels(reference_attention, reference_branches, compile=False)

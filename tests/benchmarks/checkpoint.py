@@ -49,7 +49,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     settings = compose_settings(["layout.precision=fp32", *arguments.words], 1)
     join()
     mesh, batch = build_mesh(), settings.layout.micro_batch_size
-    kernels = select_kernels(settings.kernels)
+    kernels = select_kernels(settings.kernels, mesh.device)
 
     def set_weights(layer: nn.Module, index: int) -> None:
         init_layer(layer, index, settings.model, mesh.tp, settings.run.seed)

@@ -237,6 +237,10 @@ def layer_norm(shape: Shape) -> Operation:
         "torch, eager": run,
         "torch, inductor": torch.compile(run, dynamic=False),
     }
+    if shape.device.type == "cuda":
+        from model.kernels.triton_norm import triton_norm
+
+        forms["triton"] = partial(triton_norm, epsilon=1e-5)
     try:
         from apex.normalization import FusedLayerNorm  # type: ignore[import-not-found]
 

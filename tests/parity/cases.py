@@ -74,7 +74,7 @@ def engine_of(settings: Settings, mesh: ProcessMesh, weights: Weights | None = N
             load_layer(weights, layer, index, mesh.tp)
 
     return build_engine(
-        run_layers(settings, mesh.tp, select_kernels(settings.kernels)),
+        run_layers(settings, mesh.tp, select_kernels(settings.kernels, mesh.device)),
         set_weights,
         layer_flops(settings.model),
         partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),

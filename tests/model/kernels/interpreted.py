@@ -2,8 +2,13 @@
 TRITON_INTERPRET=1, which counts when the kernels are imported. The interpreter gets bf16 wrong, so fp32 and fp16 here;
 a GPU runs the same checks in bf16 too."""
 
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,12 +24,33 @@ from model.kernels.triton_branches import triton_branches
 from model.rotary import rotary_table
 from parallel.mesh import TensorParallelGroup
 
+ROOT = Path(__file__).parents[3]
 SHAPES = [  # batch, seq, heads, head_dim, rotary_dim
     (1, 1, 1, 8, 4),
     (2, 21, 3, 16, 16),
     (1, 17, 5, 80, 64),  # 2B's heads
     (2, 3, 5, 256, 64),  # wider than one program; 16B's heads
 ]
+
+
+def run(module: str) -> None:
+    """In a process of its own: whether kernels are interpreted is decided when they are imported."""
+    variables = {**os.environ, "TRITON_INTERPRET": "1"}
+    command = [sys.executable, "-m", module]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0 and done.stdout.endswith("all equal\n"), done.stderr[-3000:]
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """What torch.empty gives is nan, so a value that no kernel wrote shows."""
+    empty, empty_like = torch.Tensor.new_empty, torch.empty_like
+    torch.Tensor.new_empty = lambda self, *size, **keys: empty(self, *size, **keys).fill_(float("nan"))  # type: ignore
+    torch.empty_like = lambda value, **keys: empty_like(value, **keys).fill_(float("nan"))  # type: ignore
+    try:
+        yield
+    finally:
+        torch.Tensor.new_empty, torch.empty_like = empty, empty_like  # type: ignore[method-assign]
 
 
 def results(
@@ -73,16 +99,10 @@ def check_not_contiguous(device: str = "cpu") -> None:
 
 
 def check_every_value_is_written(device: str = "cpu") -> None:
-    """What torch.empty gives is poisoned, so a value that no kernel wrote is nan."""
     inputs, heads = inputs_of((1, 19, 3, 24, 8), 2, device)
     rounded = [value.float() for value in inputs]
-    empty, empty_like = torch.Tensor.new_empty, torch.empty_like
-    torch.Tensor.new_empty = lambda self, *size, **keys: empty(self, *size, **keys).fill_(float("nan"))  # type: ignore
-    torch.empty_like = lambda value, **keys: empty_like(value, **keys).fill_(float("nan"))  # type: ignore
-    try:
+    with poisoned():
         found = results(triton_branches, rounded, heads, reference_attention)
-    finally:
-        torch.Tensor.new_empty, torch.empty_like = empty, empty_like  # type: ignore[method-assign]
     assert all(bool(value.isfinite().all()) for value in found)
 
 

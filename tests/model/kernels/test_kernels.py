@@ -23,5 +23,6 @@ def test_an_operation_is_chosen_by_itself() -> None:
     assert REFERENCE.describe() == {
         "attention": "reference_attention",
         "branches": "reference_branches",
+        "norm": "torch",
         "compile": "off",
     }
