@@ -5,6 +5,7 @@ They are made of the layers of `parallel.tensor_parallel` and the chunked loss o
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from conf.choices import Recompute
 from conf.schema import ModelConfig
 from model.kernels import Kernels
 from model.kernels.branches import merge_branches, reference_branches, split_projection
+from model.kernels.documents import Documents
 from model.kv_cache import DecodePositions, KVCache
 from model.rotary import apply_rotary, rotary_table
 from parallel.collectives import enter_column
@@ -30,8 +32,8 @@ class Embedding(nn.Module):
         super().__init__()
         self.tokens = VocabEmbedding(config.vocab_size, config.n_embd, tp)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Shapes as in the class."""
+    def forward(self, ids: Tensor, documents: Documents | None = None) -> Tensor:
+        """Shapes as in the class. documents: as every layer but the head is given them; of no use here."""
         return self.tokens(ids)  # type: ignore[no-any-return]
 
 
@@ -77,22 +79,33 @@ class Block(nn.Module):
         kv_cache: KVCache | None = None,
         positions: DecodePositions | None = None,
         dropout_keys: Tensor | None = None,
+        documents: Documents | None = None,
     ) -> Tensor:
         """`[batch, seq, d]` -> the same (seq / tp tokens under sequence parallelism).
 
-        Decoding gives the `kv_cache` of the tokens before these, and the `positions` of these. `dropout_keys` are
-        filled in by `_training_form`.
+        documents: where a sample holds several that do not see each other, always of the whole sequence. Decoding gives
+        the `kv_cache` of the tokens before these, and the `positions` of these. `dropout_keys` are filled in by
+        `_training_form`.
         """
         normed = self.norm(hidden_states)  # [batch, seq, d]
         projected = self.in_proj(normed)  # [batch, seq, 7d / tp]: q, k, v and the MLP's, side by side
-        branches = self.branches(projected, kv_cache, positions)  # [batch, seq, 5d / tp]: attention and gelu(mlp)
+        branches = self.branches(
+            projected, kv_cache, positions, documents=documents
+        )  # [batch, seq, 5d / tp]: attention and gelu(mlp)
         out = self.out_proj(branches)  # [batch, seq, d]
         return hidden_states + self.dropout(out, dropout_keys)  # type: ignore[no-any-return]  # [batch, seq, d]
 
     def _branches(
-        self, projected: Tensor, kv_cache: KVCache | None = None, positions: DecodePositions | None = None
+        self,
+        projected: Tensor,
+        kv_cache: KVCache | None = None,
+        positions: DecodePositions | None = None,
+        documents: Documents | None = None,
     ) -> Tensor:
         """What lies between the two products: `[batch, seq, 7d / tp]` -> `[batch, seq, 5d / tp]`."""
+        if documents is not None:
+            table, attention = self.rotary[:, documents.positions].unsqueeze(2), self.kernels.document_attention
+            return self.kernels.branches(projected, self.mlp_bias, table, self.heads, attention, documents.mask)
         if kv_cache is None or positions is None:
             return self.kernels.branches(projected, self.mlp_bias, self.rotary, self.heads, self.kernels.attention)
         q, k, v, mlp = split_projection(projected, self.heads)
@@ -115,14 +128,20 @@ def _training_form(
         return function
     compiled = torch.compile(function, dynamic=False) if compile else function
 
-    def run(x: Tensor, kv_cache: KVCache | None = None, positions: DecodePositions | None = None) -> Tensor:
+    def run(
+        x: Tensor,
+        kv_cache: KVCache | None = None,
+        positions: DecodePositions | None = None,
+        documents: Documents | None = None,
+    ) -> Tensor:
         if kv_cache is not None:
             return function(x, kv_cache, positions)
         keys = dropout.sample_keys(len(x), x.device) if dropout else None
-        inputs = (x,) if keys is None else (x, None, None, keys)
+        given = {"dropout_keys": keys, "documents": documents}
+        named: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if recompute and torch.is_grad_enabled():
-            return checkpoint(compiled, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
-        return compiled(*inputs)
+            return checkpoint(compiled, x, use_reentrant=False, **named)  # type: ignore[no-any-return]
+        return compiled(x, **named)
 
     return run
 

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,19 +27,18 @@ from parallel.full_state import (
     trainer_state,
 )
 from parallel.mesh import ProcessMesh
+from parallel.micro_batch import MicroBatch, label_weight
 from parallel.overlapped_reduction import OverlappedReduction, bucket_parameter_groups
-from parallel.pipeline import build_pipeline, spread_nonfinite
+from parallel.pipeline import Documents, build_pipeline, run_layers, weigh_loss
 from parallel.tensor_parallel import shard_of
 from parallel.zero import prepare_layer, uses_bf16_optimizer
-
-MicroBatch = tuple[Tensor, Tensor]  # token ids and labels, [micro_batch, seq] each
 
 
 @dataclass(frozen=True)
 class StepResult:
     """What one optimizer step did, the same on every process.
 
-    loss: mean over the global batch's tokens; gradient_norm: global, before clipping;
+    loss: mean over the global batch's labels that count; gradient_norm: global, before clipping;
     skipped: the step was not taken because the loss or a gradient was not finite;
     rescaled: it was fp16's search for a scale of the loss that made a gradient overflow, which is no fault.
     """
@@ -53,14 +52,19 @@ class StepResult:
 class Stack(nn.Sequential):
     """All layers in one process, with the parameter names of a pipeline; the last is a `protocols.OutputLayer`."""
 
-    def forward(self, ids: Tensor, labels: Tensor | None = None) -> Tensor:
-        """ids and labels `[batch, seq]` -> the loss; without labels, the last layer's hidden states."""
+    documents: Documents | None = None  # what layers are given of a micro-batch's positions
+
+    def forward(
+        self,
+        ids: Tensor,
+        labels: Tensor | None = None,
+        positions: Tensor | None = None,
+        label_weight: Tensor | None = None,
+    ) -> Tensor:
+        """ids, labels, positions `[batch, seq]` -> the loss; without labels, the last layer's hidden states."""
         *body, head = self
-        hidden_states = ids
-        for layer in body:
-            hidden_states = layer(hidden_states)
-        output: Tensor = head(hidden_states, labels)
-        return output if labels is None else spread_nonfinite(output)
+        output: Tensor = head(run_layers(body, ids, positions, self.documents), labels)
+        return output if labels is None else weigh_loss(output, label_weight)
 
 
 class Engine:
@@ -91,12 +95,16 @@ class Engine:
             group["lr"] = lr
 
     def train_batch(self, micro_batches: Iterator[MicroBatch]) -> StepResult:
-        """Train one optimizer step on `accumulation_steps` micro-batches of this replica. Every process calls it."""
+        """Train one optimizer step on `accumulation_steps` micro-batches of this replica. Every process calls it.
+
+        Every label of the step that counts weighs the same, wherever the others are.
+        """
         self.deepspeed.train()
         for dropout in self.dropouts:
             dropout.begin_step(self.seed, self.deepspeed.global_steps, self.mesh)
         scale = self.deepspeed.optimizer.loss_scaler.cur_scale if self.deepspeed.fp16_enabled() else 1
-        loss = self._forward_backward_step(micro_batches)
+        step = [MicroBatch(*next(micro_batches)) for _ in range(self.accumulation_steps)]
+        loss = self._forward_backward_step(step, label_weight(step, self.mesh))
         norm = self.deepspeed.get_global_grad_norm()
         skipped = not self.deepspeed.was_step_applied()
         if norm is None and not skipped:
@@ -111,7 +119,7 @@ class Engine:
         """
         self.deepspeed.eval()
         with torch.no_grad():
-            loss = self._summed_loss(self._to_device(micro_batch))
+            loss = self._summed_loss(MicroBatch(*micro_batch))
         return float(self.mesh.all_reduce_dp(loss.detach().float().clone()))
 
     def next_token_logits(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -124,17 +132,17 @@ class Engine:
             logits = self._logits(ids.to(self.mesh.device), positions.to(self.mesh.device))
         return torch.Tensor.cpu(logits)
 
-    def _forward_backward_step(self, micro_batches: Iterator[MicroBatch]) -> Tensor:
+    def _forward_backward_step(self, step: list[MicroBatch], weight: Tensor) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=self.mesh.device)
-        for _ in range(self.accumulation_steps):
-            loss = self.deepspeed(*self._to_device(next(micro_batches)))
+        for micro_batch in step:
+            loss = self.deepspeed(*micro_batch.to(self.mesh.device), weight)
             self.deepspeed.backward(loss)
             self.deepspeed.step()
             total += loss.detach()
         return self.mesh.all_reduce_dp(total) / (self.accumulation_steps * self.mesh.dp_size)
 
     def _summed_loss(self, micro_batch: MicroBatch) -> Tensor:
-        return self.deepspeed(*micro_batch)  # type: ignore[no-any-return]
+        return self.deepspeed(*micro_batch.to(self.mesh.device))  # type: ignore[no-any-return]
 
     def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
         head, hidden_states = self.deepspeed.module[-1], self.deepspeed.module(ids)
@@ -183,10 +191,6 @@ class Engine:
     def trainer_state(self, saved: dict[str, Any]) -> None:
         load_trainer_state(self.deepspeed, saved)
 
-    def _to_device(self, batch: MicroBatch) -> MicroBatch:
-        ids, labels = batch
-        return ids.to(self.mesh.device, non_blocking=True), labels.to(self.mesh.device, non_blocking=True)
-
     def wait_for_weights(self) -> None:
         """Wait until the last step's weights are gathered: for whoever reads parameters outside of a forward pass."""
         if self.overlapped is not None:
@@ -201,12 +205,14 @@ class Engine:
 class PipelinedEngine(Engine):
     """A model and its optimizer under a layout with pipeline parallelism."""
 
-    def _forward_backward_step(self, micro_batches: Iterator[MicroBatch]) -> Tensor:
-        return self.deepspeed.train_batch(self._labelled(micro_batches))  # type: ignore[no-any-return]
+    def _forward_backward_step(self, step: list[MicroBatch], weight: Tensor) -> Tensor:
+        self.deepspeed.module.label_weight = weight
+        return self.deepspeed.train_batch(self._labelled(step))  # type: ignore[no-any-return]
 
     def _summed_loss(self, micro_batch: MicroBatch) -> Tensor:
         # DeepSpeed returns the mean over the replicas on each of them; `eval_batch` adds these up to the sum
-        mean: Tensor = self._evaluate(self._labelled(iter([micro_batch])))
+        self.deepspeed.module.label_weight = None
+        mean: Tensor = self._evaluate(self._labelled([micro_batch]))
         return mean
 
     def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
@@ -219,14 +225,14 @@ class PipelinedEngine(Engine):
             gather_vocabulary(head.logits(hidden_states, positions), self.mesh.tp)
         )
 
-    def _labelled(self, micro_batches: Iterator[MicroBatch]) -> Iterator[MicroBatch]:
+    def _labelled(self, micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[Any, Tensor]]:
         """Set the module's labels as DeepSpeed takes each micro-batch, which it computes next."""
         for micro_batch in micro_batches:
-            ids, labels = self._to_device(micro_batch)
+            ids, labels, positions = micro_batch.to(self.mesh.device)
             self.deepspeed.module.labels = labels
-            yield ids, labels
+            yield ids if positions is None else (ids, positions), labels
 
-    def _evaluate(self, micro_batches: Iterator[MicroBatch], **options: bool) -> Any:
+    def _evaluate(self, micro_batches: Iterator[tuple[Any, Tensor]], **options: bool) -> Any:
         """DeepSpeed's `eval_batch` on one micro-batch of any shape; it would keep those of the last call."""
         self.deepspeed.reset_activation_shape()
         self.deepspeed.total_loss = None
@@ -242,12 +248,14 @@ def build_engine(
     optimizer: Callable[[list[tuple[str, nn.Parameter]]], torch.optim.Optimizer],
     config: dict[str, Any],
     mesh: ProcessMesh,
+    documents: Documents | None = None,
 ) -> Engine:
     """Build this process's layers one after the other, set their weights, and initialise DeepSpeed with them.
 
     builders: one a layer of the model; initialise(layer, index): sets a built layer's weights; costs: each layer's, to
     balance pipeline stages; optimizer: builds it from (name, parameter) pairs; config: from
-    `parallel.zero.deepspeed_config`. Errors: TypeError where DeepSpeed chooses an optimizer class that is not known.
+    `parallel.zero.deepspeed_config`; documents: called with a micro-batch's positions, and every layer but the last is
+    given the result, as `documents`. Errors: TypeError where DeepSpeed chooses an optimizer class that is not known.
     """
 
     def build(index: int) -> nn.Module:
@@ -259,6 +267,7 @@ def build_engine(
         module = build_pipeline([partial(build, index) for index in range(len(builders))], costs, mesh)
     else:
         module = Stack(*(build(index) for index in range(len(builders))))
+    module.documents = documents
     adamw, bf16_optimizer = optimizer(list(module.named_parameters())), uses_bf16_optimizer(config)
     if bf16_optimizer:
         bucket_parameter_groups(adamw, config["zero_optimization"]["reduce_bucket_size"])

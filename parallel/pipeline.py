@@ -2,13 +2,15 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from deepspeed.pipe import LayerSpec, PipelineModule  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from parallel.mesh import ProcessMesh
+
+Documents = Callable[[Tensor], Any]
 
 
 def pipeline_bounds(costs: Sequence[float], stages: int) -> list[int]:
@@ -39,9 +41,14 @@ class _Pipeline(PipelineModule):  # type: ignore[misc]
     does not serve: it is called on `forward`'s output, and the backward hook that DeepSpeed sets on that output clears
     the gradients which the loss has left before it, those of the head. Labels as a second output of each layer would
     be sent through every pipeline stage. So the engine sets `labels` as DeepSpeed takes each micro-batch.
+
+    The positions of documents that do not see each other are needed by every block. They are few bytes, and travel from
+    stage to stage beside hidden states, as DeepSpeed sends a tuple's integers: without a gradient.
     """
 
     labels: Tensor | None = None  # of the micro-batch that the last stage computes next; None: no loss
+    label_weight: Tensor | None = None  # of the same optimizer step, see `Engine.train_batch`
+    documents: Documents | None = None  # what layers are given of a micro-batch's positions
 
     def __init__(self, bounds: list[int], **keys: Any) -> None:
         self.bounds = bounds
@@ -55,18 +62,42 @@ class _Pipeline(PipelineModule):  # type: ignore[misc]
         self._set_bounds(start=self.bounds[pipeline_stage], stop=self.bounds[pipeline_stage + 1])
         self.bounds_were_used = True
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Token ids or hidden states -> hidden states; with `labels`, the last stage's loss."""
-        output: Tensor = super().forward(x)
+    def forward(self, x: Tensor | tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+        """Token ids or hidden states -> hidden states, with positions beside them where they came with any.
+
+        With `labels`, the last stage's loss.
+        """
+        states, positions = x if isinstance(x, tuple) else (x, None)
         is_last = self._local_stop == self._num_layers
-        if is_last and self.labels is not None:
-            return spread_nonfinite(self.forward_funcs[-1].loss(output, self.labels))
-        return output
+        body = self.forward_funcs[:-1] if is_last else self.forward_funcs
+        states = run_layers(body, states, positions, self.documents)
+        if not is_last:
+            return states if positions is None else (states, positions)
+        head = self.forward_funcs[-1]
+        output: Tensor = head(states)
+        return output if self.labels is None else weigh_loss(head.loss(output, self.labels), self.label_weight)
 
 
-def spread_nonfinite(loss: Tensor) -> Tensor:
-    """`loss`, whose gradients are nan where it is not finite, so that what looks at gradients sees every bad loss."""
-    return loss * (1 + 0 * loss.detach())
+def run_layers(
+    layers: Iterable[Callable[..., Tensor]], x: Tensor, positions: Tensor | None, documents: Documents | None
+) -> Tensor:
+    """`x` through `layers`, each given what `documents` makes of the positions `[batch, seq]`, where there are any."""
+    if positions is None:
+        for layer in layers:
+            x = layer(x)
+        return x
+    if documents is None:
+        raise ValueError("a micro-batch has positions in documents, and build_engine was given no `documents`")
+    shared = documents(positions)  # once for all layers
+    for layer in layers:
+        x = layer(x, documents=shared)
+    return x
+
+
+def weigh_loss(loss: Tensor, weight: Tensor | None) -> Tensor:
+    """`loss` times `weight`; its gradients are nan where it is not finite, so that who looks at them sees it."""
+    weighed = loss if weight is None else loss * weight
+    return weighed * (1 + 0 * weighed.detach())
 
 
 class _Layer(LayerSpec):  # type: ignore[misc]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from model.flops import flops_per_token
-from parallel.engine import MicroBatch
+from parallel.micro_batch import MicroBatch
 from train.context import RunContext
 from train.hardware import energy_joules, measured_tflops, peak_memory_bytes
 

@@ -20,8 +20,9 @@ from model.layer_costs import layer_costs
 from model.pretrained import open_weights
 from model.tokenizer import load_tokenizer
 from model.weights import Weights, load_layer
-from parallel.engine import Engine, MicroBatch, build_engine
+from parallel.engine import Engine, build_engine
 from parallel.full_state import WEIGHTS
+from parallel.micro_batch import MicroBatch
 from parallel.zero import deepspeed_config
 from train.checkpoint.files import Keep
 from train.checkpoint.load import checkpoint_weights, load_checkpoint, newest_checkpoint
@@ -108,6 +109,7 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
         partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),
         config,
         mesh,
+        context.kernels.documents,
     )
     if (
         weights is not None and context.precision is not Precision.fp32

@@ -15,6 +15,7 @@ from conf.errors import ConfigError
 from conf.schema import KernelsConfig
 from model.kernels.attention import reference_attention, sdpa_attention
 from model.kernels.branches import reference_branches
+from model.kernels.documents import Documents, flex_attention, flex_documents, masked_documents
 from parallel.tensor_parallel import Norm, Product
 
 
@@ -25,7 +26,9 @@ class Kernels:
     attention: see `model.kernels.attention`; branches: see `model.kernels.branches`; compile: whether the blocks and
     the loss are compiled by torch.compile; compile_blocks: a block as a whole, where no collective is inside it;
     without it, only what lies between a block's two products; product: of those two, and their gradients', see
-    `parallel.tensor_parallel.Product`; norm: LayerNorm, see `model.kernels.triton_norm`; None: torch's of either.
+    `parallel.tensor_parallel.Product`; norm: LayerNorm, see `model.kernels.triton_norm`; None: torch's of either;
+    documents: what the blocks share of documents that do not see each other, and document_attention, which takes its
+    mask: see `model.kernels.documents`.
     """
 
     attention: Callable[..., Tensor]
@@ -34,6 +37,8 @@ class Kernels:
     compile_blocks: bool = True
     product: Product | None = None
     norm: Norm | None = None
+    documents: Callable[[Tensor], Documents] = masked_documents
+    document_attention: Callable[..., Tensor] = reference_attention
 
     def describe(self) -> dict[str, str]:
         """Operation -> the name of its form, for the log."""
@@ -54,8 +59,13 @@ def select_kernels(config: KernelsConfig, device: torch.device | None = None) ->
         from model.kernels.triton_branches import triton_branches as branches  # triton comes with torch for GPUs
     if _in_triton("norm", config.norm, device):
         from model.kernels.triton_norm import triton_norm as norm
+    documents: Callable[[Tensor], Documents] = masked_documents
+    document_attention: Callable[..., Tensor] = attention
+    if device is not None and device.type == "cuda" and attention is sdpa_attention:
+        documents, document_attention = flex_documents, flex_attention
     # where Triton computes a block's middle, only single operations are left between its two products and around them
-    return Kernels(attention, branches, config.compile, compile_blocks=branches is reference_branches, norm=norm)
+    whole = branches is reference_branches
+    return Kernels(attention, branches, config.compile, whole, None, norm, documents, document_attention)
 
 
 def _in_triton(operation: str, form: FusedForm, device: torch.device | None) -> bool:

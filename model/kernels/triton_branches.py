@@ -110,9 +110,9 @@ class _Rotate(torch.autograd.Function):
         d = width // 7
         rotated = projected.new_empty(2, batch, seq, d)
         parts = torch.split(projected.view(-1, width), d, dim=-1)
-        _rotate((*parts[:2], parts[2]), (rotated[0], rotated[1], parts[2]), rotary, d // heads, seq, 1.0, copy_v=False)
+        _rotate((*parts[:2], parts[2]), (rotated[0], rotated[1], parts[2]), rotary, d // heads, 1.0, copy_v=False)
         ctx.save_for_backward(rotary)
-        ctx.heads, ctx.seq, ctx.buffer = heads, seq, buffer
+        ctx.heads, ctx.buffer = heads, buffer
         q, k, v = rotated[0], rotated[1], projected[..., 2 * d : 3 * d].detach()
         return tuple(part.view(batch, seq, heads, d // heads).transpose(1, 2) for part in (q, k, v))
 
@@ -124,7 +124,7 @@ class _Rotate(torch.autograd.Function):
         d = whole.shape[-1] // 7
         flat = [gradient.transpose(1, 2).reshape(-1, d).contiguous() for gradient in gradients]
         targets = torch.split(whole.view(-1, 7 * d), d, dim=-1)[:3]
-        _rotate(tuple(flat), targets, rotary, d // ctx.heads, ctx.seq, -1.0, copy_v=True)
+        _rotate(tuple(flat), targets, rotary, d // ctx.heads, -1.0, copy_v=True)
         return whole, None, None, None
 
 
@@ -158,26 +158,38 @@ class _Merge(torch.autograd.Function):
 
 
 def _rotate(
-    sources: tuple[Tensor, ...], targets: tuple[Tensor, ...], rotary: Tensor, head_dim: int, seq: int, sign: float,
-    copy_v: bool,
+    sources: tuple[Tensor, ...], targets: tuple[Tensor, ...], rotary: Tensor, head_dim: int, sign: float, copy_v: bool
 ) -> None:  # fmt: skip
-    """Launch `rotate_kernel` on q, k and v, `[rows, d]` or `[batch, seq, d]` each, with one stride among each three."""
+    """Launch `rotate_kernel` on q, k and v, `[rows, d]` or `[batch, seq, d]` each, with one stride among each three.
+
+    rotary: `[2, period, rotary_dim / 2]`; row r takes its angles from `r % period`.
+    """
     rows, d = sources[0].shape[0], sources[0].shape[-1]
     grid = (triton.cdiv(rows, ROWS), triton.cdiv(d, BLOCK))
     strides = sources[0].stride(-2), targets[0].stride(-2), rotary.stride(0)
-    rotary_dim = 2 * rotary.shape[-1]
+    period, rotary_dim = rotary.shape[1], 2 * rotary.shape[2]
     rotate_kernel[grid](
-        *sources, *targets, rotary, rows, seq, d, *strides, sign, head_dim, rotary_dim, copy_v, ROWS, BLOCK
+        *sources, *targets, rotary, rows, period, d, *strides, sign, head_dim, rotary_dim, copy_v, ROWS, BLOCK
     )
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def triton_branches(projected: Tensor, mlp_bias: Tensor, rotary: Tensor, heads: int, attention: Attention) -> Tensor:
+def triton_branches(
+    projected: Tensor,
+    mlp_bias: Tensor,
+    rotary: Tensor,
+    heads: int,
+    attention: Attention,
+    attention_mask: Any = None,
+) -> Tensor:
     """As `reference_branches`. Needs a CUDA device, or TRITON_INTERPRET=1; meta tensors take the reference."""
     if projected.is_meta:
-        return reference_branches(projected, mlp_bias, rotary, heads, attention)
+        return reference_branches(projected, mlp_bias, rotary, heads, attention, attention_mask)
+    table = (
+        rotary.flatten(1, -2) if rotary.dim() > 3 else rotary[:, : projected.shape[1]]
+    )  # of all rows, or of a sample's
     projected, buffer = projected.contiguous(), _GradientBuffer()
-    q, k, v = _Rotate.apply(projected, rotary.contiguous(), heads, buffer)  # type: ignore[no-untyped-call]
-    attended = attention(q, k, v, None)
+    q, k, v = _Rotate.apply(projected, table.contiguous(), heads, buffer)  # type: ignore[no-untyped-call]
+    attended = attention(q, k, v, attention_mask)
     # detached: its gradient is in the buffer, and _Rotate's backward, which comes later, returns all of it
     return _Merge.apply(attended, mlp_bias, projected.detach(), buffer)  # type: ignore[no-any-return, no-untyped-call]

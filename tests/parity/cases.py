@@ -1,5 +1,6 @@
 """What every process of a parity world runs: a few optimizer steps of one small CodeGen under a given layout."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from conf.choices import IGNORE_INDEX
 from conf.commands import Sampling
 from conf.compose import compose_settings
 from conf.schema import Settings
@@ -17,6 +19,7 @@ from model.kernels import select_kernels
 from model.weights import Weights, load_layer
 from parallel.engine import Engine, build_engine
 from parallel.mesh import ProcessMesh
+from parallel.micro_batch import MicroBatch
 from parallel.zero import deepspeed_config
 from tests.worlds import mesh_of
 from train.optimizer import adamw
@@ -31,6 +34,9 @@ SMALL_BUCKETS = [  # smaller than the model; ZeRO-3 partitions its matrices, and
     "layout.zero.prefetch_bucket_size=3000",
     "layout.zero.max_live_parameters=20000",
 ]
+
+
+Form = Callable[[torch.Tensor], MicroBatch]  # rows `[batch, seq + 1]` as training reads them
 
 
 class Ids:
@@ -64,6 +70,28 @@ def batch(step: int, settings: Settings) -> torch.Tensor:
     return torch.randint(0, 90, (BATCH, settings.model.context_length + 1), generator=generator)
 
 
+DOCUMENTS = [(16,), (5, 11), (1, 7, 8), (3, 3, 4), (9,), (2, 1), (4, 4, 4, 4), (10, 5)]  # tokens, by row of a batch
+
+
+def packed(rows: torch.Tensor) -> MicroBatch:
+    """`rows` `[batch, seq + 1]` as the documents of `DOCUMENTS`, and after them padding without labels.
+
+    Replicas and micro-batches have unequal numbers of labels.
+    """
+    ids, labels = rows[:, :-1], rows[:, 1:].clone()
+    positions = torch.zeros_like(ids, dtype=torch.int32)
+    for row in range(len(rows)):
+        lengths = DOCUMENTS[row % BATCH]
+        labels[row, sum(lengths) :] = IGNORE_INDEX
+        positions[row] = torch.cat([torch.arange(n) for n in (*lengths, ids.shape[1] - sum(lengths))])
+    return MicroBatch(ids, labels, positions)
+
+
+def plain(rows: torch.Tensor) -> MicroBatch:
+    """`rows` `[batch, seq + 1]`, every token seeing all before it."""
+    return MicroBatch(rows[:, :-1], rows[:, 1:])
+
+
 def engine_of(settings: Settings, mesh: ProcessMesh, weights: Weights | None = None) -> Engine:
     """The engine that the training loop would build."""
 
@@ -73,22 +101,28 @@ def engine_of(settings: Settings, mesh: ProcessMesh, weights: Weights | None = N
         else:
             load_layer(weights, layer, index, mesh.tp)
 
+    kernels = select_kernels(settings.kernels, mesh.device)
     return build_engine(
-        run_layers(settings, mesh.tp, select_kernels(settings.kernels, mesh.device)),
+        run_layers(settings, mesh.tp, kernels),
         set_weights,
         layer_flops(settings.model),
         partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),
         deepspeed_config(settings, BATCH, mesh.size, settings.layout.precision),
         mesh,
+        kernels.documents,
     )
 
 
-def micro_batches(step: int, settings: Settings, mesh: ProcessMesh) -> Any:
+def micro_batches(step: int, settings: Settings, mesh: ProcessMesh, form: Form = plain) -> Iterator[MicroBatch]:
     """This replica's share of the step's batch, as `train.data.batches` deals it out."""
-    rows, size = batch(step, settings), settings.layout.micro_batch_size
+    whole, size = form(batch(step, settings)), settings.layout.micro_batch_size
     for start in range(mesh.dp_rank * size, BATCH, size * mesh.dp_size):
-        part = rows[start : start + size]
-        yield part[:, :-1], part[:, 1:]
+        yield rows_of(whole, start, start + size)
+
+
+def rows_of(whole: MicroBatch, start: int, stop: int) -> MicroBatch:
+    """Rows [start, stop) of a batch."""
+    return MicroBatch(*(None if each is None else each[start:stop] for each in whole))  # type: ignore[arg-type]
 
 
 def mesh_for(settings: Settings) -> ProcessMesh:
@@ -105,12 +139,12 @@ def mesh_for(settings: Settings) -> ProcessMesh:
     return mesh
 
 
-def take_steps(engine: Engine, settings: Settings) -> dict[str, Any]:
+def take_steps(engine: Engine, settings: Settings, form: Form = plain) -> dict[str, Any]:
     """Losses, gradient norms and final weights (on the processes that are given them) of `STEPS` steps."""
     results = []
     for step in range(STEPS):
         engine.set_lr(RATE)
-        results.append(engine.train_batch(micro_batches(step, settings, engine.mesh)))
+        results.append(engine.train_batch(micro_batches(step, settings, engine.mesh, form)))
     return {
         "loss": [result.loss for result in results],
         "gradient_norm": [result.gradient_norm for result in results],
@@ -118,16 +152,22 @@ def take_steps(engine: Engine, settings: Settings) -> dict[str, Any]:
     }
 
 
-def train(overrides: list[str]) -> dict[str, Any]:
+def train_documents(overrides: list[str]) -> dict[str, Any]:
+    """As `train`, on documents that do not see each other."""
+    return train(overrides, packed)
+
+
+def train(overrides: list[str], form: Form = plain) -> dict[str, Any]:
     """What `take_steps` gives, with evaluation, logits and greedy samples after it."""
     settings = settings_of(overrides)
     mesh = mesh_for(settings)
     engine = engine_of(settings, mesh)
-    trained = take_steps(engine, settings)
+    trained = take_steps(engine, settings, form)
     rows = batch(STEPS, settings)
     per_replica = BATCH // mesh.dp_size
     mine = rows[mesh.dp_rank * per_replica : (mesh.dp_rank + 1) * per_replica]
-    summed = engine.eval_batch((mine[:, :-1], mine[:, 1:]))
+    first = mesh.dp_rank * per_replica
+    summed = engine.eval_batch(rows_of(form(rows), first, first + per_replica))
     logits = engine.next_token_logits(rows[:2, :-1], torch.tensor([3, 9]))
     # Replicas have different prompts, and one of them fewer than the others.
     own = [row[:3].tolist() for row in mine[: max(1, per_replica - mesh.dp_rank)]]

@@ -1,17 +1,25 @@
 """The run that every layout must reproduce: Hugging Face's model with torch's AdamW and clipping, in one process."""
 
+from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import torch
 from transformers import CodeGenForCausalLM
 
 from model.huggingface import from_huggingface
-from tests.parity.cases import NEW_TOKENS, RATE, SEED, STEPS, batch, settings_of
+from tests.parity.cases import DOCUMENTS, NEW_TOKENS, RATE, SEED, STEPS, batch, settings_of
 from tests.twin import MP_NUM, initial_weights, twin_of
 
+Summed = Callable[[CodeGenForCausalLM, torch.Tensor], tuple[torch.Tensor, int]]
 
-def golden() -> dict[str, Any]:
-    """Losses, norms, final weights, and what is evaluated after the last of `STEPS` steps."""
+
+def golden(summed: Summed | None = None) -> dict[str, Any]:
+    """Losses, norms, final weights, and what is evaluated after the last of `STEPS` steps.
+
+    summed: the loss of `[batch, seq + 1]`, summed over labels, and their number.
+    """
+    summed = summed or cross_entropy
     settings = settings_of([])
     model, optimizer = settings.model, settings.optimizer
     twin = twin_of(model, initial_weights(model, SEED))
@@ -26,7 +34,8 @@ def golden() -> dict[str, Any]:
     result: dict[str, Any] = {"loss": [], "gradient_norm": []}
     for step in range(STEPS):
         rows = batch(step, settings)
-        loss = cross_entropy(twin, rows) / rows[:, 1:].numel()
+        total, labels = summed(twin, rows)
+        loss = total / labels
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), optimizer.gradient_clipping)
         adamw.step()
@@ -35,7 +44,7 @@ def golden() -> dict[str, Any]:
         result["gradient_norm"].append(norm.item())
     with torch.no_grad():
         rows = batch(STEPS, settings)
-        result["evaluation"] = cross_entropy(twin, rows).item()
+        result["evaluation"] = summed(twin, rows)[0].item()
         result["logits"] = twin(rows[:2, :-1]).logits[torch.arange(2), torch.tensor([3, 9])]
         result["continued"] = [continue_greedily(twin, row[:3]) for row in rows]
     state = twin.state_dict()
@@ -55,7 +64,17 @@ def continue_greedily(twin: CodeGenForCausalLM, ids: torch.Tensor) -> list[int]:
     return ids[prompt:].tolist()
 
 
-def cross_entropy(twin: CodeGenForCausalLM, rows: torch.Tensor) -> torch.Tensor:
-    """Summed over the tokens of `rows` `[batch, seq + 1]`."""
+def cross_entropy(twin: CodeGenForCausalLM, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Summed over the tokens of `rows` `[batch, seq + 1]`, and their number."""
     logits = twin(rows[:, :-1]).logits
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum")
+    labels = rows[:, 1:].flatten()
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels, reduction="sum"), len(labels)
+
+
+def each_document_by_itself(twin: CodeGenForCausalLM, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """As `cross_entropy`, of the documents of `DOCUMENTS` in a forward pass each."""
+    found = []
+    for row, lengths in zip(rows, DOCUMENTS, strict=True):
+        for start, length in zip(accumulate(lengths, initial=0), lengths, strict=False):
+            found.append(cross_entropy(twin, row[None, start : start + length + 1]))
+    return torch.stack([loss for loss, _ in found]).sum(), sum(labels for _, labels in found)

@@ -78,8 +78,8 @@ def run(words: list[str], bad_samples: tuple[int, int] | None, bad_weight: bool)
     bad = [torch.as_tensor(dataset[order[position]][0]) for position in range(*(bad_samples or (0, 0)))]
     forward, take, taken = Stack.forward, Engine.train_batch, [0]
 
-    def poisoned(stack: Stack, ids: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        output = forward(stack, ids, labels)
+    def poisoned(stack: Stack, ids: torch.Tensor, labels: torch.Tensor | None = None, *more: Any) -> torch.Tensor:
+        output = forward(stack, ids, labels, *more)
         hit = any(bool((ids == row).all(dim=1).any()) for row in bad)
         return output * math.nan if hit and labels is not None and torch.is_grad_enabled() else output
 

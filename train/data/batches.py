@@ -10,14 +10,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from conf.choices import IGNORE_INDEX
+from parallel.micro_batch import MicroBatch
 from train.data.packed_dataset import PackedDataset, Sample
 
 PREFETCHED = 4  # micro-batches that wait for the device
-
-MicroBatch = tuple[Tensor, Tensor]
 
 
 class Samples(Protocol):
@@ -75,8 +73,8 @@ def micro_batches(
     micro_batch_size: int,
     dp_rank: int,
     dp_size: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (token ids, labels) of data-parallel rank `dp_rank`, each `[micro_batch_size, context_length]`.
+) -> Iterator[MicroBatch]:
+    """Endless micro-batches of data-parallel rank `dp_rank`, each `[micro_batch_size, context_length]`.
 
     position_samples: number of samples that all data-parallel ranks together have consumed so far.
     """
@@ -105,8 +103,8 @@ def prefetched(batches: Iterator[MicroBatch], pin: bool) -> Iterator[MicroBatch]
 
     def make() -> None:
         try:
-            for ids, labels in batches:
-                put((ids.pin_memory(), labels.pin_memory()) if pin else (ids, labels))
+            for batch in batches:
+                put(batch.pin_memory() if pin else batch)
                 if stopped.is_set():
                     return
             put(None)
@@ -123,9 +121,7 @@ def prefetched(batches: Iterator[MicroBatch], pin: bool) -> Iterator[MicroBatch]
         stopped.set()
 
 
-def validation_batches(
-    dataset: PackedDataset, batch_size: int, dp_rank: int, dp_size: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def validation_batches(dataset: PackedDataset, batch_size: int, dp_rank: int, dp_size: int) -> Iterator[MicroBatch]:
     """Every validation sample once, in order, dealt out over the data-parallel ranks; `[batch_size, context_length]`.
 
     All ranks get the same number of batches, as evaluation is collective: rows past the end repeat the first sample
@@ -138,6 +134,5 @@ def validation_batches(
         yield _stack([dataset[row] if row < len(dataset) else padding for row in rows])
 
 
-def _stack(samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
-    ids, labels = zip(*samples, strict=True)
-    return torch.stack([torch.as_tensor(row) for row in ids]), torch.stack([torch.as_tensor(row) for row in labels])
+def _stack(samples: Sequence[Sample]) -> MicroBatch:
+    return MicroBatch(*(torch.stack([torch.as_tensor(row) for row in rows]) for rows in zip(*samples, strict=True)))

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from model.init import init_layer
 from model.kernels import REFERENCE
 from model.kernels.attention import reference_attention, sdpa_attention
 from model.kernels.branches import reference_branches
+from model.kernels.documents import masked_documents
 from model.kernels.triton_branches import triton_branches
 from model.rotary import rotary_table
 from parallel.mesh import TensorParallelGroup
@@ -98,6 +100,18 @@ def check_not_contiguous(device: str = "cpu") -> None:
         assert one.equal(other)
 
 
+def check_documents(device: str = "cpu") -> None:
+    """The angles of each token, where positions restart within a sample, and a mask."""
+    (projected, bias, table, gradient), heads = inputs_of((2, 21, 3, 16, 8), 4, device)
+    documents = masked_documents(torch.tensor([[*range(5), *range(16)], [*range(20), 0]], device=device))
+    angles = table[:, documents.positions].unsqueeze(2)
+    plain = [value.float() for value in (projected, bias, angles, gradient)]
+    forms = [partial(form, attention_mask=documents.mask) for form in (triton_branches, reference_branches)]
+    found, expected = (results(form, plain, heads, reference_attention) for form in forms)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def check_every_value_is_written(device: str = "cpu") -> None:
     inputs, heads = inputs_of((1, 19, 3, 24, 8), 2, device)
     rounded = [value.float() for value in inputs]
@@ -156,6 +170,7 @@ if __name__ == "__main__":
         check_against_fp64(shape, torch.float32, 2e-6)
         check_against_fp64(shape, torch.float16, 4e-3)
     check_not_contiguous()
+    check_documents()
     check_every_value_is_written()
     check_what_is_kept()
     for recompute in Recompute:

@@ -1,0 +1,54 @@
+"""Documents packed side by side are the same training run as each document by itself, under every layout."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.parity.cases import train_documents
+from tests.parity.golden import each_document_by_itself, golden
+from tests.parity.test_compiled import AUTO
+from tests.parity.test_layouts import LAYOUTS
+from tests.worlds import Worlds
+
+PACKED = [
+    *("single", "selective recompute", "tp2 sp recompute", "pp2 recompute", "dp2 zero0", "dp2 zero3 recompute"),
+    "tp2 pp2 dp2 sp",
+]
+
+
+@pytest.fixture(scope="module")
+def by_themselves() -> dict[str, Any]:
+    """Hugging Face's model, given one document at a time, and the mean over all of their labels."""
+    return golden(each_document_by_itself)
+
+
+def assert_same_run(results: list[dict[str, Any]], expected: dict[str, Any]) -> None:
+    weights: dict[str, torch.Tensor] = {}
+    for result in results:
+        for key in ("loss", "gradient_norm", "evaluation"):
+            assert result[key] == pytest.approx(expected[key], rel=1e-5), key
+        weights |= result["weights"]
+    assert weights.keys() == expected["weights"].keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(value, expected["weights"][name], rtol=1e-5, atol=2e-6, msg=lambda m: f"{name}: {m}")
+
+
+def test_documents_that_see_each_other_are_another_run(by_themselves: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert by_themselves["loss"] != pytest.approx(expected["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("layout", PACKED)
+def test_layout_trains_each_document_by_itself(layout: str, worlds: Worlds, by_themselves: dict[str, Any]) -> None:
+    size, overrides = LAYOUTS[layout]
+    assert_same_run(worlds(size).run(train_documents, overrides), by_themselves)
+
+
+@pytest.mark.parametrize("layout", ["selective recompute", "pp2"])
+def test_compiled_blocks_train_each_document_by_itself(
+    layout: str, worlds: Worlds, by_themselves: dict[str, Any]
+) -> None:
+    size, overrides = LAYOUTS[layout]
+    for result in worlds(size).run(train_documents, [*overrides, *AUTO]):
+        for key in ("loss", "gradient_norm"):
+            assert result[key] == pytest.approx(by_themselves[key], rel=1e-5), key
