@@ -89,6 +89,13 @@ class Dedup(Enum):
     minhash = "minhash"  # and near duplicates: equal bands of MinHash signatures
 
 
+class Packing(Enum):
+    """How documents become samples of the context's length."""
+
+    concat = "concat"  # one after another, cut where a sample ends: the paper's
+    best_fit = "best_fit"  # whole, the rest of a sample is padding; only those longer than a sample are cut
+
+
 class ClusterKind(Enum):
     """Who starts the processes."""
 

@@ -61,6 +61,8 @@ class DataConfig:
     validation_fraction: float = MISSING
     validation_bytes: int = MISSING
     filters: FiltersConfig = field(default_factory=FiltersConfig)
+    packing: choices.Packing = MISSING
+    document_mask: bool = MISSING
     dedup: choices.Dedup = MISSING
     dedup_across_corpora: bool = MISSING
     redact: list[str] = field(default_factory=list)

@@ -20,7 +20,6 @@ from parallel.deepspeed_internals import version_warning
 from parallel.mesh import ProcessMesh, build_mesh
 from parallel.rendezvous import leave
 from train.batch_size import find_micro_batch_size
-from train.data.packed_dataset import PackedDataset
 from train.data.prepare import PreparedData, find_prepared
 from train.gpu_node import bind_to_gpu, torch_warning
 from train.hardware import emulates_bf16, peak_tflops, resolve_precision
@@ -130,9 +129,7 @@ def _context(
 
 def count_epochs(settings: Settings, data: PreparedData) -> Settings:
     """`settings` with the steps of stages whose length is in epochs."""
-    length = settings.model.context_length
-    sizes = {name: len(PackedDataset(files.train, files.dtype, length)) for name, files in data.corpora.items()}
-    return count_steps(settings, sizes)
+    return count_steps(settings, {name: len(samples) for name, samples in data.training(settings).items()})
 
 
 def on_main(mesh: ProcessMesh, action: Callable[[], Any]) -> Any:

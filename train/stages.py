@@ -142,12 +142,13 @@ def stage_batches(context: RunContext, name: str, done: int, gaps: Sequence[Gap]
 
     gaps: positions in the order of the data that are passed over.
     """
-    settings, mesh = context.settings, context.mesh
+    settings, mesh, stage = context.settings, context.mesh, context.settings.stages[name]
     dataset, order = training_samples(settings, context.data, name)
-    position = data_position(read_extensions(context.folder, name), done, settings.stages[name])
-    whole = PassingOver(order, gaps)
-    batches = micro_batches(dataset, whole, position, settings.layout.micro_batch_size, mesh.dp_rank, mesh.dp_size)
-    return prefetched(batches, pin=mesh.device.type == "cuda")
+    position = data_position(read_extensions(context.folder, name), done, stage)
+    whole, size = PassingOver(order, gaps), settings.layout.micro_batch_size
+    batches = micro_batches(dataset, whole, position, size, mesh.dp_rank, mesh.dp_size)
+    # the engine takes those of a whole step at a time
+    return prefetched(batches, mesh.device.type == "cuda", ahead=stage.global_batch_size // (size * mesh.dp_size))
 
 
 def check_parents(context: RunContext) -> None:

@@ -20,13 +20,15 @@ WIDTH = 64  # tokens; a multiple of every tensor parallel size, which sequence p
 CHECK_EVERY = 8  # tokens between two checks of what has ended, for which all processes wait
 
 
-def bits_per_byte(engine: Engine, files: CorpusFiles, context_length: int, batch_size: int) -> float:
+def bits_per_byte(
+    engine: Engine, files: CorpusFiles, context_length: int, batch_size: int, document_mask: bool = False
+) -> float:
     """Cross-entropy of the whole validation set in bits, per byte of its UTF-8 text.
 
     The separators between documents are predicted and paid for too; they are no bytes of the text.
-    Every process calls it together.
+    document_mask: as in training. Every process calls it together.
     """
-    dataset = PackedDataset(Path(files.validation), files.dtype, context_length, keep_last=True)
+    dataset = PackedDataset(Path(files.validation), files.dtype, context_length, True, document_mask)
     mesh = engine.mesh
     nats = sum(
         engine.eval_batch(batch) for batch in validation_batches(dataset, batch_size, mesh.dp_rank, mesh.dp_size)
@@ -37,7 +39,8 @@ def bits_per_byte(engine: Engine, files: CorpusFiles, context_length: int, batch
 def evaluate(context: RunContext, engine: Engine) -> dict[str, float]:
     """Bits per byte on the validation set of every corpus."""
     length, batch_size = context.settings.model.context_length, context.settings.evaluation.batch_size
-    return {name: bits_per_byte(engine, files, length, batch_size) for name, files in context.data.corpora.items()}
+    mask, corpora = context.settings.data.document_mask, context.data.corpora
+    return {name: bits_per_byte(engine, files, length, batch_size, mask) for name, files in corpora.items()}
 
 
 def sample(

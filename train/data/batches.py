@@ -13,16 +13,9 @@ import torch
 
 from conf.choices import IGNORE_INDEX
 from parallel.micro_batch import MicroBatch
-from train.data.packed_dataset import PackedDataset, Sample
+from train.data.packed_dataset import Sample, Samples
 
-PREFETCHED = 4  # micro-batches that wait for the device
-
-
-class Samples(Protocol):
-    """Training samples by index."""
-
-    def __getitem__(self, index: int) -> Sample:
-        """(inputs, labels), `[context_length]` each."""
+PREFETCHED = 4  # micro-batches at least that wait for the device
 
 
 Gap = tuple[int, int]  # positions [first, last) in the order of the data
@@ -85,12 +78,12 @@ def micro_batches(
         start += micro_batch_size * dp_size
 
 
-def prefetched(batches: Iterator[MicroBatch], pin: bool) -> Iterator[MicroBatch]:
-    """`batches`, made ahead by a thread; with `pin` in memory that a GPU copies from while it computes.
+def prefetched(batches: Iterator[MicroBatch], pin: bool, ahead: int = PREFETCHED) -> Iterator[MicroBatch]:
+    """`batches`, made by a thread, `ahead` at most; with `pin` in memory that a GPU copies from while it computes.
 
     Errors: those of `batches`, at the same place.
     """
-    ready: queue.Queue[MicroBatch | BaseException | None] = queue.Queue(PREFETCHED)
+    ready: queue.Queue[MicroBatch | BaseException | None] = queue.Queue(max(ahead, PREFETCHED))
     stopped = threading.Event()
 
     def put(item: MicroBatch | BaseException | None) -> None:
@@ -121,14 +114,14 @@ def prefetched(batches: Iterator[MicroBatch], pin: bool) -> Iterator[MicroBatch]
         stopped.set()
 
 
-def validation_batches(dataset: PackedDataset, batch_size: int, dp_rank: int, dp_size: int) -> Iterator[MicroBatch]:
+def validation_batches(dataset: Samples, batch_size: int, dp_rank: int, dp_size: int) -> Iterator[MicroBatch]:
     """Every validation sample once, in order, dealt out over the data-parallel ranks; `[batch_size, context_length]`.
 
     All ranks get the same number of batches, as evaluation is collective: rows past the end repeat the first sample
     with every label set to `IGNORE_INDEX`.
     """
-    ids, labels = dataset[0]
-    padding = (ids, np.full_like(labels, IGNORE_INDEX))
+    ids, labels, *positions = dataset[0]
+    padding = (ids, np.full_like(labels, IGNORE_INDEX), *positions)
     for first in range(0, len(dataset), batch_size * dp_size):
         rows = range(first + dp_rank * batch_size, first + (dp_rank + 1) * batch_size)
         yield _stack([dataset[row] if row < len(dataset) else padding for row in rows])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from conf.mixture import corpora_of, phases_of
 from conf.schema import Settings, StageConfig
-from train.data.packed_dataset import PackedDataset, Sample, ShuffledOrder
+from train.data.packed_dataset import Sample, Samples, ShuffledOrder
 from train.data.prepare import PreparedData
 
 ORDER = 2  # increase when the same settings give another order; a checkpoint of another one is refused
@@ -102,7 +102,7 @@ class MixedOrder:
 class Concatenation:
     """Data sets one after another."""
 
-    def __init__(self, datasets: Sequence[PackedDataset]) -> None:
+    def __init__(self, datasets: Sequence[Samples]) -> None:
         self._datasets = datasets
         self._ends = [*accumulate(len(one) for one in datasets)]
 
@@ -111,7 +111,7 @@ class Concatenation:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Sample:
-        """(inputs, labels) of one sample, `[context_length]` each."""
+        """(inputs, labels[, positions]) of one sample, `[context_length]` each."""
         number = bisect_right(self._ends, index)
         return self._datasets[number][index - (self._ends[number - 1] if number else 0)]
 
@@ -135,6 +135,6 @@ def samples_read(stage: StageConfig, samples: int) -> dict[str, int]:
 def training_samples(settings: Settings, data: PreparedData, name: str) -> tuple[Concatenation, MixedOrder]:
     """What stage `name` reads, and in which order."""
     stage = settings.stages[name]
-    datasets = data.training(stage, settings.model.context_length)
+    datasets = data.training(settings, stage)
     sizes = {key: len(dataset) for key, dataset in datasets.items()}
     return Concatenation(list(datasets.values())), training_order(stage, sizes, settings.run.seed)

@@ -14,7 +14,7 @@ FEWEST_VALIDATION_DOCUMENTS = 10
 def outlook(settings: Settings, data: PreparedData) -> Iterator[str]:
     """A line for each stage, with the epochs of each corpus; a line that begins with `warning: ` for what is odd."""
     length = settings.model.context_length
-    epoch = {key: (files.train_tokens - 1) // length for key, files in data.corpora.items()}
+    epoch = {key: len(samples) for key, samples in data.training(settings).items()}
     for key, files in data.corpora.items():
         if files.validation_documents < FEWEST_VALIDATION_DOCUMENTS:
             yield (

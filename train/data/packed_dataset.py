@@ -5,6 +5,7 @@ Attention crosses document borders and no training token is padding.
 """
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy
 from numpy.typing import NDArray
@@ -13,7 +14,17 @@ from conf.choices import IGNORE_INDEX
 from train.data.permutation import Permutation
 from train.data.token_spans import open_tokens
 
-Sample = tuple[NDArray[numpy.int64], NDArray[numpy.int64]]
+Sample = tuple[NDArray[numpy.integer], ...]  # inputs, labels and, with a document mask, positions
+
+
+class Samples(Protocol):
+    """Samples by index."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """(inputs, labels[, positions]), `[context_length]` each."""
 
 
 class PackedDataset:
@@ -22,12 +33,18 @@ class PackedDataset:
     Sample i has the inputs [i T, (i + 1) T) with T = `context_length`; its labels are the inputs shifted by one. Every
     token but the corpus' first, which is an eos, is a label exactly once. An incomplete last sample is dropped, or with
     `keep_last` padded with token 0 and the label `IGNORE_INDEX`.
+
+    document_mask: samples have positions too, which say that documents do not see each other. A document begins with
+    the eos before it, as a prompt does that holds nothing else, and where a sample cuts it.
     """
 
-    def __init__(self, path: Path, dtype: str, context_length: int, keep_last: bool = False) -> None:
+    def __init__(
+        self, path: Path, dtype: str, context_length: int, keep_last: bool = False, document_mask: bool = False
+    ) -> None:
         self._tokens = open_tokens(path, dtype)
         self._length = context_length
         self._keep_last = keep_last
+        self._eos = self._tokens.read(0, 1)[0] if document_mask else None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -35,7 +52,7 @@ class PackedDataset:
         return -(-labels // self._length) if self._keep_last else labels // self._length
 
     def __getitem__(self, index: int) -> Sample:
-        """(inputs, labels) of one sample, `[context_length]` each. Errors: `IndexError`; `DataError` where damaged."""
+        """(inputs, labels[, positions]) of one sample. Errors: `IndexError`; `DataError` where damaged."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         start = index * self._length
@@ -43,7 +60,19 @@ class PackedDataset:
         missing = self._length + 1 - len(tokens)
         inputs = numpy.pad(tokens[:-1], (0, missing))
         labels = numpy.pad(tokens[1:], (0, missing), constant_values=IGNORE_INDEX)
-        return inputs, labels
+        if self._eos is None:
+            return inputs, labels
+        begins = inputs == self._eos
+        begins[len(tokens) - 1 :] = False
+        begins[len(tokens) - 1 :][:1] = True  # padding, where there is any
+        return inputs, labels, positions_from(begins)
+
+
+def positions_from(begins: NDArray[numpy.bool_]) -> NDArray[numpy.int32]:
+    """The position of each token in its document, from where documents begin; the first token begins one."""
+    places = numpy.arange(len(begins), dtype=numpy.int32)
+    first: NDArray[numpy.int32] = numpy.maximum.accumulate(numpy.where(begins, places, 0))
+    return places - first
 
 
 class ShuffledOrder:

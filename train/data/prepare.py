@@ -15,13 +15,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from conf.choices import Packing
 from conf.errors import DataError
 from conf.mixture import corpora_of
 from conf.schema import Settings, StageConfig, plain
 from model.tokenizer import Tokenizer, load_tokenizer
 from train.data.assemble import assemble
+from train.data.best_fit import BestFitDataset, plan_folder, write_plan
 from train.data.fingerprint import fingerprint, selected_corpora
-from train.data.packed_dataset import PackedDataset
+from train.data.packed_dataset import PackedDataset, Samples
 from train.data.partial_folder import partial_folder, remove_abandoned
 from train.data.pool import make_shards
 from train.data.progress import progress_bar
@@ -54,10 +56,15 @@ class PreparedData:
     directory: Path
     corpora: dict[str, CorpusFiles]
 
-    def training(self, stage: StageConfig, context_length: int) -> dict[str, PackedDataset]:
-        """Corpus -> its training samples, of those that the stage reads."""
-        read = {key: self.corpora[key] for key in corpora_of(stage)}
-        return {key: PackedDataset(files.train, files.dtype, context_length) for key, files in read.items()}
+    def training(self, settings: Settings, stage: StageConfig | None = None) -> dict[str, Samples]:
+        """Corpus -> its training samples, packed as `settings.data` says; of those that the stage reads."""
+        length, data = settings.model.context_length, settings.data
+        packed = BestFitDataset if data.packing is Packing.best_fit else PackedDataset
+        read = self.corpora if stage is None else {key: self.corpora[key] for key in corpora_of(stage)}
+        return {
+            key: packed(files.train, files.dtype, length, document_mask=data.document_mask)
+            for key, files in read.items()
+        }
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the token files."""
@@ -69,7 +76,8 @@ def find_prepared(settings: Settings) -> PreparedData | None:
 
     Errors: `DataError` as in `fingerprint`, and for a corpus smaller than one global batch.
     """
-    return _open(Path(settings.data.cache) / fingerprint(settings), settings)
+    prepared = _open(Path(settings.data.cache) / fingerprint(settings), settings)
+    return prepared if prepared is not None and _is_packed(settings, prepared) else None
 
 
 def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedData:
@@ -88,6 +96,7 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedD
     if prepared is not None:
         tokens = ", ".join(f"{key} {files.train_tokens:,}" for key, files in prepared.corpora.items())
         log(f"data: reusing {directory} (tokens: {tokens})")
+        _pack(settings, prepared, log)
         return prepared
     with _one_line_for_a_full_disk(directory.parent):
         remove_abandoned(directory.parent)
@@ -95,7 +104,27 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedD
     prepared = _open(directory, settings)
     if prepared is None:
         raise DataError(f"{directory} vanished while it was prepared; try again")
+    _pack(settings, prepared, log)
     return prepared
+
+
+def _is_packed(settings: Settings, prepared: PreparedData) -> bool:
+    length = settings.model.context_length
+    return settings.data.packing is not Packing.best_fit or all(
+        plan_folder(files.train, length).is_dir() for files in prepared.corpora.values()
+    )
+
+
+def _pack(settings: Settings, prepared: PreparedData, log: Callable[[str], None]) -> None:
+    """Plan the samples of data.packing=best_fit, and say how much of them is padding."""
+    if settings.data.packing is not Packing.best_fit:
+        return
+    length = settings.model.context_length
+    for key, files in prepared.corpora.items():
+        with _one_line_for_a_full_disk(prepared.directory):
+            write_plan(files.train, files.dtype, length)
+        samples = BestFitDataset(files.train, files.dtype, length)
+        log(f"data: {key}: {len(samples):,} samples of {length:,} tokens, {samples.padding:.2%} of them padding")
 
 
 def _write(settings: Settings, directory: Path, log: Callable[[str], None]) -> None:

@@ -49,7 +49,7 @@ def load_texts(run: Path, paths: list[str], generator: Generator) -> dict[str, T
     length = settings.model.context_length
     return {
         name: (
-            _packed_blocks(PackedDataset(files.validation, files.dtype, length, keep_last=True)),
+            _packed_blocks(PackedDataset(files.validation, files.dtype, length, True, settings.data.document_mask)),
             files.validation_bytes,
         )
         for name, files in data.corpora.items()
@@ -79,9 +79,11 @@ def score(text: Text, generator: Generator, batch_size: int) -> tuple[float, flo
 
 def _packed_blocks(blocks: PackedDataset) -> Iterator[Tensor]:
     for index in range(len(blocks)):
-        inputs, labels = blocks[index]
+        inputs, labels, *positions = blocks[index]
         known = int((labels >= 0).sum())
-        yield torch.from_numpy(numpy.append(inputs[:known], labels[known - 1]))
+        begins = numpy.flatnonzero(positions[0][:known] == 0) if positions else numpy.zeros(1, int)
+        for first, last in zip(begins, [*begins[1:], known], strict=True):
+            yield torch.from_numpy(numpy.append(inputs[first:last], labels[last - 1]))
 
 
 def _file_blocks(path: Path, generator: Generator) -> Text:

@@ -9,6 +9,7 @@ import torch
 
 from conf.choices import IGNORE_INDEX
 from conf.errors import DataError
+from parallel.micro_batch import MicroBatch
 from train.data.batches import micro_batches, prefetched, validation_batches
 from train.data.packed_dataset import PackedDataset, ShuffledOrder
 from train.data.token_file import TokenFileWriter
@@ -38,7 +39,7 @@ def test_every_layout_reads_the_same_samples(dataset, micro_batch_size, dp_size,
     read = []
     for _ in range(12 // (micro_batch_size * dp_size)):
         for rank in ranks:
-            ids, labels = next(rank)
+            ids, labels, _ = next(rank)
             assert ids.shape == labels.shape == (micro_batch_size, LENGTH)
             assert (labels == ids + 1).all()
             read += sample_indices(ids)
@@ -47,8 +48,8 @@ def test_every_layout_reads_the_same_samples(dataset, micro_batch_size, dp_size,
 
 def test_a_resumed_run_continues_where_it_stopped(dataset):
     order = ShuffledOrder(len(dataset), 5)
-    whole = [sample_indices(ids) for ids, _ in islice(micro_batches(dataset, order, 0, 2, 0, 1), 20)]
-    resumed = [sample_indices(ids) for ids, _ in islice(micro_batches(dataset, order, 16, 2, 0, 1), 12)]
+    whole = [sample_indices(ids) for ids, *_ in islice(micro_batches(dataset, order, 0, 2, 0, 1), 20)]
+    resumed = [sample_indices(ids) for ids, *_ in islice(micro_batches(dataset, order, 16, 2, 0, 1), 12)]
     assert resumed == whole[8:], "across the end of the first epoch, after 21 samples"
 
 
@@ -57,7 +58,7 @@ def test_validation_counts_every_sample_once(dataset, batch_size, dp_size):
     ranks = [list(validation_batches(dataset, batch_size, rank, dp_size)) for rank in range(dp_size)]
     assert len({len(batches) for batches in ranks}) == 1, "evaluation is collective"
     counted = []
-    for ids, labels in (batch for batches in ranks for batch in batches):
+    for ids, labels, _ in (batch for batches in ranks for batch in batches):
         assert ids.shape == labels.shape == (batch_size, LENGTH)
         real = (labels != IGNORE_INDEX).all(1)
         assert (labels[~real] == IGNORE_INDEX).all(), "padding is whole rows"
@@ -68,12 +69,12 @@ def test_validation_counts_every_sample_once(dataset, batch_size, dp_size):
 def test_batches_made_ahead_are_the_same_and_so_is_their_error():
     def source():
         for number in range(10):
-            yield torch.tensor([number]), torch.tensor([-number])
+            yield MicroBatch(torch.tensor([number]), torch.tensor([-number]))
         raise DataError("the file is damaged")
 
     found = []
     with pytest.raises(DataError, match="damaged"):
-        for ids, labels in prefetched(source(), pin=False):
+        for ids, labels, _ in prefetched(source(), pin=False):
             found.append((int(ids), int(labels)))
     assert found == [(number, -number) for number in range(10)]
     assert list(prefetched(iter([]), pin=False)) == []

@@ -114,5 +114,5 @@ def test_phases_begin_with_their_step(settings):
     assert order.read(12).tolist() == [12, 0] and order.read(20).tolist() == [12, 8]
     prepared = prepare(settings, lambda line: None)
     stage.mixture = {"nl": 0.5, "code": 0.5}
-    assert list(prepared.training(stage, 16)) == ["nl", "code"]
-    assert list(prepared.training(StageConfig(corpus="code"), 16)) == ["code"]
+    assert list(prepared.training(settings, stage)) == ["nl", "code"]
+    assert list(prepared.training(settings, StageConfig(corpus="code"))) == ["code"]

@@ -71,3 +71,17 @@ def test_an_order_needs_a_sample_and_a_position():
         ShuffledOrder(0, 1)
     with pytest.raises(IndexError):
         ShuffledOrder(3, 1)[-1]
+
+
+def test_documents_begin_with_their_eos_and_where_a_sample_cuts_them(tmp_path):
+    path = tmp_path / "tokens.bin"
+    with TokenFileWriter(path, "<u2") as file:
+        file.write([0, 5, 6, 0, 7, 8, 9, 10, 0, 11, 0, 0, 12, 0])
+    dataset = PackedDataset(path, "<u2", 5, keep_last=True, document_mask=True)
+    assert dataset[0][2].tolist() == [0, 1, 2, 0, 1]
+    assert dataset[1][2].tolist() == [0, 1, 2, 0, 1], "the cut document begins anew"
+    inputs, labels, positions = dataset[2]
+    assert inputs.tolist() == [0, 0, 12, 0, 0] and labels.tolist() == [0, 12, 0, IGNORE_INDEX, IGNORE_INDEX]
+    assert positions.tolist() == [0, 0, 1, 0, 1], "padding is by itself"
+    plain = PackedDataset(path, "<u2", 5, keep_last=True)
+    assert len(plain[0]) == 2 and all((plain[0][part] == dataset[0][part]).all() for part in (0, 1))
