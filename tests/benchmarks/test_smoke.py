@@ -68,6 +68,11 @@ def test_data() -> None:
     assert re.search(r"^read: [\d,]+ tokens/s by one thread, ready in [\d.]+ ms$", out, re.M)
 
 
+def test_loader() -> None:
+    out = run("loader", "--tokens=100000")
+    assert len(re.findall(r"^\| (concat|best_fit) \| (True|False) \| (cold|cached) \| [\d,]+ \|", out, re.M)) == 8
+
+
 def test_generate() -> None:
     out = run("generate", *SHAPE, "--batch=2", "--prompt=8", "--new=4", "--rounds=1")
     assert "same tokens" in out

@@ -1,8 +1,8 @@
 """Documents packed into samples whole: best-fit decreasing (Ding et al., arXiv 2404.10830), window by window.
 
 A document longer than a sample is cut into whole samples and a rest; rests and shorter documents go, the longest of a
-window first, where they leave the least room. What room is left is padding. The plan, made once for a corpus and a length, lies
-beside its tokens; who reads it maps it into memory, and keeps nothing of it.
+window first, where they leave the least room. What room is left is padding. The plan, made once for a corpus and a
+length, lies beside its tokens; who reads it maps it into memory, and keeps nothing of it.
 
     pieces.bin     `[pieces, 2]`: first token and length of each piece, those of a sample together, in the file's order
     samples.bin    `[samples + 1]`: the first piece of each sample

@@ -57,9 +57,12 @@ class PackedDataset:
             raise IndexError(f"sample {index} of {len(self)}")
         start = index * self._length
         tokens = self._tokens.read(start, start + self._length + 1).astype(numpy.int64)
-        missing = self._length + 1 - len(tokens)
-        inputs = numpy.pad(tokens[:-1], (0, missing))
-        labels = numpy.pad(tokens[1:], (0, missing), constant_values=IGNORE_INDEX)
+        inputs, labels = tokens[:-1], tokens[1:]
+        if missing := self._length + 1 - len(tokens):
+            inputs, labels = (
+                numpy.pad(inputs, (0, missing)),
+                numpy.pad(labels, (0, missing), constant_values=IGNORE_INDEX),
+            )
         if self._eos is None:
             return inputs, labels
         begins = inputs == self._eos

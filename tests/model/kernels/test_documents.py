@@ -51,9 +51,10 @@ def test_blocks_without_a_pair_of_one_document_are_left_out() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("head_dim", [64, 80, 256])
 def test_compiled_flex_attention_on_a_gpu(head_dim: int) -> None:
-    """The heads of 350M, 2B and 6B in bf16, in fp32 with a tolerance of bf16's 8 bits."""
+    """The heads of 350M, 2B and 6B, in bf16 beside fp32: within a few of bf16's steps of 1/256."""
     generator = torch.Generator("cuda").manual_seed(0)
     positions = torch.tensor([[*range(700), *range(1000), *range(348)], [*range(2048)]], device="cuda").int()
     q, k, v, gradient = torch.randn(4, 2, 4, 2048, head_dim, generator=generator, device="cuda")

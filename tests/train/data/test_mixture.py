@@ -1,6 +1,9 @@
 """Mixtures: exact over any window, each sample of an epoch once, the same under every layout and after any stop."""
 
+import time
+import tracemalloc
 from collections import Counter
+from pathlib import Path
 
 import numpy
 import pytest
@@ -8,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.schema import MixturePhase, StageConfig
+from tests.train.data import sparse
 from train.data.batches import micro_batches
+from train.data.best_fit import BestFitDataset, plan_folder
 from train.data.mixture import Concatenation, MixedOrder, pattern, training_order
 from train.data.packed_dataset import PackedDataset
 from train.data.prepare import prepare
@@ -116,3 +121,38 @@ def test_phases_begin_with_their_step(settings):
     stage.mixture = {"nl": 0.5, "code": 0.5}
     assert list(prepared.training(settings, stage)) == ["nl", "code"]
     assert list(prepared.training(settings, StageConfig(corpus="code"))) == ["code"]
+
+
+def memory_bytes():
+    """Memory of this process that is no file's."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields["RssAnon"].split()[0]) * 1024
+
+
+@pytest.mark.parametrize("packing", ["concat", "best_fit"])
+def test_a_trillion_tokens_start_at_once_in_little_memory(packing, tmp_path):
+    """A billion samples of 1024 tokens, in files of holes."""
+    path, blocks, length = tmp_path / "train.bin", 10**9, 1024
+    sparse.make(path, "<u2", blocks * length + 1)
+    plan = plan_folder(path, length)
+    plan.mkdir()
+    sparse.make(plan / "samples.bin", "<u8", blocks + 1)
+    sparse.make(plan / "pieces.bin", "<u8", 2 * blocks)
+    places = range(0, 10**9, 10**9 // 40)
+    order = MixedOrder([blocks], [(0, [1.0])], 5)
+    for block in (order[place] for place in places):
+        sparse.put(path, "<u2", block * length, [7] * (length + 1))
+        sparse.put(plan / "samples.bin", "<u8", block, [block, block + 1])
+        sparse.put(plan / "pieces.bin", "<u8", 2 * block, [block * length, length])
+    tracemalloc.start()
+    before, started = memory_bytes(), time.process_time()
+    dataset = (PackedDataset if packing == "concat" else BestFitDataset)(path, "<u2", length)
+    both, order = Concatenation([dataset]), MixedOrder([len(dataset)], [(0, [1.0])], 5)
+    assert len(both) == blocks
+    for place in places:
+        inputs, labels = both[order[place]]
+        assert (inputs == 7).all() and (labels == 7).all()
+    used, peak = time.process_time() - started, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert max(peak, memory_bytes() - before) < 20_000_000
+    assert used < 5, "no part of the work grows with the file"
