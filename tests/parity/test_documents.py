@@ -44,7 +44,7 @@ def test_layout_trains_each_document_by_itself(layout: str, worlds: Worlds, by_t
     assert_same_run(worlds(size).run(train_documents, overrides), by_themselves)
 
 
-@pytest.mark.parametrize("layout", ["selective recompute", "pp2"])
+@pytest.mark.parametrize("layout", ["pp2"])
 def test_compiled_blocks_train_each_document_by_itself(
     layout: str, worlds: Worlds, by_themselves: dict[str, Any]
 ) -> None:
