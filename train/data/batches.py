@@ -15,6 +15,7 @@ from conf.choices import IGNORE_INDEX
 from parallel.micro_batch import MicroBatch
 from train.data.packed_dataset import Sample, Samples
 
+JOIN_SECONDS = 10.0  # for a thread that waits for its storage
 PREFETCHED = 4  # micro-batches at least that wait for the device
 
 
@@ -104,7 +105,8 @@ def prefetched(batches: Iterator[MicroBatch], pin: bool, ahead: int = PREFETCHED
         except BaseException as error:
             put(error)
 
-    threading.Thread(target=make, name="prefetch", daemon=True).start()
+    thread = threading.Thread(target=make, name="prefetch", daemon=True)
+    thread.start()
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
@@ -112,6 +114,7 @@ def prefetched(batches: Iterator[MicroBatch], pin: bool, ahead: int = PREFETCHED
             yield item
     finally:
         stopped.set()
+        thread.join(JOIN_SECONDS)  # torch must not be at work in it when the interpreter ends
 
 
 def validation_batches(dataset: Samples, batch_size: int, dp_rank: int, dp_size: int) -> Iterator[MicroBatch]:
