@@ -14,8 +14,14 @@ from tokenizers import Tokenizer as BackendTokenizer
 from tokenizers import pre_tokenizers
 
 # How GPT-2 cuts a text into words before it merges: OpenAI's pattern, with possessive repeats, which do not backtrack.
-PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-RUNS = re.compile(r"( {2,31}|\t{2,9})")  # CodeGen's tokens for white space, longest first from the left
+WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
+PATTERN = WORDS + r"|\s++$|\s+(?!\S)|\s"
+# CodeGen's: runs of spaces and tabs, longest first from the left, are words of their own, and what is between them is cut
+# as if each stretch were a text. SPACE: a character of white space that belongs to no run.
+SPACE = r"(?:[^\S \t]| (?! )|\t(?!\t))"
+PATTERN_WITH_RUNS = rf" {{2,31}}|\t{{2,9}}|{WORDS}|{SPACE}++(?=  |\t\t|$)|(?:{SPACE}(?=\s))++|\s"
+LONGEST_SPACE = 100_000  # characters of white space in a row; tiktoken's matcher gives up on a million
+NO_SPACE = re.compile(r"\S+")
 
 
 def tiktoken_encode(
@@ -44,17 +50,15 @@ def tiktoken_encode(
     ):
         return None
     ranks = {text: token for token, text in token_bytes.items()}
-    encode = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
-    if not run_ids:
-        return encode
+    ranks |= {
+        text.encode(): token for text, token in run_ids.items()
+    }  # no other word holds two spaces or tabs in a row
+    pattern = PATTERN_WITH_RUNS if run_ids else PATTERN
+    fast = tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={}).encode_ordinary
 
-    def encode_with_runs(text: str) -> list[int]:
-        ids: list[int] = []
-        for index, part in enumerate(RUNS.split(text)):
-            if index % 2:
-                ids.append(run_ids[part])
-            elif part:
-                ids += encode(part)
-        return ids
+    def encode(text: str) -> list[int]:
+        if len(text) > LONGEST_SPACE and max(map(len, NO_SPACE.split(text))) > LONGEST_SPACE:
+            return list(backend.encode(text, add_special_tokens=False).ids)
+        return fast(text)
 
-    return encode_with_runs
+    return encode

@@ -85,6 +85,12 @@ def test_a_long_word_takes_no_time_of_its_square(tokenizer: GPT2Tokenizer) -> No
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_white_space_without_end_is_encoded_too(tokenizer: GPT2Tokenizer) -> None:
+    for space, characters in (("\n", 1_100_000), ("\t \n", 90_000), (" \n", 90_000)):
+        text = "x" + space * (characters // len(space)) + "y"
+        assert tokenizer.encode(text) == by_tokenizers(tokenizer, text)
+
+
 def test_what_tiktoken_would_merge_otherwise_is_left_to_tokenizers(folder: Path, tmp_path: Path) -> None:
     vocabulary = json.loads((folder / "vocab.json").read_text())
     lines = (folder / "merges.txt").read_text().splitlines()
