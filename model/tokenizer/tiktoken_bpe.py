@@ -16,8 +16,8 @@ from tokenizers import pre_tokenizers
 # How GPT-2 cuts a text into words before it merges: OpenAI's pattern, with possessive repeats, which do not backtrack.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
 PATTERN = WORDS + r"|\s++$|\s+(?!\S)|\s"
-# CodeGen's: runs of spaces and tabs, longest first from the left, are words of their own, and what is between them is cut
-# as if each stretch were a text. SPACE: a character of white space that belongs to no run.
+# CodeGen's: runs of spaces and tabs, longest first from the left, are words of their own, and what is between them is
+# cut as if each stretch were a text. SPACE: a character of white space that belongs to no run.
 SPACE = r"(?:[^\S \t]| (?! )|\t(?!\t))"
 PATTERN_WITH_RUNS = rf" {{2,31}}|\t{{2,9}}|{WORDS}|{SPACE}++(?=  |\t\t|$)|(?:{SPACE}(?=\s))++|\s"
 LONGEST_SPACE = 100_000  # characters of white space in a row; tiktoken's matcher gives up on a million

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from conf.choices import Dedup
 from conf.errors import DataError
 from conf.schema import CorpusConfig, DataConfig
-from train.data.dropped import EXAMPLES, Dropped
+from model.tokenizer import Tokenizer
+from train.data.dropped import EXAMPLES, SHOWN_CHARACTERS, Dropped, example
 from train.data.duplicates import Keys, repeated
 from train.data.filters import ValidationSelection, is_held_out
 from train.data.minhash import BANDS
@@ -54,7 +55,7 @@ class _Part:
 
 
 def assemble(
-    made: list[tuple[ShardTask, dict[str, Any]]], data: DataConfig, eos: int, folder: Path
+    made: list[tuple[ShardTask, dict[str, Any]]], data: DataConfig, tokenizer: Tokenizer, folder: Path
 ) -> dict[str, dict[str, Any]]:
     """Write `train.spans`, `validation.bin`, `manifest.jsonl` and `dropped.json` of each corpus; return its counts.
 
@@ -67,7 +68,7 @@ def assemble(
     together = [[one for of_corpus in parts.values() for one in of_corpus]]
     for scope in together if data.dedup_across_corpora else parts.values():
         _mark_duplicates(scope, data.dedup)
-    return {key: _write_corpus(key, of_corpus, data, eos, folder / key) for key, of_corpus in parts.items()}
+    return {key: _write_corpus(key, of_corpus, data, tokenizer, folder / key) for key, of_corpus in parts.items()}
 
 
 def _mark_duplicates(parts: list[_Part], dedup: Dedup) -> None:
@@ -83,14 +84,14 @@ def _mark_duplicates(parts: list[_Part], dedup: Dedup) -> None:
             part.fate[numpy.flatnonzero(part.fate == TRAIN)[again]] = NEAR_DUPLICATE
 
 
-def _write_corpus(key: str, parts: list[_Part], data: DataConfig, eos: int, folder: Path) -> dict[str, Any]:
+def _write_corpus(key: str, parts: list[_Part], data: DataConfig, tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
     _mark_above_limit(parts)
     _mark_validation(parts, data)
     dropped = Dropped()
     for part in parts:
         dropped.merge(part.record["dropped"])
     for reason, name in REASONS.items():
-        _count(dropped, name, [(part, part.fate == reason) for part in parts])
+        _count(dropped, name, [(part, part.fate == reason) for part in parts], tokenizer)
     corpus = parts[0].task.corpus
     _refuse_empty(key, corpus, data, parts, dropped)
     folder.mkdir(parents=True)
@@ -102,7 +103,7 @@ def _write_corpus(key: str, parts: list[_Part], data: DataConfig, eos: int, fold
         TokenSpansWriter(folder / "train.spans") as train,
         TokenFileWriter(folder / "validation.bin", dtype) as validation,
     ):
-        validation.write([eos])
+        validation.write([tokenizer.eos])
         for part in parts:
             documents = part.documents()
             _refer_to_tokens(part, documents, train)
@@ -163,17 +164,30 @@ def _held_out(part: _Part, fraction: float) -> Iterator[tuple[int, bytes, int]]:
             yield row, sha256, int(documents["bytes"][row])
 
 
-def _count(dropped: Dropped, reason: str, found: list[tuple[_Part, NDArray[numpy.bool_]]]) -> None:
-    """Count the documents that were left out here; the first few give their places as examples."""
+def _count(
+    dropped: Dropped, reason: str, found: list[tuple[_Part, NDArray[numpy.bool_]]], tokenizer: Tokenizer
+) -> None:
+    """Count the documents that were left out here; the first few are the examples."""
     total = sum(int(rows.sum()) for _, rows in found)
     if total:
-        places: list[str] = []
+        examples: list[str] = []
         for part, rows in found:
-            if len(places) < EXAMPLES and rows.any():
-                wanted = set(numpy.flatnonzero(rows)[:EXAMPLES].tolist())
+            if len(examples) < EXAMPLES and rows.any():
+                wanted = numpy.flatnonzero(rows)[: EXAMPLES - len(examples)].tolist()
                 with (part.task.folder / "manifest.jsonl").open() as lines:
-                    places += [json.loads(line)["path"] for row, line in enumerate(lines) if row in wanted]
-        dropped.merge({reason: {"count": total, "examples": places}})
+                    places = [json.loads(line)["path"] for row, line in enumerate(lines) if row in wanted]
+                examples += [
+                    example(place, _beginning(part, row, tokenizer)) for row, place in zip(wanted, places, strict=True)
+                ]
+        dropped.merge({reason: {"count": total, "examples": examples}})
+
+
+def _beginning(part: _Part, row: int, tokenizer: Tokenizer) -> str:
+    """The first characters of a document, out of its tokens."""
+    counts = part.documents()["tokens"][: row + 1].astype(numpy.int64)
+    start, own = int(counts[:-1].sum()), int(counts[-1]) - 1
+    ids = TokenFile(part.task.folder / SHARD_TOKENS, part.task.dtype).read(start, start + own)
+    return tokenizer.decode(ids[: 4 * SHOWN_CHARACTERS].tolist())
 
 
 def _refer_to_tokens(part: _Part, documents: NDArray[Any], train: TokenSpansWriter) -> None:

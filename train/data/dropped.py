@@ -1,4 +1,4 @@
-"""What preparation leaves out: counted by reason, with the first places as examples."""
+"""What preparation leaves out: counted by reason, with the first ones as examples."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,7 +7,8 @@ from typing import Any
 from conf.choices import OnError
 from conf.errors import DataError
 
-EXAMPLES = 3  # places kept for each reason
+EXAMPLES = 3  # kept for each reason
+SHOWN_CHARACTERS = 100  # of an example's text
 
 
 class Dropped:
@@ -18,9 +19,9 @@ class Dropped:
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
 
-    def add(self, reason: str, place: str) -> None:
-        """Count one document or file that was left out. place: its file, and line or row."""
-        self._add(reason, 1, [place])
+    def add(self, reason: str, place: str, text: str = "") -> None:
+        """Count one document or file that was left out. place: its file, and line or row; text: shown in part."""
+        self._add(reason, 1, [example(place, text)])
 
     def unreadable(self, problem: str) -> None:
         """Handle one document that cannot be read. problem: the message, with file and line.
@@ -44,3 +45,9 @@ class Dropped:
         self.counts[reason] += count
         kept = self.examples.setdefault(reason, [])
         kept += places[: EXAMPLES - len(kept)]
+
+
+def example(place: str, text: str) -> str:
+    """How a document that was left out is shown: its place, and the beginning of its text."""
+    cut = "..." if len(text) > SHOWN_CHARACTERS else ""
+    return f"{place}: {text[:SHOWN_CHARACTERS]!r}{cut}" if text.strip() else place

@@ -147,7 +147,7 @@ def _write(settings: Settings, directory: Path, log: Callable[[str], None]) -> N
     with progress_bar("reading and tokenizing", expected) as update:
         made = make_shards(tasks, data.workers, update)
     with partial_folder(directory) as partial:
-        counts = assemble(made, data, tokenizer.eos, partial)
+        counts = assemble(made, data, tokenizer, partial)
         tokenizer.save(partial / "tokenizer")
         for key, of_corpus in counts.items():
             log(_summary_line(key, of_corpus))

@@ -22,6 +22,8 @@ ASSIGNED = re.compile(
     r"""(?i)(\b\w*(?:password|passwd|secret|api_?key|access_?key|auth_?token)\w*["']?\s*[:=]\s*["'])[^"'\s]{16,}(["'])"""
 )
 KINDS = ("emails", "secrets")
+MARK = re.compile("<EMAIL>|<SECRET>")
+CHARACTERS_BEFORE = 40  # of a mark, shown in an example
 
 
 def redact(text: str, kinds: Iterable[str]) -> str:
@@ -31,3 +33,9 @@ def redact(text: str, kinds: Iterable[str]) -> str:
     if "secrets" in kinds:
         text = ASSIGNED.sub(r"\1<SECRET>\2", SECRETS.sub("<SECRET>", text))
     return text
+
+
+def around_a_mark(text: str) -> str:
+    """Redacted `text` from shortly before its first mark on, to show what was replaced."""
+    mark = MARK.search(text)
+    return text[max(0, mark.start() - CHARACTERS_BEFORE) :] if mark else text

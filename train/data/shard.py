@@ -35,7 +35,7 @@ from train.data.hub import hub_parts, read_hub
 from train.data.local import installed_packages, read_local
 from train.data.minhash import band_hashes
 from train.data.partial_folder import partial_folder
-from train.data.redact import redact
+from train.data.redact import around_a_mark, redact
 from train.data.storage import FileState, state_of
 from train.data.token_file import TokenFileWriter
 from train.data.token_spans import SHARD_TOKENS
@@ -145,11 +145,11 @@ def kept_documents(shard: Shard, corpus: CorpusConfig, data: DataConfig, dropped
     for document in _read(shard, corpus, dropped):
         text = redact(document.text, data.redact) if data.redact else document.text
         if text is not document.text and text != document.text:
-            dropped.add("redacted, kept", document.source)
+            dropped.add("redacted, kept", document.source, around_a_mark(text))
         sha256 = text_sha256(text)
         reason = _reason(text, corpus, data) or ("duplicate" if sha256 in seen else None)
         if reason is not None:
-            dropped.add(reason, document.source)
+            dropped.add(reason, document.source, text)
             continue
         if len(seen) < MOST_HASHES:
             seen.add(sha256)

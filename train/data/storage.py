@@ -12,6 +12,19 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 COMPRESSIONS = (".gz", ".zst", ".xz", ".bz2")
+# Keys of fsspec's `info` that change with a file's content: S3, GCS, HTTP; the hub; local and other file systems.
+VERSIONS = (
+    "ETag",
+    "etag",
+    "generation",
+    "blob_id",
+    "last_commit",
+    "LastModified",
+    "Last-Modified",
+    "mtime",
+    "last_modified",
+    "created",
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +59,7 @@ def state_of(name: str) -> FileState:
         info = system.info(path)
     except Exception as error:  # each storage raises types of its own
         raise OSError(f"{type(error).__name__}: {error}") from error
-    versions = (info.get(key) for key in ("ETag", "etag", "LastModified", "mtime", "last_modified", "created"))
-    return FileState(name, int(info.get("size") or 0), str(next((one for one in versions if one), "")))
+    return FileState(name, int(info.get("size") or 0), str(next((info[key] for key in VERSIONS if info.get(key)), "")))
 
 
 def find(name: str) -> tuple[str, list[str]]:

@@ -26,3 +26,11 @@ def test_counts_and_first_examples_survive_a_merge():
 def test_what_cannot_be_read_fails_or_counts():
     with pytest.raises(DataError, match=r"^x:1 is broken; fix it, or skip such documents with data\.on_error=skip$"):
         Dropped(OnError.fail).unreadable("x:1 is broken")
+
+
+def test_an_example_shows_the_beginning_of_its_text():
+    dropped = Dropped()
+    dropped.add("digits", "a.py", "1\n" + "2" * 500)
+    dropped.add("empty", "b.py", " \n")
+    examples = [one["examples"][0] for one in dropped.record().values()]
+    assert examples == ["a.py: '1\\n" + "2" * 98 + "'...", "b.py"]

@@ -172,8 +172,8 @@ def test_a_failed_preparation_leaves_nothing(settings):
 def test_of_two_concurrent_preparations_the_slower_is_discarded(settings, monkeypatch):
     assemble = module.assemble
 
-    def overtaken(made, data, eos, partial):
-        counts = assemble(made, data, eos, partial)
+    def overtaken(made, data, tokenizer, partial):
+        counts = assemble(made, data, tokenizer, partial)
         monkeypatch.undo()
         prepare(settings, lambda line: None)
         return counts

@@ -2,7 +2,7 @@
 
 import pytest
 
-from train.data.redact import redact
+from train.data.redact import around_a_mark, redact
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,8 @@ def test_only_what_is_asked_for():
     text = "a@b.org AKIAIOSFODNN7ABCDEFG"
     assert redact(text, ["emails"]) == "<EMAIL> AKIAIOSFODNN7ABCDEFG"
     assert redact(text, ["secrets"]) == "a@b.org <SECRET>"
+
+
+def test_an_example_shows_the_mark_and_never_what_it_replaced():
+    text = redact("x" * 900 + "\nsend it to a@b.org now", ["emails"])
+    assert around_a_mark(text).endswith("send it to <EMAIL> now") and len(around_a_mark(text)) < 60
