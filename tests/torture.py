@@ -1,15 +1,22 @@
 """A small run that is killed, stopped, hung, damaged and cut anew at random, and must end like one that was left alone.
 
-`python -m tests.torture --minutes 20` trains once undisturbed, then disturbs the same run with a random fault after a
-random number of steps until the time is up, and lets it end. While the layout stays, its weights must be those of the
-undisturbed run, bit for bit; with `--layouts` it changes between tries, and they must be within 1e-4. Prints what was
-done, and the goodput: the share of wall time that went into steps which were kept. `--seed` repeats the faults.
+`python -m tests.torture --minutes 20` disturbs a run with a random fault after a random number of steps until the time
+is up, and lets it end. Then it trains once undisturbed, passing over the same samples where gradients became NaN. While
+the layout stays, the weights must be the same bit for bit; with `--layouts` it changes between tries, and they must be
+within 1e-4. Prints what was done, and the goodput: the share of wall time that went into steps which were kept.
+`--seed` repeats the faults; `--faults kill_a_rank,fill_the_disk` makes these, in this order. CI runs a short one
+(tests/test_torture.py).
 """
 
 import argparse
+import json
+import os
 import random
 import re
+import resource
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +28,7 @@ from pathlib import Path
 import psutil
 from safetensors.torch import load_file
 
-from conf.run_folder import read_metrics
+from conf.run_folder import newest_step, read_metrics, read_records
 from tests.train.test_loop import OTHER_STAGES, ROOT, command, flip, ranks, write_corpora
 
 LAYOUTS = [
@@ -30,7 +37,23 @@ LAYOUTS = [
     "layout.tensor_parallel_size=2",
     "layout.pipeline_parallel_size=2",
 ]
-QUICK = ["health.hang_seconds=10", "cluster.lock_seconds=3", "cluster.restarts=3"]  # so that minutes hold many faults
+# So that minutes hold many faults. After one bad step the run goes back, as the undisturbed run can be made to.
+QUICK = ["health.hang_seconds=10", "health.bad_steps=1", "health.rewinds=1000", "cluster.lock_seconds=3"]
+QUICK += ["cluster.restarts=3", "tracking.wandb_seconds=1"]
+# Put before the ranks' own modules: SIGUSR2 makes the next gradient of one parameter NaN, on this rank alone.
+NAN = """
+import signal
+
+def receive(number, frame):
+    import gc, torch
+    def poison(gradient):
+        handle.remove()
+        return gradient * float("nan")
+    found = [each for each in gc.get_objects() if isinstance(each, torch.nn.Parameter) and each.requires_grad]
+    handle = found[0].register_hook(poison) if found else None
+
+signal.signal(signal.SIGUSR2, receive)
+"""
 
 
 def kill_a_rank(process: subprocess.Popen[str], run: Path, chance: random.Random) -> None:
@@ -53,6 +76,26 @@ def ask_to_stop(process: subprocess.Popen[str], run: Path, chance: random.Random
     process.send_signal(chance.choice([signal.SIGTERM, signal.SIGINT, signal.SIGHUP]))
 
 
+def inject_nan(process: subprocess.Popen[str], run: Path, chance: random.Random) -> None:
+    """As a fault of a device's arithmetic: one rank's gradient, once. The run goes back by itself, and goes on."""
+    chance.choice(ranks(process)).send_signal(signal.SIGUSR2)
+    before, until = len(gaps(run)), time.monotonic() + 60
+    while len(gaps(run)) == before and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.2)
+    if len(gaps(run)) == before and process.poll() is None:
+        raise AssertionError("a NaN gradient was not noticed")
+
+
+def fill_the_disk(process: subprocess.Popen[str], run: Path, chance: random.Random) -> None:
+    """As a disk without room for one rank's next file: the save fails, in one line, and no checkpoint is lost."""
+    before = sorted(path.name for path in run.glob("stages/nl/checkpoints/step_????????"))
+    those = ranks(process)
+    chance.choice(those).rlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    psutil.wait_procs(those, 120)
+    if before and not list(run.glob("stages/nl/checkpoints/step_????????")):
+        raise AssertionError(f"a full disk cost the checkpoints {before}")
+
+
 def launch_again(process: subprocess.Popen[str], run: Path, chance: random.Random) -> None:
     """As a person who forgot that it runs; the first goes on."""
     again = subprocess.run(process.args, cwd=ROOT, capture_output=True, text=True, check=False)  # type: ignore[call-overload]
@@ -71,7 +114,8 @@ def damage_a_checkpoint(process: subprocess.Popen[str], run: Path, chance: rando
 
 
 FAULTS: list[Callable[[subprocess.Popen[str], Path, random.Random], None]] = [
-    *(kill_a_rank, kill_the_launcher, stop_a_rank, ask_to_stop, launch_again, damage_a_checkpoint)
+    *(kill_a_rank, kill_the_launcher, stop_a_rank, ask_to_stop, launch_again, damage_a_checkpoint),
+    *(inject_nan, fill_the_disk),
 ]
 
 
@@ -79,9 +123,9 @@ def main(words: list[str] | None = None) -> int:
     """Train, disturb, compare; the exit code is 1 where the runs differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0, help="how long faults are made")
-    parser.add_argument("--faults", type=int, default=10**9, help="end after so many as well")
+    parser.add_argument("--faults", help="names of faults to make, in order, instead of random ones")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=60, help="optimizer steps of the run")
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps of the run")
     parser.add_argument("--layouts", action="store_true", help="another layout at every try")
     arguments = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,37 +133,20 @@ def main(words: list[str] | None = None) -> int:
 
 
 def torture(arguments: argparse.Namespace, folder: Path) -> int:
-    """Run the undisturbed and the disturbed run in `folder`."""
+    """Run the disturbed and the undisturbed run in `folder`."""
     write_corpora(folder)
+    (folder / "sitecustomize.py").write_text(NAN)
     own = ["stage=nl", f"stages.nl.steps={arguments.steps}", "run.save_every=3", *QUICK]
     still, run = folder / "runs/still", folder / "runs/disturbed"
     commands = {
         path: [word for word in command(folder, path.name, *own) if not word.startswith(OTHER_STAGES)]
         for path in (still, run)
     }
-    subprocess.run(commands[still], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    chance, began, made = random.Random(arguments.seed), time.monotonic(), 0
-    ends = began + 60 * arguments.minutes
-    code = -1
-    while code != 0:
-        layout = [chance.choice(LAYOUTS)] if arguments.layouts else []
-        disturb = time.monotonic() < ends and made < arguments.faults
-        fault = chance.choice(FAULTS) if disturb else None
-        code = one_try([*commands[run], *layout], run, fault, chance)
-        if code == 2:  # what the killed launcher held is not yet seen to be left
-            time.sleep(1)
-            continue
-        made += fault is not None
-        print(
-            f"{time.monotonic() - began:6.0f} s  {fault.__name__ if fault else 'left alone'}: exit code {code}",
-            flush=True,
-        )
-        if fault is None and code != 0:
-            print("error: left alone, it does not end")
-            return 1
-    wall = time.monotonic() - began
+    made, wall = disturb(arguments, commands[run], folder, run)
     rows = [row for row in read_metrics(run) if "loss" in row]
     trained = sum(row["step_seconds"] for row in rows)
+    pass_over_the_same(still, run)
+    subprocess.run(commands[still], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     off = difference(still, run)
     print(f"{made} faults; goodput {trained / wall:.1%} of {wall:.0f} s; weights differ by {off:g}")
     steps = [row["step"] for row in rows]
@@ -129,17 +156,72 @@ def torture(arguments: argparse.Namespace, folder: Path) -> int:
     return 0 if off <= (1e-4 if arguments.layouts else 0.0) else 1
 
 
+def disturb(arguments: argparse.Namespace, words: list[str], folder: Path, run: Path) -> tuple[int, float]:
+    """Launch the run until it is finished, with a fault in each try: (faults made, seconds)."""
+    chance, began, made, code = random.Random(arguments.seed), time.monotonic(), 0, -1
+    given = arguments.faults.split(",") if arguments.faults else None
+    names = {fault.__name__: fault for fault in FAULTS}
+    while code != 0:
+        if given is None:
+            fault = chance.choice(FAULTS) if time.monotonic() < began + 60 * arguments.minutes else None
+        else:
+            fault = names[given[made]] if made < len(given) else None
+        layout = [chance.choice(LAYOUTS)] if arguments.layouts else []
+        offline = made == 1 if given else chance.random() < 0.3
+        with socket.socket() as refuses:  # a port that nobody listens on
+            refuses.bind(("127.0.0.1", 0))
+            server = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{refuses.getsockname()[1]}"}
+            variables = {**os.environ, "PYTHONPATH": str(folder), **(server if offline else {})}
+            own = [*words, *layout, *(["tracking.wandb=true"] if offline else [])]
+            code = one_try(own, variables, run, fault, chance)
+        if code == 2:  # what the killed launcher held is not yet seen to be left
+            time.sleep(1)
+            continue
+        made += fault is not None
+        what = f"{fault.__name__ if fault else 'left alone'}{', W&B down' if offline else ''}{', '.join(['', *layout])}"
+        print(f"{time.monotonic() - began:6.0f} s  {what}: exit code {code}", flush=True)
+        if fault is None and code != 0:
+            raise AssertionError("left alone, it does not end")
+    return made, time.monotonic() - began
+
+
+def gaps(run: Path) -> list[list[int]]:
+    """The samples that the run has passed over."""
+    events = read_records(run / "stages/nl/health.jsonl")
+    return [event["samples"] for event in events if event["event"] == "rewind" and event["samples"]]
+
+
+def pass_over_the_same(still: Path, run: Path) -> None:
+    """Let the run in `still`, which has not begun, pass over the samples that `run` has passed over."""
+    (still / "stages/nl").mkdir(parents=True)
+    shutil.copy(run / "config.yaml", still)
+    rewinds = [{"step": None, "event": "rewind", "what": "as the other", "samples": samples} for samples in gaps(run)]
+    (still / "stages/nl/health.jsonl").write_text("".join(json.dumps(event) + "\n" for event in rewinds))
+
+
+def stop_when_it_went_on(process: subprocess.Popen[str], run: Path) -> None:
+    """Wait until the launch has ended, or has trained some steps more by itself, and ask it to stop then."""
+    before, until = newest_step(run).get("step", 0), time.monotonic() + 300
+    while process.poll() is None and newest_step(run).get("step", 0) < before + 3 and time.monotonic() < until:
+        time.sleep(0.2)
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+
+
 def one_try(
     words: list[str],
+    variables: dict[str, str],
     run: Path,
     fault: Callable[[subprocess.Popen[str], Path, random.Random], None] | None,
     chance: random.Random,
 ) -> int:
     """Launch the run, make the fault some steps later, and return the launch's exit code."""
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        words, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert process.stdout is not None
     family = psutil.Process(process.pid)
-    left = chance.randrange(2, 12)
+    left, children = chance.randrange(2, 12), []
     for line in process.stdout:
         left -= line.startswith("nl ")
         if left == 0 and fault is not None:
@@ -147,9 +229,8 @@ def one_try(
             drain.start()
             children = family.children(recursive=True)
             fault(process, run, chance)
+            stop_when_it_went_on(process, run)
             break
-    else:
-        children = []
     code = process.wait(300)
     psutil.wait_procs(children, 60)
     alive = [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,6 +27,7 @@ from train.stop import StopSignal
 from train.tracking import Tracker
 from train.validation import continue_prompts
 
+POLL_SECONDS = 0.2  # between two looks at whether all is scored
 SAMPLES, SCORES = "samples.jsonl", "scores.json"
 
 
@@ -80,6 +82,9 @@ class Benchmarks:
 
     def record(self, tracker: Tracker, wait: bool = False) -> None:
         """Hand the scores that are ready to the tracker, in the order of their steps; with `wait`, all of them."""
+        while wait and self.context.mesh.any_rank(any(thread.is_alive() for *_, thread in self.scoring)):
+            self.context.watchdog.beat()
+            time.sleep(POLL_SECONDS)
         while self.scoring and (wait or not self.scoring[0][2].is_alive()):
             task, step, thread = self.scoring.pop(0)
             thread.join()
@@ -106,6 +111,7 @@ class Benchmarks:
         sampling = task.sampling
 
         def complete(rows: list[Sample]) -> list[Sample]:
+            self.context.watchdog.beat(f"{self.stage} benchmark {task.name}")
             problems = [task.problems[row["task_id"]] for row in rows]
             prompts = [tokenizer.encode(problem["prompt"]) or [tokenizer.eos] for problem in problems]
             prompts = [prompt[-(length - sampling.max_new_tokens) :] for prompt in prompts]

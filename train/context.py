@@ -90,6 +90,7 @@ def open_context(settings: Settings) -> Iterator[RunContext]:
         watchdog = Watchdog(folder, mesh.rank, nodes, settings.health.hang_seconds)
         lock.callback(watchdog.close)
         yield _context(settings, folder, data, mesh, kernels, watchdog)
+        mesh.barrier()  # a launcher takes the end of the others for the main process's, which may still report
         leave()
 
 

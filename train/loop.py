@@ -35,6 +35,7 @@ def train(settings: Settings, stop: StopSignal) -> int:
                 return INTERRUPTED
             if name == settings.run.until:
                 break
+        context.watchdog.open("report")
         report(context)
         return 0
 
@@ -50,13 +51,13 @@ def train_stage_until_well(context: RunContext, name: str, stop: StopSignal) -> 
 
 def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
     """Train one stage to its end; false where a signal stopped it, with everything saved."""
-    context.watchdog.beat(f"{name} opening")
+    context.watchdog.open(f"{name} opening")
     parent = parent_of(context.folder, name, context.settings)
     engine, done = open_engine(context, name, parent)
     origin = f"going on after step {done}" if done else f"from {parent.source if parent else 'random weights'}"
     context.log(f"stage {name}: {origin}")
     tracker = open_tracker(context, name, lineage(context.folder, name, parent, context.settings))
-    saver = open_saver(context, name, engine)
+    saver = open_saver(context, name, engine, tracker.record_save)
     try:
         best = BestWeights(context, name, engine, tracker, saver)
         ended = train_steps(context, name, engine, done, tracker, saver, best, stop)
@@ -67,6 +68,7 @@ def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
         saver.wait()
         engine.destroy()
         raise
+    context.watchdog.open(f"{name} closing")
     tracker.finish()
     engine.destroy()
     context.mesh.barrier()
@@ -107,7 +109,6 @@ def train_steps(
         if step % settings.evaluation.every == 0 and not last:
             with meter.part("evaluation"):
                 scores = best.validate(step)
-        context.watchdog.beat(f"{name} benchmarks")
         if benchmarks.due(step):
             with meter.part("evaluation"):
                 benchmarks.sample(step, engine)

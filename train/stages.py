@@ -1,6 +1,6 @@
 """Training stages: the weights each starts from, its engine, and its lineage."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -130,11 +130,12 @@ def _refuse_other_order(checkpoint: Path) -> None:
         )
 
 
-def open_saver(context: RunContext, name: str, engine: Engine) -> Saver:
-    """What saves the stage's checkpoints and its weights."""
+def open_saver(context: RunContext, name: str, engine: Engine, record: Callable[[str, dict[str, Any]], None]) -> Saver:
+    """What saves the stage's checkpoints and its weights. record: gets the stage and what a checkpoint cost."""
     run, folder = context.settings.run, stage_folder(context.folder, name)
     keep = Keep(run.keep_checkpoints, run.keep_every, run.keep_best, last_stable_step(context.settings.stages[name]))
-    return Saver(engine, folder / CHECKPOINTS, keep, context.settings.model.n_layer + 2)
+    layers = context.settings.model.n_layer + 2
+    return Saver(engine, folder / CHECKPOINTS, keep, layers, context.watchdog.beat, partial(record, name))
 
 
 def stage_batches(context: RunContext, name: str, done: int, gaps: Sequence[Gap]) -> Iterator[MicroBatch]:

@@ -87,6 +87,15 @@ class Tracker:
         values["tokens"] = self._tokens(stage, step)
         self._record(stage, step, values, f"{stage} {task} after step {step}: {shown}")
 
+    def record_save(self, stage: str, cost: dict[str, Any]) -> None:
+        """Record what the checkpoint of a step cost, some steps later: seconds of stall and of drain, GB/s."""
+        step, stall, drain = cost["step"], cost["stall_seconds"], cost["drain_seconds"]
+        values: dict[str, Any] = {f"save/{key}": value for key, value in cost.items() if key != "step"}
+        values["tokens"] = self._tokens(stage, step)
+        speed = f"{cost['bytes'] / 1e9:.3g} GB at {cost['gigabytes_per_second']:.3g} GB/s"
+        line = f"{stage} saved after step {step}: training waited {stall:.2f} s, {speed} in {drain:.2f} s"
+        self._record(stage, step, values, line)
+
     def record_samples(self, stage: str, samples: dict[str, str], path: Path) -> None:
         """Log the samples (name of the prompt -> completion) and write them to `path`."""
         prompts = self.context.settings.evaluation.sample_prompts
@@ -157,8 +166,8 @@ class Tracker:
         if self.board is not None:  # first: what metrics.jsonl holds, TensorBoard's file holds too
             self.board.write(step, finite)
         append_records(self.folder / METRICS, [{"stage": stage, "step": step, **finite}])
-        # Scores that come later than their step: W&B takes no step that is over, and plots them against tokens.
-        late = any("/pass@" in key for key in values)
+        # Scores and saves come later than their step: W&B takes no step that is over, and plots them against tokens.
+        late = any("/pass@" in key or key.startswith("save/") for key in values)
         self._wandb(lambda run: run.log(flat(values), commit=False) if late else run.log(flat(values), step=step))
 
 

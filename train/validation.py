@@ -21,26 +21,32 @@ CHECK_EVERY = 8  # tokens between two checks of what has ended, for which all pr
 
 
 def bits_per_byte(
-    engine: Engine, files: CorpusFiles, context_length: int, batch_size: int, document_mask: bool = False
+    engine: Engine,
+    files: CorpusFiles,
+    context_length: int,
+    batch_size: int,
+    beat: Callable[[], None],
+    document_mask: bool = False,
 ) -> float:
-    """Cross-entropy of the whole validation set in bits, per byte of its UTF-8 text.
+    """Cross-entropy of the whole validation set in bits, per byte of its UTF-8 text. beat: called after each batch.
 
     The separators between documents are predicted and paid for too; they are no bytes of the text.
     document_mask: as in training. Every process calls it together.
     """
     dataset = PackedDataset(Path(files.validation), files.dtype, context_length, True, document_mask)
     mesh = engine.mesh
-    nats = sum(
-        engine.eval_batch(batch) for batch in validation_batches(dataset, batch_size, mesh.dp_rank, mesh.dp_size)
-    )
+    nats = 0.0
+    for batch in validation_batches(dataset, batch_size, mesh.dp_rank, mesh.dp_size):
+        nats += engine.eval_batch(batch)
+        beat()
     return nats / math.log(2) / files.validation_bytes
 
 
 def evaluate(context: RunContext, engine: Engine) -> dict[str, float]:
     """Bits per byte on the validation set of every corpus."""
     length, batch_size = context.settings.model.context_length, context.settings.evaluation.batch_size
-    mask, corpora = context.settings.data.document_mask, context.data.corpora
-    return {name: bits_per_byte(engine, files, length, batch_size, mask) for name, files in corpora.items()}
+    mask, corpora, beat = context.settings.data.document_mask, context.data.corpora, context.watchdog.beat
+    return {name: bits_per_byte(engine, files, length, batch_size, beat, mask) for name, files in corpora.items()}
 
 
 def sample(

@@ -1,28 +1,33 @@
 """A watchdog a rank: a run that does not go on says which rank is to blame and where every rank is, and ends.
 
 A collective waits for a process that does not come as long as its own limit, and then names the one that waited. Here
-each rank gives a sign of life at every step and section; a rank that gives none for too long writes the stacks of all
-its threads to `hangs/rank_<n>.txt`. A rank that cannot even do that (stopped, its node gone) is to blame; else those
-that are not waiting in a collective.
+each rank gives a sign of life at every step and section, and within those that are long; a rank that gives none for too
+long writes the collective that it waits in and the stacks of all its threads to `hangs/rank_<n>.txt`. A rank that
+cannot even do that (stopped, its node gone) is to blame; else one that has not begun the collective that the others
+wait in, or that waits in none.
 """
 
 import faulthandler
 import json
 import os
+import statistics
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from conf.exit_codes import HUNG
+from parallel.flight_recorder import behind, collectives
 
 HANGS = "hangs"
-START_SECONDS = 600.0  # until the first step is done no less is a hang: engines are built, kernels compiled
-LONGER = 10.0  # times the setting, of what is no step: validation, samples of benchmarks, a save
-STEPS = 20  # as many of the longest step so far are no hang
+START_SECONDS = 600.0  # until a stage's first step is done no less is a hang: engines are built, kernels compiled
+STEPS = 5  # as many usual steps are no hang
+NOTICED = 0.75  # of the time allowed, after which stacks are written: the rest is for those of other ranks
+WINDOW = 20  # newest steps whose median is the usual one; the first of a stage is none of them
 WAITING = ("torch/distributed", "deepspeed/comm")  # where the stack of a rank is that waits for others
 OURS = ("train/", "parallel/", "model/")
 
@@ -34,7 +39,9 @@ class Watchdog:
         self, run: Path, rank: int, nodes: Sequence[str], seconds: float, end: Callable[[int], Any] = os._exit
     ) -> None:
         self.folder, self.rank, self.nodes, self.seconds, self.end = run / HANGS, rank, nodes, seconds, end
-        self.place, self.since, self.longest_step = "start", time.monotonic(), 0.0
+        self.place, self.since = "start", time.monotonic()
+        self.steps: deque[float] = deque(maxlen=WINDOW)  # seconds
+        self.began = False  # whether the stage's first step is done
         self.main = threading.get_ident()
         self.ended = threading.Event()
         self.folder.mkdir(exist_ok=True)
@@ -42,12 +49,19 @@ class Watchdog:
         self.thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self.thread.start()
 
-    def beat(self, place: str) -> None:
-        """Give a sign of life: what was under way is done, and `place` begins, such as "nl step 12"."""
+    def open(self, place: str) -> None:
+        """Begin `place`, such as "nl opening": what takes long once, up to the end of a first step."""
+        self.beat(place)
+        self.began = False
+
+    def beat(self, place: str | None = None) -> None:
+        """Give a sign of life: what was under way is done, and `place` begins ("nl step 12"); None: it goes on."""
         now = time.monotonic()
-        if " step " in self.place:
-            self.longest_step = max(self.longest_step, now - self.since)
-        self.place, self.since = place, now
+        if place is not None and " step " in self.place:
+            if self.began:
+                self.steps.append(now - self.since)
+            self.began = True
+        self.place, self.since = place or self.place, now
 
     def close(self) -> None:
         """End the watch."""
@@ -56,9 +70,9 @@ class Watchdog:
 
     @property
     def timeout(self) -> float:
-        """Seconds without a sign of life that are a hang: the setting, and no less than some of the longest step."""
-        setting = self.seconds if " step " in self.place else LONGER * self.seconds
-        return max(setting, STEPS * self.longest_step if self.longest_step else START_SECONDS)
+        """Seconds without a sign of life that are a hang: the setting, and no less than some usual steps."""
+        usual = STEPS * statistics.median(self.steps) if self.steps else 0.0
+        return max(self.seconds, usual, 0.0 if self.began else START_SECONDS)
 
     def _watch(self) -> None:
         interval, woken = self.seconds / 20, time.monotonic()
@@ -67,7 +81,7 @@ class Watchdog:
             if now - woken > self.seconds / 2:  # this whole process was stopped, and goes on
                 self.since = now
             woken = now
-            if now - self.since > self.timeout:
+            if now - self.since > NOTICED * self.timeout:
                 self._report()
                 self._wait_for_reports()
                 self.end(HUNG)
@@ -79,13 +93,13 @@ class Watchdog:
         own = next(
             (frame for frame in reversed(frames) if any(f"/{part}" in frame.filename for part in OURS)), frames[-1]
         )
-        waits = any(part in frame.filename for frame in frames for part in WAITING)
         head = {
             "rank": self.rank,
             "node": self.nodes[self.rank],
             "place": self.place,
             "line": f"{'/'.join(Path(own.filename).parts[-2:])}:{own.lineno} {own.name}",
-            "waits": waits,
+            "waits": any(part in frame.filename for frame in frames for part in WAITING),
+            **_collectives(),
         }
         partial = self.folder / f"rank_{self.rank}.partial"
         with partial.open("w") as file:
@@ -96,13 +110,13 @@ class Watchdog:
 
     def _wait_for_reports(self) -> None:
         """Give the others time to report; then the lowest rank that did says who is to blame."""
-        until = time.monotonic() + max(2.0, self.seconds / 4)
+        until = time.monotonic() + max(1.0, 0.8 * (1 - NOTICED) * self.timeout)
         while time.monotonic() < until and not all(self._report_file(rank).exists() for rank in range(len(self.nodes))):
             time.sleep(0.1)
         reports = {rank: json.loads(path.read_text().partition("\n")[0]) for rank, path in self._reports()}
         if self.rank == min(reports):
             print(
-                f"error: {blame(reports, self.nodes, self.timeout)} (stacks: {self.folder})",
+                f"error: {blame(reports, self.nodes, time.monotonic() - self.since)} (stacks: {self.folder})",
                 file=sys.stderr,
                 flush=True,
             )
@@ -115,13 +129,38 @@ class Watchdog:
         return self.folder / f"rank_{rank}.txt"
 
 
-def blame(reports: dict[int, dict[str, Any]], nodes: Sequence[str], seconds: float) -> str:
-    """Who keeps the others waiting, and where. reports: of the ranks that wrote one, by rank; nodes: of all ranks."""
-    place = reports[min(reports)]["place"]
+def _collectives() -> dict[str, Any]:
+    """`collectives`, and nothing of them where torch's record cannot be read: a rank that is silent would be blamed."""
+    try:
+        return collectives()
+    except Exception:
+        return {"begun": {}, "groups": {}, "waiting": None}
+
+
+def blame(reports: Mapping[int, Mapping[str, Any]], nodes: Sequence[str], seconds: float) -> str:
+    """Who keeps the others waiting, where, and in what they wait. reports: of the ranks that wrote one, by rank; nodes:
+    of all ranks."""
     silent = [rank for rank in range(len(nodes)) if rank not in reports]
+    guilty = silent or _stuck(reports)
+    waiting = Counter(report["waiting"] for rank, report in reports.items() if rank not in guilty and report["waiting"])
+    others = "".join(f"; {_ranks_in(reports, guilty, words)} in {words}" for words, _ in waiting.most_common(2))
     if silent:
         names = ", ".join(f"rank {rank} on {nodes[rank]}" for rank in silent[:8])
-        return f"{names}: no sign of life for {seconds:.0f} s in {place}, and the others wait"
-    busy = [rank for rank, report in reports.items() if not report["waits"]] or list(reports)
-    names = ", ".join(f"rank {rank} on {nodes[rank]} at {reports[rank]['line']}" for rank in busy[:8])
-    return f"{names}: no progress for {seconds:.0f} s in {reports[busy[0]]['place']}"
+        return f"{names}: no sign of life for {seconds:.0f} s in {reports[min(reports)]['place']}{others}"
+    names = ", ".join(f"rank {rank} on {nodes[rank]} at {reports[rank]['line']}" for rank in guilty[:8])
+    return f"{names}: no progress for {seconds:.0f} s in {reports[guilty[0]]['place']}{others}"
+
+
+def _stuck(reports: Mapping[int, Mapping[str, Any]]) -> list[int]:
+    """The ranks that are elsewhere than in a collective, or have not begun one that others are in; all without such."""
+    late = behind(reports)
+    own = [rank for rank, report in reports.items() if not report["waits"]]  # by its stack in a call of its own
+    idle = [rank for rank in own if not reports[rank]["waiting"]]
+    ranks = ([rank for rank in idle if rank in late], [rank for rank in own if rank in late], idle, own, sorted(late))
+    return next(filter(None, ranks), list(reports))
+
+
+def _ranks_in(reports: Mapping[int, Mapping[str, Any]], guilty: Sequence[int], words: str) -> str:
+    """`rank 0 waits`, `3 ranks wait`: those that wait in the collective `words`."""
+    ranks = [rank for rank, report in reports.items() if rank not in guilty and report["waiting"] == words]
+    return f"rank {ranks[0]} waits" if len(ranks) == 1 else f"{len(ranks)} ranks wait"

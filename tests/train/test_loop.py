@@ -1,5 +1,6 @@
 """Whole runs through `python -m launch`: real processes, three stages, interruption, death, resumption."""
 
+import contextlib
 import json
 import platform
 import random
@@ -173,7 +174,11 @@ def until(process: subprocess.Popen[str], text: str) -> Iterator[str]:
 
 
 def ranks(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [child for child in psutil.Process(process.pid).children(recursive=True) if "RANK" in child.environ()]
+    found = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # what a rank had asked git, and such
+            found += [child] if "RANK" in child.environ() else []
+    return found
 
 
 def flip(path: Path) -> None:

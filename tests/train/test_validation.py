@@ -41,7 +41,9 @@ def measured(folder: str, overrides: list[str]) -> tuple[float, dict[str, str]]:
     engine = engine_of(settings, mesh_for(settings))
     files = SimpleNamespace(validation=f"{folder}/validation.bin", dtype="<u2", validation_bytes=77)
     length = settings.model.context_length
-    bits = bits_per_byte(engine, cast(Any, files), length, batch_size=2)
+    beats: list[None] = []
+    bits = bits_per_byte(engine, cast(Any, files), length, batch_size=2, beat=lambda: beats.append(None))
+    assert beats, "a long validation is no hang"
     prompts = replace(
         settings.evaluation, sample_prompts={"a": "abc", "empty": ""}, sample_tokens=5, sample_temperature=0.0
     )

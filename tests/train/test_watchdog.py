@@ -1,6 +1,7 @@
 """A rank that does not go on is named, with its node and its place, and every rank's stacks are kept."""
 
 import io
+import json
 import platform
 import signal
 import subprocess
@@ -15,26 +16,45 @@ from tests.train.test_loop import OTHER_STAGES, ROOT, command, ranks, until, wri
 from tests.worlds import Worlds, mesh_of
 from train.watchdog import Watchdog, blame
 
+HANG_SECONDS = 10
 NODES = ["n1", "n1", "n2", "n2"]
 
 
-def report(waits: bool, line: str = "train/loop.py:70 train_steps") -> dict:
-    return {"place": "nl step 57", "line": line, "waits": waits}
+def report(waits: bool, line: str = "train/loop.py:70 train_steps", begun: int = 7, waiting: str | None = None) -> dict:
+    own = {"begun": {"0": begun}, "groups": {"0": [0, 1, 2, 3]}, "waiting": waiting}
+    return {"place": "nl step 57", "line": line, "waits": waits, **own}
 
 
-def test_a_rank_without_a_report_is_to_blame_else_those_that_do_not_wait() -> None:
-    reports = {0: report(True), 1: report(True), 3: report(True)}
-    assert blame(reports, NODES, 12.0) == ("rank 2 on n2: no sign of life for 12 s in nl step 57, and the others wait")
-    reports[2] = report(False, "train/data.py:9 read")
-    assert blame(reports, NODES, 12.0) == "rank 2 on n2 at train/data.py:9 read: no progress for 12 s in nl step 57"
+def test_a_rank_without_a_report_is_to_blame_and_it_is_said_what_the_others_wait_in() -> None:
+    waits = report(True, waiting="all_reduce 7 of 4,096 elements with ranks 0-3")
+    told = blame({0: waits, 1: waits, 3: waits}, NODES, 12.0)
+    assert told == (
+        "rank 2 on n2: no sign of life for 12 s in nl step 57; "
+        "3 ranks wait in all_reduce 7 of 4,096 elements with ranks 0-3"
+    )
+
+
+def test_else_who_is_in_a_call_of_its_own_or_has_not_begun_what_the_others_wait_in() -> None:
+    waits, place = report(True, waiting="all_reduce 7 of 8 elements with ranks 0-3"), "train/data.py:9 read"
+    in_a_loop = {0: waits, 1: waits, 2: report(False, place, begun=6), 3: waits}
+    assert blame(in_a_loop, NODES, 12.0).startswith(f"rank 2 on n2 at {place}: no progress for 12 s in nl step 57; 3 ")
+    # On a GPU a collective is only queued: by their stacks all ranks are elsewhere, and its number tells who is late.
+    queued = report(False, waiting=waits["waiting"])
+    on_a_gpu = {0: queued, 1: queued, 2: report(False, place, begun=6), 3: queued}
+    assert blame(on_a_gpu, NODES, 12.0) == blame(in_a_loop, NODES, 12.0)
+    # One that waits for the late one in another group is late itself, but not to blame.
+    chain = {0: waits, 1: report(True, begun=6, waiting="all_gather 3"), 2: report(False, place, begun=6), 3: waits}
+    assert blame(chain, NODES, 12.0).startswith(f"rank 2 on n2 at {place}: ")
+    all_wait = dict.fromkeys(range(4), waits)
+    assert "rank 0 on n1" in blame(all_wait, NODES, 12.0) and "rank 3 on n2" in blame(all_wait, NODES, 12.0)
 
 
 def hung(folder: Path) -> tuple[list[int], str]:
     """(exit codes, what is said): rank 1 is in a loop of its own, rank 0 waits for it in a collective."""
     mesh, codes, said = mesh_of(), [], io.StringIO()
     with patch.object(sys, "stderr", said):
-        watchdog = Watchdog(folder, mesh.rank, ["a", "b"], 1.0, end=codes.append)
-        watchdog.longest_step = 0.01
+        watchdog = Watchdog(folder, mesh.rank, ["a", "b"], 2.0, end=codes.append)
+        watchdog.began = True
         watchdog.beat("nl step 3")
         if mesh.rank == 1:
             loop_of_its_own(folder)
@@ -54,35 +74,44 @@ def loop_of_its_own(folder: Path) -> None:
 def test_a_hang_is_told_once_with_the_stacks_of_all(tmp_path: Path, worlds: Worlds) -> None:
     (first, line), (second, silence) = worlds(2).run(test_watchdog.hung, tmp_path)
     assert first == second == [HUNG]
-    assert line.startswith("error: rank 1 on b at ") and "no progress for 1 s in nl step 3" in line
-    assert line.count("\n") == 1 and silence == ""
+    assert line.startswith("error: rank 1 on b at ") and " s in nl step 3; rank 0 waits in " in line
+    assert line.count("\n") == 1 and line.count("with ranks 0-1") == 1 and silence == ""
     assert "loop_of_its_own" in (tmp_path / "hangs/rank_1.txt").read_text()
     assert "barrier" in (tmp_path / "hangs/rank_0.txt").read_text()
 
 
-def test_a_long_step_is_no_hang(tmp_path: Path) -> None:
+def test_long_steps_are_no_hang_and_a_long_first_one_hides_none(tmp_path: Path) -> None:
     codes: list[int] = []
     watchdog = Watchdog(tmp_path, 0, ["a"], 0.2, end=codes.append)
     assert watchdog.timeout == 600, "before the first step"
-    watchdog.beat("nl step 1")
-    watchdog.since -= 0.15
-    watchdog.beat("nl step 2")
-    assert watchdog.timeout > 2.9, "20 steps of 0.15 s"
+    for step in range(4):
+        watchdog.beat(f"nl step {step + 1}")
+        watchdog.since -= 1000.0 if step == 0 else 0.5
+    assert 2.5 < watchdog.timeout < 3.5, "5 steps of 0.5 s; the first, which compiles, does not count"
     time.sleep(0.5)
+    watchdog.open("multi opening")
+    assert watchdog.timeout == 600
     watchdog.close()
     assert codes == []
 
 
 def test_a_stopped_rank_ends_the_run_within_the_setting(tmp_path: Path) -> None:
-    """kill -STOP of one rank of a real run: today's limit of a collective would be half an hour."""
+    """kill -STOP of one rank of a real run; the run ends once the launcher has killed what is left, too."""
     write_corpora(tmp_path)
-    words = command(tmp_path, "stopped", "health.hang_seconds=5", "stage=nl", "stages.nl.steps=100000")
+    words = command(tmp_path, "stopped", f"health.hang_seconds={HANG_SECONDS}", "stage=nl", "stages.nl.steps=100000")
     words = [word for word in words if not word.startswith(OTHER_STAGES)]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     list(until(process, "nl      3/"))
-    ranks(process)[1].send_signal(signal.SIGSTOP)
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == HUNG
-    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    stopped, since = ranks(process)[1], time.monotonic()
+    stopped.send_signal(signal.SIGSTOP)
+    lines, noticed = list[str](), 0.0
+    assert process.stderr is not None
+    for line in process.stderr:
+        lines += [line] if line.startswith("error: ") else []
+        noticed = time.monotonic() - since if len(lines) == 1 else noticed
+    assert process.wait(60) == HUNG
     assert len(lines) == 1 and f"rank 1 on {platform.node()}: no sign of life for " in lines[0]
-    assert (tmp_path / "runs/stopped/hangs/rank_0.txt").is_file()
+    assert " in nl step " in lines[0] and "; rank 0 waits in " in lines[0]
+    head = json.loads((tmp_path / "runs/stopped/hangs/rank_0.txt").read_text().partition("\n")[0])
+    assert noticed < HANG_SECONDS, f"after {noticed:.1f} s of {HANG_SECONDS}"
+    assert head["waiting"] in lines[0]

@@ -134,11 +134,12 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and have the disk hold it before returning."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
+def write_synced(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file of `parts` and have the disk hold it before returning."""
+    with path.open("wb", buffering=0) as file:
+        for part in parts:
+            while written := file.write(part):  # a raw write may take a part only
+                part = memoryview(part)[written:]
         os.fsync(file.fileno())
 
 

@@ -7,19 +7,19 @@ two steps.
 """
 
 import contextlib
+import json
 import queue
 import shutil
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save
+import numpy as np
 from torch import Tensor
 
 from conf.errors import HealthError, NodeError, node_name
@@ -31,40 +31,82 @@ from parallel.full_state import MOMENTS, WEIGHTS
 from parallel.mesh import ProcessMesh
 from train.checkpoint.files import Keep, publish, remove, step_name, to_remove, write_synced
 
+POLL_SECONDS = 0.02  # between two looks at whether all processes have written
+WRITERS = 4  # threads of one process
 APPEARS_SECONDS = 20.0  # how long a file that another node wrote may take to appear on a network file system
 
 
-class Writer(threading.Thread):
-    """Writes one process's layers to the disk, in order, and remembers what it wrote and what went wrong first."""
+class Writer:
+    """Writes one process's layers to the disk, several at a time, and remembers what it wrote and what went wrong.
+
+    While one thread waits for the disk, others check, serialise and sum up what comes next.
+    """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(name="checkpoint", daemon=True)
         self.folder = folder
         self.layers: queue.Queue[tuple[str, dict[str, Tensor]] | None] = queue.Queue()
         self.written: dict[str, tuple[int, int]] = {}  # file -> (bytes, CRC-32)
         self.problem: str | None = None
         self.not_finite: str | None = None
-        self.seconds = 0.0
+        self.started, self.ended = time.perf_counter(), 0.0
+        self.threads = [threading.Thread(target=self._run, name="checkpoint", daemon=True) for _ in range(WRITERS)]
+        for thread in self.threads:
+            thread.start()
 
-    def run(self) -> None:
+    def put(self, name: str, layer: dict[str, Tensor]) -> None:
+        """Have a layer written to the file `name`."""
+        self.layers.put((name, layer))
+
+    def close(self) -> None:
+        """No more comes."""
+        for _ in self.threads:
+            self.layers.put(None)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is still to be written."""
+        return any(thread.is_alive() for thread in self.threads)
+
+    @property
+    def seconds(self) -> float:
+        """From the first layer's coming to the last one's being on the disk."""
+        return max(self.ended - self.started, 0.0)
+
+    def _run(self) -> None:
         """Write until None comes; after a problem what comes is dropped, for others wait for this process's part."""
         while (item := self.layers.get()) is not None:
-            started = time.perf_counter()
             if self.problem is None and self.not_finite is None:
                 self._write(*item)
-            self.seconds += time.perf_counter() - started
+            self.ended = max(self.ended, time.perf_counter())
 
     def _write(self, name: str, layer: dict[str, Tensor]) -> None:
         try:
-            self.not_finite = next(
-                (f"{name}: {key}" for key, value in layer.items() if not value.isfinite().all()), None
-            )
-            if self.not_finite is None:
-                content = save(layer)
-                write_synced(self.folder / name, content)
-                self.written[name] = len(content), zlib.crc32(content)
-        except (OSError, SafetensorError, MemoryError) as error:
-            self.problem = f"{node_name()}: {self.folder / name} cannot be written ({error})"
+            wrong = next((key for key, value in layer.items() if not np.isfinite(value.numpy()).all()), None)
+            if wrong is not None:
+                self.not_finite = f"{name}: {wrong}"
+                return
+            parts, checksum = serialise(layer), 0
+            write_synced(self.folder / name, *parts)
+            for part in parts:
+                checksum = zlib.crc32(part, checksum)
+            self.written[name] = sum(len(part) for part in parts), checksum
+        except (OSError, MemoryError) as error:
+            self.problem = self.problem or f"{node_name()}: {self.folder / name} cannot be written ({error})"
+
+
+def serialise(layer: dict[str, Tensor]) -> list[bytes | memoryview]:
+    """The parts of a safetensors file of fp32 tensors in host memory (huggingface.co/docs/safetensors: "Format").
+
+    The values are not copied: the library's `save` copies them twice, which takes four times as long as writing them.
+    """
+    header: dict[str, Any] = {}
+    values = [memoryview(value.numpy().reshape(-1)).cast("B") for value in layer.values()]
+    ends = list(accumulate(map(len, values), initial=0))
+    for (name, value), begin, end in zip(layer.items(), ends, ends[1:], strict=False):
+        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the values are aligned
+    return [len(text).to_bytes(8, "little"), text, *values]
 
 
 @dataclass
@@ -87,11 +129,20 @@ class Saver:
     """Saves the checkpoints of one stage. Every process has one and calls it at the same steps.
 
     Errors of every method: `NodeError` where a file cannot be written, `HealthError` where a value is not finite; on
-    every process, and the checkpoints before stay.
+    every process, and the checkpoints before stay. beat: called while it waits; record: gets what each cost.
     """
 
-    def __init__(self, engine: Engine, folder: Path, keep: Keep, layers: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        folder: Path,
+        keep: Keep,
+        layers: int,
+        beat: Callable[[], None] = lambda: None,
+        record: Callable[[dict[str, Any]], None] = lambda cost: None,
+    ) -> None:
         self.engine, self.folder, self.keep, self.layers = engine, folder, keep, layers
+        self.beat, self.record = beat, record
         self.pending: Save | None = None
 
     def save(self, state: dict[str, Any]) -> None:
@@ -108,7 +159,7 @@ class Saver:
 
     def poll(self) -> None:
         """Give a save in flight its name, where every process has written its part."""
-        if self.pending is not None and not self.engine.mesh.any_rank(self.pending.writer.is_alive()):
+        if self.pending is not None and not self.engine.mesh.any_rank(self.pending.writer.is_busy):
             self.wait()
 
     def wait(self) -> None:
@@ -117,29 +168,49 @@ class Saver:
             return
         save, started = self.pending, time.perf_counter()
         self.pending = None
-        save.writer.join()
+        while self.engine.mesh.any_rank(save.writer.is_busy):
+            self.beat()
+            time.sleep(POLL_SECONDS)
         _finish(save, self.engine.mesh)
         if self.engine.mesh.is_main and save.state is not None:
             for path in to_remove(self.folder, self.keep, at_most=save.state["step"]):
                 remove(path)
         self.engine.mesh.barrier()
         save.stall_seconds += time.perf_counter() - started
-        _record(save, self.engine.mesh)
+        if save.state is not None:
+            self._record(save)
 
     def _begin(self, folder: Path, what: Sequence[str], state: dict[str, Any] | None) -> None:
         """Copy what is to be saved; a thread writes it."""
         mesh, started = self.engine.mesh, time.perf_counter()
         partial = folder.with_name(f"{folder.name}.partial")
         expected = {str(Path(kind) / layer_file(index)) for kind in what for index in range(self.layers)}
+        _raise_together(_make(partial, what) if mesh.is_main else None, mesh)
         save = Save(folder, partial, what, expected, state, Writer(partial))
-        _raise_together(_make(save) if mesh.is_main else None, mesh)
-        save.writer.start()
         for kind in what:
             for index, layer in _layers(self.engine, WEIGHTS if kind == "." else kind):
-                save.writer.layers.put((str(Path(kind) / layer_file(index)), layer))
-        save.writer.layers.put(None)
+                save.writer.put(str(Path(kind) / layer_file(index)), layer)
+        save.writer.close()
         save.stall_seconds = time.perf_counter() - started
         self.pending = save
+
+    def _record(self, save: Save) -> None:
+        """Record what a checkpoint cost: seconds that training waited and that writing took, and GB/s."""
+        assert save.state is not None
+        own = sum(size for size, _ in save.writer.written.values())
+        parts = self.engine.mesh.all_gather_object((save.writer.seconds, own))
+        drain, total = max(seconds for seconds, _ in parts), sum(size for _, size in parts)
+        cost = {
+            "step": save.state["step"],
+            "bytes": total,
+            "stall_seconds": round(save.stall_seconds, 4),
+            "drain_seconds": round(drain, 4),
+            "gigabytes_per_second": round(total / max(drain, 1e-9) / 1e9, 4),
+        }
+        if self.engine.mesh.is_main:
+            with contextlib.suppress(OSError):  # the checkpoint is there
+                append_records(self.folder.parent / SAVES, [cost])
+        self.record(cost)
 
 
 def _layers(engine: Engine, what: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
@@ -150,14 +221,14 @@ def _layers(engine: Engine, what: str) -> Iterator[tuple[int, dict[str, Tensor]]
             yield index, layer
 
 
-def _make(save: Save) -> str | None:
+def _make(partial: Path, what: Sequence[str]) -> str | None:
     """Make the folders that are written to; why they cannot be made, in words."""
     try:
-        shutil.rmtree(save.partial, ignore_errors=True)
-        for kind in save.what:
-            (save.partial / kind).mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        for kind in what:
+            (partial / kind).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return f"{node_name()}: {save.partial} cannot be written ({error})"
+        return f"{node_name()}: {partial} cannot be written ({error})"
     return None
 
 
@@ -200,25 +271,6 @@ def _publish(save: Save, written: dict[str, tuple[int, int]]) -> str | None:
     except OSError as error:
         return f"{node_name()}: {save.folder} cannot be written ({error})"
     return None
-
-
-def _record(save: Save, mesh: ProcessMesh) -> None:
-    """Record what a checkpoint cost: seconds that training waited and that the slowest process wrote, and GB/s."""
-    if save.state is None:
-        return
-    own = sum(size for size, _ in save.writer.written.values())
-    parts = mesh.all_gather_object((save.writer.seconds, own))
-    if mesh.is_main:
-        drain, total = max(seconds for seconds, _ in parts), sum(size for _, size in parts)
-        cost = {
-            "step": save.state["step"],
-            "bytes": total,
-            "stall_seconds": round(save.stall_seconds, 4),
-            "drain_seconds": round(drain, 4),
-            "gigabytes_per_second": round(total / max(drain, 1e-9) / 1e9, 4),
-        }
-        with contextlib.suppress(OSError):  # the checkpoint is there
-            append_records(save.folder.parents[1] / SAVES, [cost])
 
 
 def _raise_together(problem: str | None, mesh: ProcessMesh) -> None:

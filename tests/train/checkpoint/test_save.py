@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conf.choices import Recompute
 from conf.errors import HealthError, NodeError
@@ -21,7 +22,7 @@ from parallel.mesh import TensorParallelGroup
 from tests.train.checkpoint import test_save
 from tests.worlds import Worlds, mesh_of
 from train.checkpoint.files import Keep, checkpoints, is_complete, write_synced
-from train.checkpoint.save import Saver
+from train.checkpoint.save import Saver, serialise
 
 
 def saver_of(engine: Any, folder: Path, keep: int = 1) -> Saver:
@@ -138,9 +139,9 @@ def saved_beside_training(folder: Path) -> list[str]:
     saver, gate = saver_of(engine, folder / "checkpoints", keep=2), threading.Event()
     expected = {name: value for name, value in engine.full_state() if value is not None}
 
-    def held(path: Path, content: bytes) -> None:
+    def held(path: Path, *parts: bytes | memoryview) -> None:
         gate.wait()
-        write_synced(path, content)
+        write_synced(path, *parts)
 
     with patch("train.checkpoint.save.write_synced", held):
         saver.save({"step": 1})
@@ -186,6 +187,15 @@ def not_finite(folder: Path) -> str:
     mesh.barrier()
     engine.destroy()
     return said
+
+
+def test_a_file_is_what_the_library_reads(tmp_path: Path) -> None:
+    """Written without a copy of the values."""
+    layer = {"a.weight": torch.randn(3, 5), "b": torch.randn(7), "one": torch.randn(1)[0]}
+    write_synced(tmp_path / "whole", *serialise(layer))
+    read = load_file(tmp_path / "whole")
+    assert read.keys() == layer.keys() and all(torch.equal(read[name], value) for name, value in layer.items())
+    assert (tmp_path / "whole").read_bytes() == b"".join(serialise(layer))
 
 
 def test_nothing_that_is_not_finite_is_saved(tmp_path: Path, worlds: Worlds) -> None:
