@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from parallel.flight_recorder import _span, behind, collectives
@@ -9,24 +10,32 @@ from tests.parallel import test_flight_recorder
 from tests.worlds import Worlds, mesh_of
 
 
-def told_while_one_is_late() -> dict[str, Any]:
+def told_while_one_is_late(folder: Path) -> dict[str, Any]:
     """What a process tells while ranks 0 and 1 wait for rank 2 in the sum over all."""
     mesh, told = mesh_of(), []
+
+    def read() -> None:
+        while (found := collectives())["waiting"] is None:
+            time.sleep(0.02)
+        told.append(found)
+        (folder / str(mesh.rank)).touch()
+
     mesh.any_rank(False)
     if mesh.rank == 2:
+        while len(list(folder.iterdir())) < 2:
+            time.sleep(0.02)
         told.append(collectives())
-        time.sleep(1.5)
+        mesh.any_rank(False)
     else:
-        reader = threading.Timer(0.7, lambda: told.append(collectives()))
+        reader = threading.Thread(target=read)
         reader.start()
-    mesh.any_rank(False)
-    if mesh.rank != 2:
+        mesh.any_rank(False)
         reader.join()
     return told[0]
 
 
-def test_the_collective_and_the_late_rank_are_known(worlds: Worlds) -> None:
-    told = dict(enumerate(worlds(3).run(test_flight_recorder.told_while_one_is_late)))
+def test_the_collective_and_the_late_rank_are_known(tmp_path: Path, worlds: Worlds) -> None:
+    told = dict(enumerate(worlds(3).run(test_flight_recorder.told_while_one_is_late, tmp_path)))
     assert told[2]["waiting"] is None
     for rank in (0, 1):
         assert told[rank]["waiting"].startswith("all_reduce ")
