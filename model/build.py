@@ -11,7 +11,7 @@ from conf.choices import Precision, Recompute
 from conf.schema import ModelConfig, Settings
 from model.codegen import Block, Embedding, Head
 from model.kernels import REFERENCE, Kernels
-from model.kernels.fp8 import fp8_product
+from model.kernels.fp8 import FP8
 from parallel.cross_entropy import LossOptions
 from parallel.mesh import TensorParallelGroup
 
@@ -25,7 +25,7 @@ def run_layers(settings: Settings, tp: TensorParallelGroup, kernels: Kernels) ->
     """The layers of a run, as its settings describe them; see `build_layers`."""
     layout, z_loss = settings.layout, settings.optimizer.z_loss
     if layout.precision is Precision.fp8:
-        kernels = replace(kernels, product=fp8_product)
+        kernels = replace(kernels, products=FP8)
     if layout.zero_stage == 3:  # its hooks on the layers within a block would break the block into many graphs
         kernels = replace(kernels, compile_blocks=False)
     return build_layers(settings.model, tp, kernels, layout.recompute, z_loss, layout.loss_chunk_tokens)

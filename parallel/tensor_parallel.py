@@ -6,7 +6,7 @@ is split part by part, so that each rank holds matching rows of all of them.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,47 +56,63 @@ def shard_of(parameter: Tensor) -> Shard | None:
     return getattr(parameter, "shard", None)
 
 
-Product = Callable[[Tensor, Tensor, bool], Tensor]
-"""(a `[m, k]`, b `[n, k]`, whether a is a gradient) -> `a @ b.T` `[m, n]` in a's precision."""
+class Products(NamedTuple):
+    """A linear layer's three products, in another form than torch's.
+
+    forward: (x `[m, in]`, weight `[out, in]`) -> `x @ weight.T`, and what the weight's gradient needs of x, as does
+    keep: x -> it. gradient: `[m, out]` -> as the other two take it; of_input: (it, weight) -> `[m, in]`;
+    of_weight: (it, what was kept, precision) -> `[out, in]`.
+    """
+
+    forward: Callable[[Tensor, Tensor], tuple[Tensor, tuple[Tensor, ...]]]
+    keep: Callable[[Tensor], tuple[Tensor, ...]]
+    gradient: Callable[[Tensor], tuple[Tensor, ...]]
+    of_input: Callable[[tuple[Tensor, ...], Tensor], Tensor]
+    of_weight: Callable[[tuple[Tensor, ...], tuple[Tensor, ...], torch.dtype], Tensor]
+
+
+TORCH = Products(
+    forward=lambda x, weight: (x @ weight.t(), (x,)),
+    keep=lambda x: (x,),
+    gradient=lambda gradient: (gradient,),
+    of_input=lambda gradient, weight: gradient[0] @ weight,
+    of_weight=lambda gradient, kept, _: gradient[0].t() @ kept[0],
+)
 
 Norm = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(x `[..., d]`, weight and bias `[d]`, epsilon) -> the normed x."""
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, product: Product | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, products: Products | None = None) -> Tensor:
     """`x @ weight.T + bias`, x `[..., in]`; `weight` `[out, in]` as it is or as `pack` leaves it.
 
-    product: computes it and both of its gradients; None: torch does.
+    products: compute it and both of its gradients; None: torch does.
     """
-    if product is not None:
-        by_product: Any = _ProductLinear.apply
-        y: Tensor = by_product(x, weight, product)
+    if products is not None:
+        by_products: Any = _Linear.apply
+        y: Tensor = by_products(x, weight, products)
         return y if bias is None else y + bias
     if weight.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
     return nn.functional.linear(x, weight, bias)
 
 
-def plain_product(a: Tensor, b: Tensor, gradient: bool) -> Tensor:
-    """The `Product` of torch."""
-    return a @ b.t()
-
-
-class _ProductLinear(torch.autograd.Function):
-    """`x @ weight.T` and its gradients, by one form of product."""
+class _Linear(torch.autograd.Function):
+    """`x @ weight.T` and its gradients, by one form of products."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, product: Product) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.product = product
-        return product(x.flatten(0, -2), weight, False).view(*x.shape[:-1], len(weight))
+    def forward(ctx: Any, x: Tensor, weight: Tensor, products: Products) -> Tensor:
+        y, kept = products.forward(x.flatten(0, -2), weight)
+        ctx.save_for_backward(weight, *kept)
+        ctx.products = products
+        return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight = ctx.saved_tensors
-        gradient = gradients[0].flatten(0, -2)
-        of_x = ctx.product(gradient, weight.t(), True).view(x.shape)
-        return of_x, ctx.product(gradient.t(), x.flatten(0, -2).t(), True), None
+        (weight, *kept), products = ctx.saved_tensors, ctx.products
+        gradient = products.gradient(gradients[0].flatten(0, -2))
+        of_x = products.of_input(gradient, weight).view(*gradients[0].shape[:-1], -1)
+        return of_x, products.of_weight(gradient, tuple(kept), weight.dtype), None
 
 
 def pack(layer: nn.Module) -> None:
@@ -122,11 +138,11 @@ class ColumnLinear(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, parts: tuple[int, ...], tp: TensorParallelGroup, product: Product | None = None
+        self, in_features: int, parts: tuple[int, ...], tp: TensorParallelGroup, products: Products | None = None
     ) -> None:
         super().__init__()
         self.tp = tp
-        self.product = product
+        self.products = products
         self.parts = parts
         weight = nn.Parameter(torch.empty(sum(parts) // tp.size, in_features))
         self.weight = sharded(weight, Shard(0, parts), tp)
@@ -135,8 +151,8 @@ class ColumnLinear(nn.Module):
         """Shapes as in the class."""
         if self.tp.tensor_parallel_overlap or self.tp.regather_sequence:
             overlapped: Any = _OverlappedColumnLinear.apply
-            return overlapped(hidden_states, self.weight, self.tp, self.product)  # type: ignore[no-any-return]
-        return linear(enter_column(hidden_states, self.tp), self.weight, product=self.product)
+            return overlapped(hidden_states, self.weight, self.tp, self.products or TORCH)  # type: ignore[no-any-return]
+        return linear(enter_column(hidden_states, self.tp), self.weight, products=self.products)
 
 
 class _OverlappedColumnLinear(torch.autograd.Function):
@@ -144,24 +160,25 @@ class _OverlappedColumnLinear(torch.autograd.Function):
     gradient's matmul."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, tp: TensorParallelGroup, product: Product | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, tp: TensorParallelGroup, products: Products) -> Tensor:
         whole = gather_sequence(x, tp) if tp.sequence_parallel else x
-        ctx.save_for_backward(x if tp.regather_sequence else whole, weight)
-        ctx.tp, ctx.product = tp, product or plain_product
-        return linear(whole, weight, product=product)
+        y, kept = products.forward(whole.flatten(0, 1), weight)
+        ctx.save_for_backward(weight, *((x,) if tp.regather_sequence else kept))
+        ctx.tp, ctx.products = tp, products
+        return y.view(*whole.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        (x, weight), tp = ctx.saved_tensors, ctx.tp
-        gradient = gradients[0].flatten(0, 1)
-        gather = start_gather_sequence(x, tp) if tp.regather_sequence else lambda: x
-        of_whole = ctx.product(gradient, weight.t(), True).view(*gradients[0].shape[:-1], -1)
+        (weight, *kept), tp, products = ctx.saved_tensors, ctx.tp, ctx.products
+        gradient = products.gradient(gradients[0].flatten(0, 1))
+        gather = start_gather_sequence(kept[0], tp) if tp.regather_sequence else None
+        of_whole = products.of_input(gradient, weight).view(*gradients[0].shape[:-1], -1)
         leave = start_leave_column(of_whole, tp)  # beside the gather
-        whole = gather()
+        of_x = tuple(kept) if gather is None else products.keep(gather().flatten(0, 1))
         if not tp.tensor_parallel_overlap:
             leave()
-        weight_gradient = ctx.product(gradient.t(), whole.flatten(0, 1).t(), True)
-        return leave(), weight_gradient, None, None
+        of_weight = products.of_weight(gradient, of_x, weight.dtype)
+        return leave(), of_weight, None, None
 
 
 class RowLinear(nn.Module):
@@ -171,11 +188,11 @@ class RowLinear(nn.Module):
     """
 
     def __init__(
-        self, parts: tuple[int, ...], out_features: int, tp: TensorParallelGroup, product: Product | None = None
+        self, parts: tuple[int, ...], out_features: int, tp: TensorParallelGroup, products: Products | None = None
     ) -> None:
         super().__init__()
         self.tp = tp
-        self.product = product
+        self.products = products
         self.parts = parts
         weight = nn.Parameter(torch.empty(out_features, sum(parts) // tp.size))
         self.weight = sharded(weight, Shard(1, parts), tp)
@@ -184,8 +201,8 @@ class RowLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Shapes as in the class."""
         if self.tp.size == 1:
-            return linear(x, self.weight, self.bias, self.product)
-        partial = linear(x, self.weight, product=self.product)
+            return linear(x, self.weight, self.bias, self.products)
+        partial = linear(x, self.weight, products=self.products)
         return leave_row(partial, self.tp) + replicated(self.bias, self.tp)
 
 

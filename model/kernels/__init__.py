@@ -16,7 +16,7 @@ from conf.schema import KernelsConfig
 from model.kernels.attention import reference_attention, sdpa_attention
 from model.kernels.branches import reference_branches
 from model.kernels.documents import Documents, flex_attention, flex_documents, masked_documents
-from parallel.tensor_parallel import Norm, Product
+from parallel.tensor_parallel import Norm, Products
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Kernels:
 
     attention: see `model.kernels.attention`; branches: see `model.kernels.branches`; compile: whether the blocks and
     the loss are compiled by torch.compile; compile_blocks: a block as a whole, where no collective is inside it;
-    without it, only what lies between a block's two products; product: of those two, and their gradients', see
-    `parallel.tensor_parallel.Product`; norm: LayerNorm, see `model.kernels.triton_norm`; None: torch's of either;
+    without it, only what lies between a block's two products; products: those two, and their gradients', see
+    `parallel.tensor_parallel.Products`; norm: LayerNorm, see `model.kernels.triton_norm`; None: torch's of either;
     documents: what the blocks share of documents that do not see each other, and document_attention, which takes its
     mask: see `model.kernels.documents`.
     """
@@ -35,7 +35,7 @@ class Kernels:
     branches: Callable[..., Tensor]
     compile: bool
     compile_blocks: bool = True
-    product: Product | None = None
+    products: Products | None = None
     norm: Norm | None = None
     documents: Callable[[Tensor], Documents] = masked_documents
     document_attention: Callable[..., Tensor] = reference_attention

@@ -2,29 +2,72 @@
 
 A scale is the largest power of two that keeps the operand's largest value in range. A power of two changes no digit, so
 the slices of a tensor-parallel rank, which have scales of their own, are rounded as the whole matrix is. Weights and
-activations are in fp8; gradients need more range and are in E5M2, as in Transformer Engine.
+activations are in E4M3; gradients need more range and are in E5M2, as in Transformer Engine. Kept for the backward pass
+is the layer's input in fp8. On a CPU products are emulated.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from parallel.tensor_parallel import Products
+
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
 
-def fp8_product(a: Tensor, b: Tensor, gradient: bool) -> Tensor:
-    """`a @ b.T` in a's precision; a `[m, k]`, b `[n, k]`; gradient: whether a is one. Emulated in fp32 on a CPU."""
-    left, left_inverse = to_fp8(a, E5M2 if gradient else E4M3)
-    right, right_inverse = to_fp8(b, E4M3)
-    if a.device.type == "cpu":
-        return (left.float() @ right.float().t() * (left_inverse * right_inverse)).to(a.dtype)
-    fast = not gradient  # sums of the forward pass may be kept in fewer than fp32's digits
-    return torch._scaled_mm(
-        left.contiguous(), right.contiguous().t(), left_inverse, right_inverse, out_dtype=a.dtype, use_fast_accum=fast
-    )
+class Operand(NamedTuple):
+    """A matrix `[m, n]` in fp8: rows `[m, n]`, columns `[n, m]`, either empty if not needed; inverse: of the scale."""
+
+    rows: Tensor
+    columns: Tensor
+    inverse: Tensor
 
 
-def to_fp8(x: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x in fp8 and what to multiply it by to get x back, a scalar in fp32. A value that is not finite makes it nan."""
+def to_fp8(x: Tensor, kind: torch.dtype, rows: bool = True, columns: bool = True) -> Operand:
+    """x `[m, n]` in fp8. A value that is not finite becomes nan, or makes the others nan."""
+    if x.device.type == "cuda":
+        from model.kernels.triton_fp8 import triton_cast
+
+        return Operand(*triton_cast(x, kind, rows, columns))
     largest = x.abs().amax().float().clamp(min=2.0**-100)
     scale = torch.exp2(torch.floor(torch.log2(torch.finfo(kind).max / largest)))
-    return (x.float() * scale).to(kind), 1.0 / scale
+    low = (x.float() * scale).to(kind)
+    empty = low.new_empty(0)
+    return Operand(low if rows else empty, low.t().contiguous() if columns else empty, 1.0 / scale)
+
+
+def multiply(a: Tensor, a_inverse: Tensor, b: Tensor, b_inverse: Tensor, dtype: torch.dtype, fast: bool) -> Tensor:
+    """`a @ b.T`, a `[m, k]`, b `[n, k]`; fast: sums may be kept in fewer digits than fp32's for a while."""
+    if a.device.type == "cpu":
+        return (a.float() @ b.float().t() * (a_inverse * b_inverse)).to(dtype)
+    return torch._scaled_mm(a, b.t(), a_inverse, b_inverse, out_dtype=dtype, use_fast_accum=fast)
+
+
+def _forward(x: Tensor, weight: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    of_x, of_weight = to_fp8(x, E4M3), to_fp8(weight, E4M3, columns=False)
+    y = multiply(of_x.rows, of_x.inverse, of_weight.rows, of_weight.inverse, x.dtype, fast=True)
+    return y, (of_x.columns, of_x.inverse)
+
+
+def _keep(x: Tensor) -> tuple[Tensor, ...]:
+    _, columns, inverse = to_fp8(x, E4M3, rows=False)
+    return columns, inverse
+
+
+def _gradient(gradient: Tensor) -> tuple[Tensor, ...]:
+    return to_fp8(gradient, E5M2)
+
+
+def _of_input(gradient: tuple[Tensor, ...], weight: Tensor) -> Tensor:
+    rows, _, inverse = gradient
+    _, columns, of_weight = to_fp8(weight, E4M3, rows=False)
+    return multiply(rows, inverse, columns, of_weight, weight.dtype, fast=False)
+
+
+def _of_weight(gradient: tuple[Tensor, ...], kept: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+    (_, columns, inverse), (of_x, x_inverse) = gradient, kept
+    return multiply(columns, inverse, of_x, x_inverse, dtype, fast=False)
+
+
+FP8 = Products(_forward, _keep, _gradient, _of_input, _of_weight)

@@ -167,7 +167,7 @@ def vocabulary_loss(shape: Shape) -> Operation:
 
 def products(shape: Shape) -> Operation:
     """in_proj's three products, forward and both gradients, bf16 beside fp8, also with the operands already cast."""
-    from model.kernels.fp8 import fp8_product
+    from model.kernels.fp8 import FP8
     from parallel.tensor_parallel import linear
 
     out, width = 7 * shape.width, shape.width
@@ -181,7 +181,7 @@ def products(shape: Shape) -> Operation:
 
     forms: dict[str, Callable[[], Step]] = {"bf16": lambda: plain}
     inputs = x[None].requires_grad_(), weight.requires_grad_()
-    with_casts = partial(linear, product=fp8_product)
+    with_casts = partial(linear, products=FP8)
     forms["fp8 with its casts, eager"] = both_ways(with_casts, *inputs)
     forms["fp8 with its casts, inductor"] = both_ways(torch.compile(with_casts, dynamic=False), *inputs)
     if shape.device.type == "cuda":

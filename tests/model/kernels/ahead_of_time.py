@@ -15,11 +15,20 @@ SIZES = ("350m", "2b", "6b", "16b")
 
 
 def ahead_of_time(
-    kernel: Any, capability: int, types: dict[str, str], constants: dict[str, Any], **options: int
+    kernel: Any,
+    capability: int,
+    types: dict[str, str],
+    constants: dict[str, Any],
+    lengths: tuple[str, ...] = (),
+    **options: int,
 ) -> Any:
     """`kernel` for a GPU that need not be here; pointers and strides are multiples of 16, as in every shipped size."""
     names = kernel.arg_names
-    aligned = [name for name in names if types.get(name, "").startswith("*") or name == "d" or name.endswith("stride")]
+    aligned = [
+        name
+        for name in names
+        if types.get(name, "").startswith("*") or name in ("d", *lengths) or name.endswith("stride")
+    ]
     signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
     attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
