@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
+from conf.duration import format_duration
 from conf.schedule import count_steps
 from conf.schema import Settings
 from train.data.mixture import samples_read
 from train.data.prepare import PreparedData
+from train.data.stage_time import stage_seconds
 
 MOST_EPOCHS = 4  # beyond, repeated tokens are worth less and less than new ones (Muennighoff et al. 2023)
 FEWEST_VALIDATION_DOCUMENTS = 10
@@ -28,7 +30,9 @@ def outlook(settings: Settings, data: PreparedData) -> Iterator[str]:
             f"{key} {samples * length:,} ({samples / total:.0%}, {samples / epoch[key]:.2f} epochs)"
             for key, samples in read.items()
         )
-        yield f"data: stage {name} reads {sum(read.values()) * length:,} tokens: {parts}"
+        found = stage_seconds(settings, name, stage)
+        takes = f"; about {format_duration(found[0])} ({found[1]})" if found else ""
+        yield f"data: stage {name} reads {sum(read.values()) * length:,} tokens: {parts}{takes}"
         for key, samples in read.items():
             if samples > MOST_EPOCHS * epoch[key]:
                 lower = f"stages.{name}.steps" if len(read) == 1 else f"its weight in stages.{name}.mixture"

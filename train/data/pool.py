@@ -8,18 +8,17 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any
 
 from conf.errors import DataError
-from train.data.shard import ShardTask, write_shard
+from train.data.progress import Done
+from train.data.shard import ShardTask, read_record, write_shard
 
 SMALL_BYTES = 16 << 20  # of input, which one process reads before others have started
-
-Progress = Callable[[int, int, int], None]  # bytes, documents and tokens so far
 
 
 @dataclass
@@ -29,15 +28,21 @@ class _Group:
     tasks: list[ShardTask]
     limit: int | None
     records: dict[int, dict[str, Any]] = field(default_factory=dict)
+    found: set[int] = field(default_factory=set)  # of records, shards that were there before
     begun: int = 0
     first: int = 0  # the shard to begin with, where there is no limit
 
     def next(self) -> int | None:
-        """The shard to begin next; None where there is enough, or no other."""
-        if self.begun == len(self.tasks) or (self.limit is not None and self._bytes() >= self.limit):
-            return None
-        self.begun += 1
-        return (self.first + self.begun - 1) % len(self.tasks)
+        """The shard to begin next; None where there is enough, or no other. What is there is taken as it is."""
+        while self.begun < len(self.tasks) and (self.limit is None or self._bytes() < self.limit):
+            number = (self.first + self.begun) % len(self.tasks)
+            self.begun += 1
+            record = read_record(self.tasks[number].folder)
+            if record is None:
+                return number
+            self.records[number] = record
+            self.found.add(number)
+        return None
 
     def enough(self) -> list[tuple[ShardTask, dict[str, Any]]]:
         """The fewest first shards that hold `limit` bytes: the same ones however many processes were at work."""
@@ -49,12 +54,24 @@ class _Group:
             total += self.records[number]["bytes"]
         return kept
 
+    def share(self, numbers: Iterable[int]) -> float:
+        """How much of the group's input the shards `numbers` are; of one with a limit, how much of that they hold."""
+        if self.limit is not None:
+            held = (self.records[number]["bytes"] if number in self.records else 0 for number in numbers)
+            return min(1.0, sum(held) / max(1, self.limit))
+        sizes = [task.shard.bytes or 1 for task in self.tasks]
+        return sum(sizes[number] for number in numbers) / sum(sizes)
+
+    def weight(self) -> int:
+        """Bytes that the group comes to, as far as they are known."""
+        return self.limit or sum(task.shard.bytes for task in self.tasks) or 1
+
     def _bytes(self) -> int:
         return sum(record["bytes"] for record in self.records.values())
 
 
 def make_shards(
-    tasks: list[ShardTask], workers: int | None, progress: Progress
+    tasks: list[ShardTask], workers: int | None, progress: Callable[[Done], None]
 ) -> list[tuple[ShardTask, dict[str, Any]]]:
     """Make the shards, those of each group up to its limit; return those that are needed with their records, in order.
 
@@ -68,15 +85,26 @@ def make_shards(
     if tasks and any(tasks[0].folder.parent.glob("*.partial.*")):  # another preparation is at work: meet it half-way
         for group in groups.values():
             group.first = 0 if group.limit is not None else random.randrange(len(group.tasks))
-    done = [0, 0, 0]
+    running: dict[Future[dict[str, Any]], tuple[_Group, int]] = {}
     workers = min(workers or len(os.sched_getaffinity(0)), len(tasks))
     small = sum(task.shard.bytes for task in tasks) < SMALL_BYTES and all(task.shard.parts for task in tasks)
-    made = _in_turn(groups) if workers == 1 or small else _together(groups, workers)
+    made = _in_turn(groups) if workers == 1 or small else _together(groups, workers, running)
     for group, number, record in made:
         group.records[number] = record
-        done = [before + record[name] for before, name in zip(done, ("bytes", "documents", "tokens"), strict=True)]
-        progress(*done)
+        progress(_done([*groups.values()], [*running.values()]))
     return [one for group in groups.values() for one in group.enough()]
+
+
+def _done(groups: list[_Group], running: list[tuple[_Group, int]]) -> Done:
+    total = sum(group.weight() for group in groups)
+    records = [record for group in groups for record in group.records.values()]
+    counts = {name: sum(record[name] for record in records) for name in ("bytes", "documents", "tokens")}
+    return Done(
+        finished=sum(group.weight() * group.share(group.records) for group in groups) / total,
+        found=sum(group.weight() * group.share(group.found) for group in groups) / total,
+        running=sum(group.weight() * group.share([number]) for group, number in running) / total,
+        **counts,
+    )
 
 
 Made = Iterator[tuple[_Group, int, dict[str, Any]]]
@@ -88,11 +116,12 @@ def _in_turn(groups: dict[tuple[str, int], _Group]) -> Made:
             yield group, number, write_shard(group.tasks[number])
 
 
-def _together(groups: dict[tuple[str, int], _Group], workers: int) -> Made:
+def _together(
+    groups: dict[tuple[str, int], _Group], workers: int, running: dict[Future[dict[str, Any]], tuple[_Group, int]]
+) -> Made:
     """As `_in_turn`, in `workers` processes. However it ends, none of them is left."""
     others = multiprocessing.active_children()
     executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker)
-    running: dict[Future[dict[str, Any]], tuple[_Group, int]] = {}
     try:
         while True:
             for group in groups.values():

@@ -142,9 +142,10 @@ def _write(settings: Settings, directory: Path, log: Callable[[str], None]) -> N
         for shard in list_shards(key, corpus)
     ]
     remove_abandoned(cache / "shards")
-    bounds = [corpus.max_bytes for corpus in corpora.values()]
-    expected = None if None in bounds else sum(bound or 0 for bound in bounds)
-    with progress_bar("reading and tokenizing", expected) as update:
+    finished = sum((task.folder / "shard.json").is_file() for task in tasks)
+    size = sum(task.shard.bytes for task in tasks)
+    log(f"data: {len(tasks):,} shards" + (f" of {size / 1e6:,.1f} MB" if size else "") + f", {finished:,} made before")
+    with progress_bar("reading and tokenizing", log) as update:
         made = make_shards(tasks, data.workers, update)
     with partial_folder(directory) as partial:
         counts = assemble(made, data, tokenizer, partial)

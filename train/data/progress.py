@@ -1,25 +1,45 @@
-"""Progress bar of data preparation, shown on a terminal only."""
+"""Progress of data preparation: a bar on a terminal, a line a minute elsewhere, both with the time that is left."""
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from conf.duration import format_duration
 
-class UpdateProgress(Protocol):
-    """Sets a progress bar."""
+FIRST_SECONDS, SECONDS = 15.0, 60.0  # after which the first line and each further one is printed
 
-    def __call__(self, done_bytes: int, documents: int, tokens: int | None = None) -> None:
-        """Show bytes of UTF-8 text, documents and, unless None, tokens processed so far."""
-        ...
+
+@dataclass(frozen=True)
+class Done:
+    """How far a preparation is, in shares of the whole work and in what was kept of finished shards.
+
+    finished: shards, with those that were found; found: shards that were there before; running: shards in the making.
+    """
+
+    finished: float
+    found: float
+    running: float
+    bytes: int
+    documents: int
+    tokens: int
+
+
+def seconds_left(done: Done, elapsed: float) -> float | None:
+    """Seconds to the end at the pace so far, shards in the making counted half; None before one was made."""
+    made = done.finished - done.found
+    if made <= 0:
+        return None
+    return elapsed * max(0.0, 1 - done.finished - done.running / 2) / (made + done.running / 2)
 
 
 @contextmanager
-def progress_bar(title: str, total_bytes: int | None) -> Iterator[UpdateProgress]:
-    """A progress bar in bytes of text, indeterminate if `total_bytes` is None; yields its update function."""
+def progress_bar(title: str, log: Callable[[str], None]) -> Iterator[Callable[[Done], None]]:
+    """Yields a function that shows how far the preparation is. log: prints a line where there is no terminal."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -27,13 +47,20 @@ def progress_bar(title: str, total_bytes: int | None) -> Iterator[UpdateProgress
         TextColumn("{task.fields[state]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(), transient=True, disable=not sys.stdout.isatty()) as progress:
-        task = progress.add_task(title, total=total_bytes, state="")
+    terminal, started = sys.stdout.isatty(), time.monotonic()
+    shown = started + FIRST_SECONDS - SECONDS
+    with Progress(*columns, console=Console(), transient=True, disable=not terminal) as bar:
+        task = bar.add_task(title, total=1.0, state="")
 
-        def update(done_bytes: int, documents: int, tokens: int | None = None) -> None:
-            counted = "" if tokens is None else f", {tokens:,} tokens"
-            progress.update(
-                task, completed=done_bytes, state=f"{documents:,} documents, {done_bytes / 1e6:.1f} MB{counted}"
-            )
+        def update(done: Done) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            left = seconds_left(done, now - started)
+            counts = f"{done.documents:,} documents, {done.bytes / 1e6:,.1f} MB, {done.tokens:,} tokens"
+            state = counts + (f", about {format_duration(left)} left" if left is not None else "")
+            bar.update(task, completed=done.finished, state=state)
+            if not terminal and now - shown >= SECONDS and left is not None:
+                log(f"data: {title}: {done.finished:.0%}, {state}")
+                shown = now
 
         yield update

@@ -38,10 +38,13 @@ def test_the_first_shards_that_are_enough_are_made(tasks, settings):
     sizes = [record["bytes"] for _, record in make_shards(tasks, 1, lambda *_: None)]
     assert len(sizes) == len(tasks) > 5
     counted = []
-    bounded = [replace(task, shard=replace(task.shard, limit_bytes=sum(sizes[:2]) + 1)) for task in tasks]
+    limit, other = sum(sizes[:2]) + 1, tasks[0].folder.parent / "bounded"
+    bounded = [
+        replace(task, shard=replace(task.shard, limit_bytes=limit), folder=other / task.folder.name) for task in tasks
+    ]
     made = make_shards(bounded, 1, lambda *counts: counted.append(counts))
     assert [task for task, _ in made] == bounded[:3]
-    assert counted[-1][0] == sum(sizes[:3])
+    assert counted[-1][0].bytes == sum(sizes[:3]) and counted[-1][0].finished == 1
 
 
 def test_a_killed_process_is_one_line_and_what_is_finished_stays(settings, tmp_path, monkeypatch):
@@ -105,3 +108,14 @@ def test_a_preparation_beside_another_begins_elsewhere_and_takes_what_is_finishe
     last = len(tasks) - 1
     assert begun == [last - 1, last, *range(last - 1)]
     assert [task for task, _ in made] == tasks, "in the order of the corpus all the same"
+
+
+def test_what_is_told_of_the_work_adds_up(tasks):
+    told = []
+    make_shards(tasks[:4], 1, told.append)
+    make_shards(tasks, 1, told.append)
+    shares = [done.finished for done in told]
+    assert shares[3] == 1 and 0.1 < shares[0] < 0.4 and told[3].found == 0
+    assert len(told) == len(tasks), "a shard that was there is not made again"
+    assert 0 < told[4].found < told[4].finished < shares[-1] == 1 and told[-1].found == told[4].found
+    assert told[-1].documents == 300 and told[-1].running == 0

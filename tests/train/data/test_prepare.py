@@ -37,7 +37,7 @@ def test_prepared_data_is_complete_and_counted(settings):
             assert len(tokenizer.decode(tokens.tolist()).encode()) == getattr(files, f"{split}_bytes")
     summary = json.loads((prepared.directory / "summary.json").read_text())
     assert summary["corpora"]["nl"]["validation_bytes"] == prepared.corpora["nl"].validation_bytes
-    assert [line.split(":")[1].strip().split(" ")[0] for line in logged] == ["tokenizer", "nl", "code"]
+    assert [line.split(":")[1].strip().split(" ")[0] for line in logged] == ["tokenizer", "2", "nl", "code"]
     assert sorted(path.name for path in prepared.directory.iterdir()) == ["code", "nl", "summary.json", "tokenizer"]
     assert find_prepared(settings) == prepared
 
