@@ -28,7 +28,7 @@ from conf.run_folder import (
     write_json,
     write_records,
 )
-from conf.run_lock import LOCK
+from conf.run_lock import is_of_lock
 from conf.schedule import without_derived
 from conf.schema import Settings, StageConfig, plain
 
@@ -98,7 +98,7 @@ def check_run_folder(settings: Settings) -> bool:
     """
     folder = run_folder(settings)
     if not is_run_folder(folder):
-        if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
+        if folder.is_dir() and not all(map(is_of_lock, folder.iterdir())):
             raise ConfigError(f"{folder} is not empty and holds no run; choose another folder with run.name=...")
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file; choose another folder with run.name=...")

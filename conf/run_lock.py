@@ -6,6 +6,7 @@ answer. It is made by a hard link, which succeeds once on any file system, netwo
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import platform
@@ -17,10 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conf.errors import ConfigError, node_name
+from conf.errors import ConfigError, NodeError, node_name
 from conf.exit_codes import BAD_NODE
 
 LOCK = "lock.json"
+STOP = "stop"  # begins the names of `stop_file`
 OWNER = "RUN_LOCK_OWNER"  # environment variable by which a launcher hands its lock to the ranks
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 BEATS = 6.0  # heartbeats in the time after which a lock counts as left
@@ -35,7 +37,22 @@ def owner() -> str:
 
 def stop_file(folder: Path, holder: str) -> Path:
     """The file by which a launcher asks its ranks on other hosts to stop, whenever they look; no other launch's."""
-    return folder / f"stop.{holder}"
+    return folder / f"{STOP}.{holder}"
+
+
+def is_of_lock(path: Path) -> bool:
+    """Whether a file in a run's folder belongs to its lock, and says nothing of a run."""
+    return path.name == LOCK or path.name.startswith((f".{LOCK}.", f"{STOP}."))
+
+
+def living_holder(folder: Path) -> dict[str, Any] | None:
+    """Who holds the run in `folder`, as its lock says, where the lock's heartbeat is no older than it may be."""
+    found = _read(folder / LOCK)
+    try:
+        silent = time.time() - (folder / LOCK).stat().st_mtime
+    except OSError:
+        return None
+    return found if silent <= found.get("stale_seconds", 0) else None
 
 
 @contextlib.contextmanager
@@ -43,16 +60,24 @@ def run_lock(folder: Path, holder: str, stale_seconds: float) -> Iterator[None]:
     """Hold the run in `folder` for `holder`; what holds it already under that name is joined.
 
     stale_seconds: a lock without a heartbeat for so long was left by a process that died, and is taken.
-    Errors: `ConfigError` naming who holds it. Where it is lost to another, this process ends (exit code 3).
+    Errors: `ConfigError` naming who holds it, or that the folder cannot be written; `NodeError` where the disk is full.
+    Where it is lost to another, this process ends (exit code 3).
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         joined = not _take(folder, holder, stale_seconds)
     except OSError as error:
+        with contextlib.suppress(OSError):  # it was made for nothing
+            folder.rmdir()
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NodeError(f"{node_name()}: no space for {folder}; free some, or choose run.root=...") from None
         raise ConfigError(
             f"{folder} cannot be written ({error.strerror}); choose another place with run.root=..."
         ) from None
     path = folder / LOCK
+    if not joined:
+        for left in folder.glob(f"{STOP}.*"):  # by a launcher that was killed
+            left.unlink(missing_ok=True)
     ended = threading.Event()
     threading.Thread(target=_beat, args=(path, holder, stale_seconds, ended), name="lock", daemon=True).start()
     try:
@@ -75,8 +100,8 @@ def _take(folder: Path, holder: str, stale_seconds: float) -> bool:
     """True where the lock was taken, false where `holder` has it already."""
     path, own = folder / LOCK, folder / f".{LOCK}.{os.getpid()}"
     who = {"owner": holder, "host": node_name(), "process": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
-    own.write_text(json.dumps(who))
     try:
+        own.write_text(json.dumps({**who, "stale_seconds": stale_seconds}))
         for _ in range(2):
             with contextlib.suppress(FileExistsError):
                 os.link(own, path)

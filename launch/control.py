@@ -1,7 +1,7 @@
 """`python -m launch cancel|logs|sync`: act on runs that were started, by their folders."""
 
-import contextlib
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -11,6 +11,7 @@ from pathlib import Path
 from conf.command_line import Command
 from conf.errors import ConfigError
 from conf.run_folder import WANDB_UNSENT, is_run_folder
+from conf.run_lock import living_holder, stop_file
 from launch.jobs import JOBS, Job, read_jobs
 from launch.status import job_state, queue_of, runs_below
 
@@ -33,6 +34,7 @@ SYNC = Command(
     summary="Uploads what W&B recorded offline, of every run in runs/ where none is named.",
     examples=("python -m launch sync", "python -m launch sync runs/mine"),
 )
+SILENT = 10  # times in a row that Slurm does not answer before a log is followed no longer
 FOLLOW_SECONDS = 0.5  # between two reads of a log that is followed
 
 
@@ -41,7 +43,7 @@ def cancel(argv: list[str]) -> int:
     runs = _runs(argv, "cancel")
     jobs_queue = queue_of(runs)
     for run in runs:
-        active = [job for job in read_jobs(run) if job_state(job, jobs_queue)]
+        active = [job for job in read_jobs(run) if job_state(run, job, jobs_queue)]
         for job in active:
             if job.kind == "slurm":
                 running = jobs_queue[job.id][0] == "running"
@@ -51,8 +53,10 @@ def cancel(argv: list[str]) -> int:
                 done = subprocess.run(words, capture_output=True, text=True, check=False)
                 if done.returncode:
                     raise ConfigError(f"scancel refused job {job.id}: {done.stderr.strip()}")
-            else:
+            elif job.host == platform.node():
                 os.kill(int(job.id), signal.SIGTERM)
+            else:  # a signal does not cross hosts, a file does
+                stop_file(run, (living_holder(run) or {}).get("owner", "")).touch()
             print(f"{run}: {'job' if job.kind == 'slurm' else 'process'} {job.id} is asked to stop")
         if not active:
             print(f"{run}: nothing is under way")
@@ -68,11 +72,17 @@ def logs(argv: list[str]) -> int:
         raise ConfigError("logs shows one run at a time")
     run = runs[0]
     shown: tuple[Path, int] | None = None
+    silent = 0
     while True:
         busy = False
-        with contextlib.suppress(ConfigError):  # where Slurm does not answer, what there is is shown
-            alive = queue_of([run]) if follow else {}
-            busy = follow and any(job_state(job, alive) for job in read_jobs(run))
+        if follow:
+            try:
+                alive = queue_of([run])
+                busy = any(job_state(run, job, alive) for job in read_jobs(run))
+                silent = 0
+            except ConfigError:  # Slurm does not answer now; what is followed may well go on
+                silent += 1
+                busy = silent < SILENT
         job = _newest_with_log(run)
         if job is None and not busy:
             raise ConfigError(f"{run} has no log yet")

@@ -92,7 +92,7 @@ def submit(settings: Settings, command: Evaluate, words: list[str]) -> int:
 def stage_job(run: Path, source: Path) -> str | None:
     """The queued or running Slurm job that makes the weights of `source`, a run or one of its stages; else None."""
     queue = queue_of([run])
-    alive = [job for job in read_jobs(run) if job.kind == "slurm" and not job.evaluates and job_state(job, queue)]
+    alive = [job for job in read_jobs(run) if job.kind == "slurm" and not job.evaluates and job_state(run, job, queue)]
     wanted = source.name if source.resolve() != run.resolve() else None
     made = [job.id for job in alive if wanted is None or wanted in job.stages]
     return made[-1] if made else None

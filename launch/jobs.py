@@ -7,6 +7,7 @@ from pathlib import Path
 from conf.run_folder import read_json, write_json
 
 JOBS = "jobs.json"
+REFUSED = "jobs/refused"  # why the last submission was refused; gone with the next job
 
 
 @dataclass(frozen=True)
@@ -49,5 +50,6 @@ def read_jobs(run: Path) -> list[Job]:
 def add_job(run: Path, kind: str, id: str, stages: list[str], host: str, log: str, exit: str) -> None:
     """Append a job that was just started to `jobs.json`; an exit code that an earlier one left is removed."""
     (run / exit).unlink(missing_ok=True)
+    (run / REFUSED).unlink(missing_ok=True)
     jobs = [*read_jobs(run), Job(kind, id, stages, host, log, exit, time.time())]
     write_json(run / JOBS, [asdict(job) for job in jobs])

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, NoReturn
 
 import psutil  # type: ignore[import-untyped]
 
@@ -41,6 +41,28 @@ def run(
     """
     signals: list[int] = []
     pipe = None if log is None else subprocess.PIPE
+    started: list[subprocess.Popen[bytes]] = []
+
+    def forward(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            _leave_terminal()
+            if signals:  # a shell and the kernel send it both
+                return
+        signals.append(number)
+        if len(signals) == 1:
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                print("stopping: the run saves itself first; once more to kill it", file=sys.stderr, flush=True)
+        for process in started:
+            ask(process)
+
+    def ask(process: subprocess.Popen[bytes]) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has just ended
+            if len(signals) == 1:
+                (stop or stop_children)(psutil.Process(process.pid))
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    previous = {number: signal.signal(number, forward) for number in STOPPING}
     with subprocess.Popen(
         command,
         env=variables,
@@ -50,21 +72,9 @@ def run(
         stderr=pipe,
         preexec_fn=end_with_parent,
     ) as process:
-
-        def forward(number: int, _: FrameType | None) -> None:
-            if number == signal.SIGHUP:
-                _leave_terminal()
-                if signals:  # a shell and the kernel send it both
-                    return
-            signals.append(number)
-            if len(signals) == 1:
-                with contextlib.suppress(OSError):  # nobody reads it any more
-                    print("stopping: the run saves itself first; once more to kill it", file=sys.stderr, flush=True)
-                (stop or stop_children)(psutil.Process(process.pid))
-            else:
-                os.killpg(process.pid, signal.SIGKILL)
-
-        previous = {number: signal.signal(number, forward) for number in STOPPING}
+        started.append(process)
+        if signals:  # one came while it was being started
+            ask(process)
         copiers = [
             threading.Thread(target=_copy, args=(source, sink, log), daemon=True)
             for source, sink in ((process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer))
@@ -88,6 +98,21 @@ def run(
     if code not in (0, BAD_INPUT, BAD_NODE, UNHEALTHY, HUNG) and first is not None:  # these printed their reason
         print(f"error: rank {first[0]} (process {first[1]}) ended first; the others were stopped", file=sys.stderr)
     return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP raise SystemExit while the block runs and no command does, so that it leaves nothing."""
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _leave_terminal() -> None:

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from conf.save_time import warning_seconds, write_gb_per_second
 from conf.schema import ClusterConfig, LayoutConfig, Settings
 from launch.local import gpu_environment
 
+QUEUE_TRIES, QUEUE_SECONDS = 3, 1.0  # squeue may fail once, where its controller is busy
 RESTART_SECONDS = 10  # before the first try after a failure; doubled before each further one
 
 SCRIPT = """\
@@ -55,10 +57,13 @@ if (( code != 0 && code != 2 && code != 4 && code != {interrupted} )) && [[ ! -e
     if (( tries <= {restarts} )); then
         echo "failed with code $code: requeued, and goes on from the last checkpoint (time $tries of {restarts})"
         sleep $(( {restart_seconds} * (1 << (tries - 1)) ))
-        scontrol requeue "$SLURM_JOB_ID" && exit "$code"
+        [[ -e $cancel_file ]] || scontrol requeue "$SLURM_JOB_ID" && exit "$code"
     fi
 fi
-state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
+for _ in 1 2 3 4 5; do  # squeue failing once is not a job that is being cancelled
+    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) && break
+    sleep 2
+done
 if (( code == {interrupted} )) && [[ $state == RUNNING && ! -e $cancel_file ]]; then
     if (( ${{SLURM_RESTART_COUNT:-0}} < {max_requeues} )); then
         echo "stopped and saved: requeued, and goes on from there (time ${{SLURM_RESTART_COUNT:-0}} of {max_requeues})"
@@ -211,8 +216,13 @@ def queue() -> dict[str, tuple[str, str]]:
     """
     if shutil.which("squeue") is None:
         return {}
-    done = subprocess.run(["squeue", "--me", "-h", "-r", "-o", "%i|%T|%r"], capture_output=True, text=True, check=False)
-    if done.returncode:
+    words = ["squeue", "--me", "-h", "-r", "-o", "%i|%T|%r"]
+    for _ in range(QUEUE_TRIES):
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            break
+        time.sleep(QUEUE_SECONDS)
+    else:
         raise ConfigError(f"squeue does not say which jobs are under way ({_reason(done.stderr)}); try again later")
     rows = (line.split("|") for line in done.stdout.splitlines() if line.count("|") == 2)
     return {id: (state.lower(), reason) for id, state, reason in rows}

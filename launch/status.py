@@ -15,8 +15,9 @@ from conf.duration import format_duration
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
 from conf.run_folder import CONFIG, is_finished, is_run_folder, last_lines, newest_step
+from conf.run_lock import living_holder
 from launch import slurm
-from launch.jobs import Job, read_jobs
+from launch.jobs import REFUSED, Job, read_jobs
 
 COMMAND = Command(
     program="python -m launch status",
@@ -67,7 +68,7 @@ def status(run: Path, jobs_queue: Queue) -> Status:
         return Status(run.name, "unreadable", note=str(error))
     stages, every = list(settings.stages), read_jobs(run)
     jobs = [job for job in every if not job.evaluates]
-    beside = "; ".join(_evaluations([job for job in every if job.evaluates], jobs_queue))
+    beside = "; ".join(_evaluations(run, [job for job in every if job.evaluates], jobs_queue))
     finished = [name for name in stages if is_finished(run, name)]
     row = newest_step(run)
     stage = next((name for name in stages if name not in finished), stages[-1])
@@ -82,7 +83,7 @@ def status(run: Path, jobs_queue: Queue) -> Status:
         left = (remaining_tokens - tokens[stage] * step / max(steps, 1) if stage not in finished else 0) / speed
     if len(finished) == len(stages):
         return Status(run.name, "finished", stage, steps, steps, row.get("loss"), speed, None, _id(jobs[-1:]), beside)
-    alive = [(job, *queued) for job in jobs if (queued := job_state(job, jobs_queue))]
+    alive = [(job, *queued) for job in jobs if (queued := job_state(run, job, jobs_queue))]
     if alive:
         job, state, reason = next((each for each in alive if each[1] == "running"), alive[0])
         note = "; ".join(filter(None, (reason if state != "running" and reason != "None" else "", beside)))
@@ -103,26 +104,31 @@ def queue_of(runs: Iterable[Path]) -> Queue:
 def active_job(run: Path, jobs_queue: Queue) -> str | None:
     """The queued or running job of `run` that trains, for a message; None without one."""
     for job in read_jobs(run):
-        state = None if job.evaluates else job_state(job, jobs_queue)
+        state = None if job.evaluates else job_state(run, job, jobs_queue)
         if state:
             return f"{'job' if job.kind == 'slurm' else 'process'} {job.id} ({state[0]})"
     return None
 
 
-def job_state(job: Job, jobs_queue: Queue) -> tuple[str, str] | None:
-    """(state, reason) of a job that is queued or running, None for one that has ended."""
+def job_state(run: Path, job: Job, jobs_queue: Queue) -> tuple[str, str] | None:
+    """(state, reason) of a job of `run` that is queued or running, None for one that has ended."""
     if job.kind == "slurm":
         return jobs_queue.get(job.id)
-    if job.host != platform.node() or not psutil.pid_exists(int(job.id)):
+    if job.host != platform.node():  # its process cannot be seen, its signs of life can
+        who = living_holder(run) or {}
+        return (
+            ("running", f"on {job.host}") if (who.get("host"), who.get("process")) == (job.host, int(job.id)) else None
+        )
+    if not psutil.pid_exists(int(job.id)):
         return None
     began = psutil.Process(int(job.id)).create_time()  # process ids are reused
     return ("running", "") if began <= job.started else None
 
 
-def _evaluations(jobs: list[Job], jobs_queue: Queue) -> Iterator[str]:
+def _evaluations(run: Path, jobs: list[Job], jobs_queue: Queue) -> Iterator[str]:
     """A phrase for each evaluation that is queued or running."""
     for job in jobs:
-        if state := job_state(job, jobs_queue):
+        if state := job_state(run, job, jobs_queue):
             yield f"{Path(job.log).stem.removesuffix(f'-{job.id}')} ({job.id}) is {state[0]}"
 
 
@@ -132,6 +138,8 @@ def _id(jobs: list[Job]) -> str:
 
 def _ended(run: Path, jobs: list[Job], began: bool) -> tuple[str, str]:
     """(state, note) of a run that has no active job and is not finished."""
+    if (run / REFUSED).is_file():
+        return "refused", (run / REFUSED).read_text(encoding="utf-8").strip()
     code = jobs[-1].exit_code(run) if jobs else None
     if code == INTERRUPTED:
         return "stopped", "launch again to go on"
@@ -139,7 +147,7 @@ def _ended(run: Path, jobs: list[Job], began: bool) -> tuple[str, str]:
         return "failed", f"exit code {code}: {_last_error(run / jobs[-1].log)}"
     if jobs and code is None:
         return ("killed" if began else "cancelled"), f"launch again to go on; {_last_error(run / jobs[-1].log)}"
-    return "stopped", "launch again to go on"
+    return "stopped" if began else "not started", "launch again to go on"
 
 
 def _last_error(log: Path) -> str:

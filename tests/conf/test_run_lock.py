@@ -1,5 +1,6 @@
 """Of several launches in one folder one trains, and what a dead one left does not block the next for long."""
 
+import errno
 import json
 import os
 import time
@@ -7,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from conf.errors import ConfigError
-from conf.run_lock import LOCK, OWNER, owner, run_lock
+from conf.errors import ConfigError, NodeError
+from conf.run_lock import LOCK, OWNER, living_holder, owner, run_lock, stop_file
 
 
 def test_a_second_holder_is_refused_with_the_firsts_name(tmp_path: Path) -> None:
@@ -49,3 +50,23 @@ def test_launchers_and_jobs_share_theirs_with_their_ranks(monkeypatch: pytest.Mo
     assert owner() == "slurm-31"
     monkeypatch.setenv(OWNER, "launcher")
     assert owner() == "launcher"
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(NodeError, match=r"no space for .*run; free some, or choose run.root=\.\.\."):
+        run_lock(tmp_path / "run", "one", 60.0).__enter__()
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_living_holder_is_told_and_what_dead_ones_left_is_gone(tmp_path: Path) -> None:
+    stop_file(tmp_path, "dead").touch()
+    with run_lock(tmp_path, "one", 60.0):
+        assert not stop_file(tmp_path, "dead").exists()
+        assert (living_holder(tmp_path) or {})["owner"] == "one"
+        os.utime(tmp_path / LOCK, (time.time() - 61, time.time() - 61))
+        assert living_holder(tmp_path) is None
+    assert living_holder(tmp_path) is None

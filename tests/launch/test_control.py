@@ -1,13 +1,17 @@
-"""`sync` finds what W&B's server lacks: offline runs, and online ones whose server was lost."""
+"""`cancel` and `logs` on any kind of cluster; `sync` finds what the server of W&B lacks."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conf.errors import ConfigError
 from conf.run_folder import WANDB_UNSENT
+from conf.run_lock import run_lock, stop_file
 from launch import control
+from launch.jobs import add_job
 
 
 def test_sync_uploads_offline_runs_and_unsent_ones_oldest_first(
@@ -31,3 +35,40 @@ def test_sync_uploads_offline_runs_and_unsent_ones_oldest_first(
     assert [path.name for path in asked] == [names[1], names[0], names[2]]
     assert control.sync([str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == ["3 uploaded", "everything is synchronised"]
+
+
+def test_a_run_on_another_host_is_cancelled_by_its_stop_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").touch()
+    monkeypatch.setattr("conf.run_lock.node_name", lambda: "elsewhere")
+    with run_lock(tmp_path, "its-launcher", 60.0):
+        add_job(tmp_path, "local", str(os.getpid()), ["nl"], "elsewhere", "jobs/local.log", "jobs/local.exit")
+        assert control.cancel([str(tmp_path)]) == 0
+        assert stop_file(tmp_path, "its-launcher").is_file()
+    assert "is asked to stop" in capsys.readouterr().out
+    assert control.cancel([str(tmp_path)]) == 0, "its lock is gone: it has ended"
+    assert "nothing is under way" in capsys.readouterr().out
+
+
+def test_logs_follow_on_while_slurm_does_not_answer(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").touch()
+    add_job(tmp_path, "slurm", "7", ["nl"], "", "jobs/nl.log", "jobs/nl.exit")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/nl.log").write_text("step 1\n")
+    answers = iter([ConfigError("squeue fails"), {"7": ("running", "")}, {}])
+
+    def queue() -> dict[str, tuple[str, str]]:
+        with (tmp_path / "jobs/nl.log").open("a") as file:
+            file.write("step\n")
+        answer = next(answers)
+        if isinstance(answer, ConfigError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("launch.slurm.queue", queue)
+    monkeypatch.setattr(control, "FOLLOW_SECONDS", 0)
+    assert control.logs(["-f", str(tmp_path)]) == 0
+    assert capfd.readouterr().out.splitlines() == ["step 1", "step", "step", "step"]

@@ -1,6 +1,5 @@
 """The launcher as its user meets it."""
 
-import json
 import os
 import shlex
 import signal
@@ -15,7 +14,7 @@ from pytest import CaptureFixture
 
 from conf.compose import compose_settings
 from conf.run_lock import run_lock
-from launch.__main__ import LaunchPlan, main, train_until_ended
+from launch.__main__ import main
 from launch.local import world_size
 
 ROOT = Path(__file__).parents[2]
@@ -136,7 +135,7 @@ def start(folder: Path, rank: str) -> subprocess.Popen[str]:
     """`run()` with a launcher of one rank that runs the code `rank`; back when the rank has made the file `up`."""
     launcher = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {rank!r}]).returncode)"
     call = f"run([sys.executable, '-c', {launcher!r}], dict(os.environ, RANK='0'), 10.0)"
-    code = f"import os, sys; from launch.__main__ import run; sys.exit({call})"
+    code = f"import os, sys; from launch.processes import run; sys.exit({call})"
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-c", code]
     process = subprocess.Popen(words, cwd=folder, env=variables, stderr=subprocess.PIPE, text=True)
@@ -214,43 +213,3 @@ def test_a_second_launch_in_a_folder_is_refused_before_it_prepares_anything(tmp_
     with run_lock(tmp_path / "runs/codegen-tiny", "another", 60.0):
         done = launch(tmp_path, "model=tiny")
     assert done.returncode == 2 and "is being trained by process" in done.stderr and "data:" not in done.stdout
-
-
-def tries_of(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, codes: list[int], steps: list[int]
-) -> tuple[int, list[float]]:
-    """The exit code of a run whose tries end with `codes` after `steps`, and the pauses between them."""
-    plan = LaunchPlan([], compose_settings([f"run.root={folder}", "cluster.restarts=2"]), 1, True, [])
-    plan.folder.mkdir(exist_ok=True)
-    (plan.folder / "metrics.jsonl").write_text('{"stage": "nl", "step": 0, "loss": 1.0}\n')
-    pauses: list[float] = []
-    ends = zip(codes, steps, strict=True)
-
-    def end(*_: object) -> int:
-        code, step = next(ends)
-        (plan.folder / "metrics.jsonl").write_text(json.dumps({"stage": "nl", "step": step, "loss": 1.0}) + "\n")
-        return code
-
-    monkeypatch.setattr("launch.__main__.train_here", end)
-    monkeypatch.setattr("launch.__main__.time.sleep", pauses.append)
-    return train_until_ended(plan, [], {}), pauses
-
-
-@pytest.mark.parametrize(
-    ("codes", "steps", "code", "pauses"),
-    [
-        ([1, 247, 0], [10, 20, 30], 0, [10, 10]),  # each came further
-        ([1, 1, 1, 1], [10, 10, 10, 10], 1, [10, 20]),  # the same step fails again and again
-        ([5, 0], [0, 30], 0, [10]),  # a hang
-        ([3], [0], 3, []),  # unfit before the first step
-        ([3, 0], [10, 30], 0, [10]),  # a node was lost
-        ([4], [10], 4, []),
-        ([2], [10], 2, []),
-        ([75], [10], 75, []),
-        ([143], [10], 143, []),
-    ],
-)
-def test_a_failure_is_tried_again_while_it_comes_further(
-    codes: list[int], steps: list[int], code: int, pauses: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert tries_of(tmp_path, monkeypatch, codes, steps) == (code, pauses)

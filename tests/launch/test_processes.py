@@ -35,3 +35,10 @@ def test_a_rank_that_waits_for_a_dead_one_is_ended_and_the_dead_one_named(capfd:
 
 def test_a_command_that_a_signal_killed_has_a_shell_s_code() -> None:
     assert run([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], dict(os.environ), 1.0) == 137
+
+
+def test_a_full_disk_does_not_stop_the_ranks(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Their output would fill the pipe that nobody empties."""
+    program = "for n in range(20000): print('step', n)"
+    assert run([sys.executable, "-c", program], dict(os.environ), 5.0, Path("/dev/full")) == 0
+    assert capfdbinary.readouterr().out.endswith(b"step 19999\n")

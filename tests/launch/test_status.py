@@ -13,6 +13,8 @@ import pytest
 from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.run_folder import save_settings
+from conf.run_lock import run_lock
+from launch.__main__ import main
 from launch.control import cancel, logs, sync
 from launch.jobs import add_job, read_jobs
 from launch.status import active_job, queue_of, runs_below, status
@@ -67,6 +69,31 @@ def test_how_it_ended(run: Path) -> None:
     assert status(run, {}).state == "finished"
 
 
+def test_a_refused_submission_is_no_stopped_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: Invalid account' >&2\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    words = ["cluster=slurm", "model=tiny", "stage=nl", f"run.root={tmp_path}/runs", "run.name=mine"]
+    assert main(words) == 2
+    row = status(tmp_path / "runs/mine", {})
+    assert (row.state, row.note) == ("refused", "sbatch refused stage nl: Invalid account")
+    slurm_job(tmp_path / "runs/mine", "7", "nl")
+    assert status(tmp_path / "runs/mine", {"7": ("running", "")}).state == "running"
+    assert status(tmp_path / "runs/mine", {}).state == "cancelled"
+
+
+def test_a_run_on_another_host_is_known_by_its_signs_of_life(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("conf.run_lock.node_name", lambda: "elsewhere")
+    add_job(run, "local", str(os.getpid()), ["nl"], "elsewhere", "jobs/local.log", "jobs/local.exit")
+    assert status(run, {}).state == "killed"
+    with run_lock(run, "its-launcher", 60.0):
+        row = status(run, {})
+        assert (row.state, row.note) == ("running", "")
+        assert active_job(run, {}) == f"process {os.getpid()} (running)"
+
+
 def test_a_local_run_is_known_by_its_process(run: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     add_job(run, "local", str(process.pid), ["nl", "multi"], platform.node(), "jobs/local.log", "jobs/local.exit")
@@ -98,6 +125,7 @@ def test_a_queue_that_does_not_answer_is_not_an_empty_one(
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/squeue").write_text("#!/bin/sh\necho 'squeue: error: Unable to contact controller' >&2\nexit 1\n")
     (tmp_path / "bin/squeue").chmod(0o755)
+    monkeypatch.setattr("launch.slurm.QUEUE_SECONDS", 0)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     assert queue_of([run]) == {}
     slurm_job(run, "7", "nl")
@@ -105,7 +133,8 @@ def test_a_queue_that_does_not_answer_is_not_an_empty_one(
         queue_of([run])
 
 
-def test_logs_show_the_newest(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_logs_show_the_newest(run: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.slurm.queue", dict)
     slurm_job(run, "7", "nl")
     with pytest.raises(ConfigError, match="has no log yet"):
         logs([str(run)])
