@@ -163,6 +163,7 @@ def megatron_gpt(job: Job, half: bool) -> Any:
         bias_activation_fusion=True,
         bias_dropout_fusion=True,
         cross_entropy_loss_fusion=True,
+        attention_softmax_in_fp32=False,  # the sums are in fp32 all the same, and no copy of the scores is
         bf16=half,
         params_dtype=torch.bfloat16 if half else torch.float32,
         use_cpu_initialization=job.device.type == "cpu",
