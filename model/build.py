@@ -14,6 +14,7 @@ from model.kernels import REFERENCE, Kernels
 from model.kernels.fp8 import FP8
 from parallel.cross_entropy import LossOptions
 from parallel.mesh import TensorParallelGroup
+from parallel.tensor_parallel import TORCH
 
 LOSS_CHUNK_TOKENS = 256  # where there are no settings of a run: tokens whose logits exist at one time
 ALONE = TensorParallelGroup()  # no tensor parallelism: one process holds each matrix whole
@@ -28,6 +29,9 @@ def run_layers(settings: Settings, tp: TensorParallelGroup, kernels: Kernels) ->
         kernels = replace(kernels, products=FP8)
     if layout.zero_stage == 3:  # its hooks on the layers within a block would break the block into many graphs
         kernels = replace(kernels, compile_blocks=False)
+    compiled = kernels.compile and kernels.compile_blocks and tp.size == 1
+    if layout.zero_stage == 1 and layout.precision in (Precision.bf16, Precision.fp8) and not compiled:
+        kernels = replace(kernels, products=(kernels.products or TORCH)._replace(accumulates=True))
     return build_layers(settings.model, tp, kernels, layout.recompute, z_loss, layout.loss_chunk_tokens)
 
 

@@ -21,6 +21,7 @@ from model.rotary import apply_rotary, rotary_table
 from parallel.collectives import enter_column
 from parallel.cross_entropy import LossOptions, chunked_cross_entropy
 from parallel.dropout import Dropout
+from parallel.main_gradient import mark
 from parallel.mesh import TensorParallelGroup
 from parallel.tensor_parallel import ColumnLinear, LayerNorm, Norm, RowLinear, Shard, VocabEmbedding, linear, sharded
 
@@ -161,7 +162,7 @@ class Head(nn.Module):
         self.options = options
         self.norm = LayerNorm(config.n_embd, config.layer_norm_epsilon, tp, norm)
         rows, shard = config.vocab_size // tp.size, Shard(0, (config.vocab_size,))
-        self.weight = sharded(nn.Parameter(torch.empty(rows, config.n_embd)), shard, tp)
+        self.weight = mark(sharded(nn.Parameter(torch.empty(rows, config.n_embd)), shard, tp))
         self.bias = sharded(nn.Parameter(torch.empty(rows)), shard, tp)
 
     def forward(self, hidden_states: Tensor, labels: Tensor | None = None) -> Tensor:

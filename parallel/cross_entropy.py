@@ -15,6 +15,7 @@ from torch import Tensor
 
 from conf.choices import IGNORE_INDEX
 from parallel.collectives import enter_column
+from parallel.main_gradient import add_product, main_gradient
 from parallel.mesh import TensorParallelGroup
 
 
@@ -95,14 +96,6 @@ def _forms(compile: bool) -> list[Callable[..., Any]]:
     return [torch.compile(function, dynamic=False) for function in functions] if compile else functions
 
 
-def _add_product(total: Tensor, slope: Tensor, tokens: Tensor) -> None:
-    """Add `slope.T @ tokens` to the fp32 `total`, without rounding it to the operands' precision on a GPU."""
-    if total.is_cuda and total.dtype != tokens.dtype:
-        torch.ops.aten.addmm.dtype_out(total, slope.t(), tokens, torch.float32, out=total)
-    else:
-        total += slope.t() @ tokens
-
-
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -129,15 +122,23 @@ class _FusedLoss(torch.autograd.Function):
             if weight_gradient is None:
                 weight_gradient = slope.t() @ tokens
             else:
-                _add_product(weight_gradient, slope, tokens)
+                add_product(weight_gradient, slope.t(), tokens)
             bias_gradient += slope.sum(dim=0, dtype=torch.float32)
             start += len(tokens)
         ctx.dtypes = hidden.dtype, weight.dtype, bias.dtype
         ctx.gradients = hidden_gradient, weight_gradient, bias_gradient
+        ctx.main_gradient = main_gradient(weight)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [(gradient * upstream[0]).to(dtype) for gradient, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)]
+        (of_hidden, of_weight, of_bias), scale = ctx.gradients, upstream[0]
         del ctx.gradients
-        return (*scaled, None, None, None)
+        hidden_type, weight_type, bias_type = ctx.dtypes
+        if ctx.main_gradient is not None:
+            ctx.main_gradient.total.addcmul_(of_weight, scale)
+            ctx.main_gradient.added()
+            scaled = None
+        else:
+            scaled = (of_weight * scale).to(weight_type)
+        return (of_hidden * scale).to(hidden_type), scaled, (of_bias * scale).to(bias_type), None, None, None

@@ -10,6 +10,7 @@ will do.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from parallel.deepspeed_internals import replace_method
+from parallel.main_gradient import attach
 from parallel.mesh import ProcessMesh
 from parallel.tensor_parallel import shard_of
 
@@ -70,8 +72,10 @@ class OverlappedReduction:
         for index, parameters in enumerate(optimizer.bf16_groups):
             bucket = _bucket(optimizer, index, mesh, engine.gradient_accumulation_steps())
             bucket_of |= dict.fromkeys(parameters, bucket)
-            for parameter in parameters:  # after DeepSpeed's own hook, which adds the gradient to the fp32 sum
-                parameter.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._count(bucket))
+            for parameter, total in zip(parameters, optimizer.fp32_groups_gradients[index], strict=True):
+                # the layer adds to the fp32 sum, or DeepSpeed does in its own hook, before this one
+                if not attach(parameter, total, partial(self._count, bucket)):
+                    parameter.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._count(bucket))
         in_order = [bucket_of[parameter] for parameter in engine.module.parameters()]
         self.buckets = list({id(bucket): bucket for bucket in in_order}.values())  # in the order of use
         for layer in engine.module.children():

@@ -19,6 +19,7 @@ from parallel.collectives import (
     start_gather_sequence,
     start_leave_column,
 )
+from parallel.main_gradient import add_product, main_gradient, mark
 from parallel.mesh import TensorParallelGroup
 
 PACKED_ROWS = 8  # rows of a product that `pack` lays out for; the layout serves 1 to 1024 well
@@ -59,24 +60,29 @@ def shard_of(parameter: Tensor) -> Shard | None:
 class Products(NamedTuple):
     """A linear layer's three products, in another form than torch's.
 
-    forward: (x `[m, in]`, weight `[out, in]`) -> `x @ weight.T`, and what the weight's gradient needs of x, as does
-    keep: x -> it. gradient: `[m, out]` -> as the other two take it; of_input: (it, weight) -> `[m, in]`;
-    of_weight: (it, what was kept, precision) -> `[out, in]`.
+    forward: (x `[m, in]`, weight `[out, in]`, bias or None) -> `x @ weight.T + bias`, and what the weight's gradient
+    needs of x, as does keep: x -> it. gradient: `[m, out]` -> as the others take it; of_input: (it, weight) ->
+    `[m, in]`; of_weight: (it, what was kept, precision) -> `[out, in]`; add_of_weight: (sum, it, what was kept) adds
+    that to the weight's main gradient (`parallel.main_gradient`). accumulates: whether that is done; a compiled layer
+    cannot.
     """
 
-    forward: Callable[[Tensor, Tensor], tuple[Tensor, tuple[Tensor, ...]]]
+    forward: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, tuple[Tensor, ...]]]
     keep: Callable[[Tensor], tuple[Tensor, ...]]
     gradient: Callable[[Tensor], tuple[Tensor, ...]]
     of_input: Callable[[tuple[Tensor, ...], Tensor], Tensor]
     of_weight: Callable[[tuple[Tensor, ...], tuple[Tensor, ...], torch.dtype], Tensor]
+    add_of_weight: Callable[[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]], None]
+    accumulates: bool = False
 
 
 TORCH = Products(
-    forward=lambda x, weight: (x @ weight.t(), (x,)),
+    forward=lambda x, weight, bias: (nn.functional.linear(x, weight, bias), (x,)),
     keep=lambda x: (x,),
     gradient=lambda gradient: (gradient,),
     of_input=lambda gradient, weight: gradient[0] @ weight,
     of_weight=lambda gradient, kept, _: gradient[0].t() @ kept[0],
+    add_of_weight=lambda total, gradient, kept: add_product(total, gradient[0].t(), kept[0]),
 )
 
 Norm = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -90,29 +96,41 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, products: Prod
     """
     if products is not None:
         by_products: Any = _Linear.apply
-        y: Tensor = by_products(x, weight, products)
-        return y if bias is None else y + bias
+        return by_products(x, weight, bias, products)  # type: ignore[no-any-return]
     if weight.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
     return nn.functional.linear(x, weight, bias)
 
 
+def _weight_gradient(ctx: Any, gradient: tuple[Tensor, ...], kept: tuple[Tensor, ...]) -> Tensor | None:
+    """The weight's gradient, in its precision; None: it is in the weight's main gradient."""
+    if ctx.main_gradient is None:
+        of_weight: Tensor = ctx.products.of_weight(gradient, kept, ctx.dtype)
+        return of_weight
+    ctx.products.add_of_weight(ctx.main_gradient.total, gradient, kept)
+    ctx.main_gradient.added()
+    return None
+
+
 class _Linear(torch.autograd.Function):
-    """`x @ weight.T` and its gradients, by one form of products."""
+    """`x @ weight.T + bias` and its gradients, by one form of products."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, products: Products) -> Tensor:
-        y, kept = products.forward(x.flatten(0, -2), weight)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, products: Products) -> Tensor:
+        y, kept = products.forward(x.flatten(0, -2), weight, bias)
         ctx.save_for_backward(weight, *kept)
-        ctx.products = products
+        ctx.products, ctx.dtype, ctx.has_bias = products, weight.dtype, bias is not None
+        ctx.main_gradient = main_gradient(weight) if products.accumulates else None
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (weight, *kept), products = ctx.saved_tensors, ctx.products
-        gradient = products.gradient(gradients[0].flatten(0, -2))
+        flat = gradients[0].flatten(0, -2)
+        gradient = products.gradient(flat)
         of_x = products.of_input(gradient, weight).view(*gradients[0].shape[:-1], -1)
-        return of_x, products.of_weight(gradient, tuple(kept), weight.dtype), None
+        of_bias = flat.sum(dim=0) if ctx.has_bias else None
+        return of_x, _weight_gradient(ctx, gradient, tuple(kept)), of_bias, None
 
 
 def pack(layer: nn.Module) -> None:
@@ -146,6 +164,8 @@ class ColumnLinear(nn.Module):
         self.parts = parts
         weight = nn.Parameter(torch.empty(sum(parts) // tp.size, in_features))
         self.weight = sharded(weight, Shard(0, parts), tp)
+        if products is not None and products.accumulates:
+            mark(self.weight)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Shapes as in the class."""
@@ -162,13 +182,14 @@ class _OverlappedColumnLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, tp: TensorParallelGroup, products: Products) -> Tensor:
         whole = gather_sequence(x, tp) if tp.sequence_parallel else x
-        y, kept = products.forward(whole.flatten(0, 1), weight)
+        y, kept = products.forward(whole.flatten(0, 1), weight, None)
         ctx.save_for_backward(weight, *((x,) if tp.regather_sequence else kept))
-        ctx.tp, ctx.products = tp, products
+        ctx.tp, ctx.products, ctx.dtype = tp, products, weight.dtype
+        ctx.main_gradient = main_gradient(weight) if products.accumulates else None
         return y.view(*whole.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (weight, *kept), tp, products = ctx.saved_tensors, ctx.tp, ctx.products
         gradient = products.gradient(gradients[0].flatten(0, 1))
         gather = start_gather_sequence(kept[0], tp) if tp.regather_sequence else None
@@ -177,7 +198,7 @@ class _OverlappedColumnLinear(torch.autograd.Function):
         of_x = tuple(kept) if gather is None else products.keep(gather().flatten(0, 1))
         if not tp.tensor_parallel_overlap:
             leave()
-        of_weight = products.of_weight(gradient, of_x, weight.dtype)
+        of_weight = _weight_gradient(ctx, gradient, of_x)
         return leave(), of_weight, None, None
 
 
@@ -196,6 +217,8 @@ class RowLinear(nn.Module):
         self.parts = parts
         weight = nn.Parameter(torch.empty(out_features, sum(parts) // tp.size))
         self.weight = sharded(weight, Shard(1, parts), tp)
+        if products is not None and products.accumulates:
+            mark(self.weight)
         self.bias = nn.Parameter(torch.empty(out_features))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -37,16 +37,20 @@ def to_fp8(x: Tensor, kind: torch.dtype, rows: bool = True, columns: bool = True
     return Operand(low if rows else empty, low.t().contiguous() if columns else empty, 1.0 / scale)
 
 
-def multiply(a: Tensor, a_inverse: Tensor, b: Tensor, b_inverse: Tensor, dtype: torch.dtype, fast: bool) -> Tensor:
-    """`a @ b.T`, a `[m, k]`, b `[n, k]`; fast: sums may be kept in fewer digits than fp32's for a while."""
+def multiply(
+    a: Tensor, a_inverse: Tensor, b: Tensor, b_inverse: Tensor, dtype: torch.dtype, fast: bool,
+    bias: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """`a @ b.T + bias`, a `[m, k]`, b `[n, k]`; fast: sums may be kept in fewer digits than fp32's for a while."""
     if a.device.type == "cpu":
-        return (a.float() @ b.float().t() * (a_inverse * b_inverse)).to(dtype)
-    return torch._scaled_mm(a, b.t(), a_inverse, b_inverse, out_dtype=dtype, use_fast_accum=fast)
+        product = a.float() @ b.float().t() * (a_inverse * b_inverse)
+        return (product if bias is None else product + bias).to(dtype)
+    return torch._scaled_mm(a, b.t(), a_inverse, b_inverse, bias=bias, out_dtype=dtype, use_fast_accum=fast)
 
 
-def _forward(x: Tensor, weight: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
     of_x, of_weight = to_fp8(x, E4M3), to_fp8(weight, E4M3, columns=False)
-    y = multiply(of_x.rows, of_x.inverse, of_weight.rows, of_weight.inverse, x.dtype, fast=True)
+    y = multiply(of_x.rows, of_x.inverse, of_weight.rows, of_weight.inverse, x.dtype, fast=True, bias=bias)
     return y, (of_x.columns, of_x.inverse)
 
 
@@ -70,4 +74,8 @@ def _of_weight(gradient: tuple[Tensor, ...], kept: tuple[Tensor, ...], dtype: to
     return multiply(columns, inverse, of_x, x_inverse, dtype, fast=False)
 
 
-FP8 = Products(_forward, _keep, _gradient, _of_input, _of_weight)
+def _add_of_weight(total: Tensor, gradient: tuple[Tensor, ...], kept: tuple[Tensor, ...]) -> None:
+    total += _of_weight(gradient, kept, torch.bfloat16)  # torch has no product in fp8 that adds to its result
+
+
+FP8 = Products(_forward, _keep, _gradient, _of_input, _of_weight, _add_of_weight)
