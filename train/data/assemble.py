@@ -22,6 +22,7 @@ from model.tokenizer import Tokenizer
 from train.data.dropped import EXAMPLES, SHOWN_CHARACTERS, Dropped, example
 from train.data.duplicates import Keys, repeated
 from train.data.filters import ValidationSelection, is_held_out
+from train.data.lone_document import held_out_tokens, split_inside
 from train.data.minhash import BANDS
 from train.data.shard import DOCUMENT, ShardTask
 from train.data.token_file import TokenFile, TokenFileWriter
@@ -86,14 +87,17 @@ def _mark_duplicates(parts: list[_Part], dedup: Dedup) -> None:
 
 def _write_corpus(key: str, parts: list[_Part], data: DataConfig, tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
     _mark_above_limit(parts)
-    _mark_validation(parts, data)
+    lone = sum(_kept(parts, TRAIN)) == 1 and all(_can_be_cut(part) for part in parts)
+    if not lone:
+        _mark_validation(parts, data)
     dropped = Dropped()
     for part in parts:
         dropped.merge(part.record["dropped"])
     for reason, name in REASONS.items():
         _count(dropped, name, [(part, part.fate == reason) for part in parts], tokenizer)
     corpus = parts[0].task.corpus
-    _refuse_empty(key, corpus, data, parts, dropped)
+    if not lone:
+        _refuse_empty(key, corpus, data, parts, dropped)
     folder.mkdir(parents=True)
     counts: Counter[str] = Counter()
     languages: Counter[str] = Counter()
@@ -106,8 +110,11 @@ def _write_corpus(key: str, parts: list[_Part], data: DataConfig, tokenizer: Tok
         validation.write([tokenizer.eos])
         for part in parts:
             documents = part.documents()
-            _refer_to_tokens(part, documents, train)
-            _copy_validation(part, documents, validation)
+            if lone:
+                counts["split_inside_bytes"] += _split_lone(part, documents, data, tokenizer, train, validation)
+            else:
+                _refer_to_tokens(part, documents, train)
+                _copy_validation(part, documents, validation)
             _copy_manifest(part, manifest)
             for fate, split in SPLITS.items():
                 own = documents[part.fate == fate]
@@ -117,6 +124,10 @@ def _write_corpus(key: str, parts: list[_Part], data: DataConfig, tokenizer: Tok
             for code, tokens in enumerate(numpy.bincount(own["language"], own["tokens"]).tolist()):
                 languages[part.record["languages"][code]] += int(tokens)
         counts["train_tokens"], counts["validation_tokens"] = train.tokens, validation.tokens
+        if lone:
+            counts["validation_documents"], counts["validation_bytes"] = 1, counts["split_inside_bytes"]
+            counts["train_bytes"] -= counts["split_inside_bytes"]
+            languages = Counter({next(iter(languages)): train.tokens - 1})
     (folder / "dropped.json").write_text(json.dumps(dropped.record(), indent=2) + "\n")
     tokens_of = {language or "none": tokens for language, tokens in languages.most_common() if tokens}
     return {"dtype": dtype, **counts, "languages": tokens_of, "dropped": dict(sorted(dropped.counts.items()))}
@@ -201,6 +212,28 @@ def _refer_to_tokens(part: _Part, documents: NDArray[Any], train: TokenSpansWrit
             end = ends[borders[0]]
             starts, stops = numpy.insert(starts, 0, end - 1), numpy.insert(stops, 0, end)
         train.write(part.task.folder, starts.astype(numpy.int64), stops.astype(numpy.int64))
+
+
+def _can_be_cut(part: _Part) -> bool:
+    return bool((part.documents()["tokens"][part.fate == TRAIN] > 2).all())  # two, and its eos
+
+
+def _split_lone(
+    part: _Part,
+    documents: NDArray[Any],
+    data: DataConfig,
+    tokenizer: Tokenizer,
+    train: TokenSpansWriter,
+    validation: TokenFileWriter,
+) -> int:
+    """Split the corpus' only document, where it is in this part; return the bytes that are held out."""
+    for row in numpy.flatnonzero(part.fate == TRAIN).tolist():
+        stop, tokens = int(documents["tokens"][: row + 1].sum()), int(documents["tokens"][row])
+        size = int(documents["bytes"][row])
+        held_out = held_out_tokens(tokens - 1, size, data.validation_fraction, data.validation_bytes)
+        of = part.task
+        return split_inside(of.folder, stop - tokens, stop, held_out, tokenizer, train, of.dtype, validation)
+    return 0
 
 
 def _copy_validation(part: _Part, documents: NDArray[Any], validation: TokenFileWriter) -> None:

@@ -152,6 +152,9 @@ def _write(settings: Settings, directory: Path, log: Callable[[str], None]) -> N
         tokenizer.save(partial / "tokenizer")
         for key, of_corpus in counts.items():
             log(_summary_line(key, of_corpus))
+            if held_out := of_corpus.get("split_inside_bytes"):
+                share = held_out / (of_corpus["train_bytes"] + held_out)
+                log(f"data: {key} is one document; it is split inside: its last {share:.1%} are the validation set")
         summary = {"vocab_size": tokenizer.vocab_size, "data": plain(data), "corpora": counts}
         (partial / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
