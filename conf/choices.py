@@ -118,6 +118,22 @@ class KernelForm(Enum):
     reference = "reference"
 
 
+class NormForm(Enum):
+    """Form of LayerNorm."""
+
+    auto = "auto"  # the fastest by measurement: triton on a GPU, torch elsewhere
+    torch = "torch"
+    triton = "triton"
+    apex = "apex"
+
+
+class WeightGradientForm(Enum):
+    """What adds weight gradients to their fp32 sums."""
+
+    torch = "torch"
+    apex = "apex"
+
+
 class FusedForm(Enum):
     """Form of an operation that has one in Triton."""
 

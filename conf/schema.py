@@ -136,7 +136,8 @@ class KernelsConfig:
     compile: bool = MISSING
     attention: choices.KernelForm = MISSING
     branches: choices.FusedForm = MISSING
-    norm: choices.FusedForm = MISSING
+    norm: choices.NormForm = MISSING
+    weight_gradient: choices.WeightGradientForm = MISSING
 
 
 @dataclass

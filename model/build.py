@@ -31,7 +31,8 @@ def run_layers(settings: Settings, tp: TensorParallelGroup, kernels: Kernels) ->
         kernels = replace(kernels, compile_blocks=False)
     compiled = kernels.compile and kernels.compile_blocks and tp.size == 1
     if layout.zero_stage == 1 and layout.precision in (Precision.bf16, Precision.fp8) and not compiled:
-        kernels = replace(kernels, products=(kernels.products or TORCH)._replace(accumulates=True))
+        products = kernels.products or TORCH._replace(add_of_weight=kernels.add_of_weight or TORCH.add_of_weight)
+        kernels = replace(kernels, products=products._replace(accumulates=True))
     return build_layers(settings.model, tp, kernels, layout.recompute, z_loss, layout.loss_chunk_tokens)
 
 

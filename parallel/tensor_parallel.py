@@ -57,6 +57,10 @@ def shard_of(parameter: Tensor) -> Shard | None:
     return getattr(parameter, "shard", None)
 
 
+AddOfWeight = Callable[[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]], None]
+"""`Products.add_of_weight`."""
+
+
 class Products(NamedTuple):
     """A linear layer's three products, in another form than torch's.
 
@@ -72,7 +76,7 @@ class Products(NamedTuple):
     gradient: Callable[[Tensor], tuple[Tensor, ...]]
     of_input: Callable[[tuple[Tensor, ...], Tensor], Tensor]
     of_weight: Callable[[tuple[Tensor, ...], tuple[Tensor, ...], torch.dtype], Tensor]
-    add_of_weight: Callable[[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]], None]
+    add_of_weight: AddOfWeight
     accumulates: bool = False
 
 

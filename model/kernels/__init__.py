@@ -10,13 +10,14 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from conf.choices import FusedForm, KernelForm
+from conf.choices import FusedForm, KernelForm, NormForm
 from conf.errors import ConfigError
 from conf.schema import KernelsConfig
+from model.kernels.apex_forms import apex_add_of_weight, apex_norm, require
 from model.kernels.attention import reference_attention, sdpa_attention
 from model.kernels.branches import reference_branches
 from model.kernels.documents import Documents, flex_attention, flex_documents, masked_documents
-from parallel.tensor_parallel import Norm, Products
+from parallel.tensor_parallel import AddOfWeight, Norm, Products
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Kernels:
     the loss are compiled by torch.compile; compile_blocks: a block as a whole, where no collective is inside it;
     without it, only what lies between a block's two products; products: those two, and their gradients', see
     `parallel.tensor_parallel.Products`; norm: LayerNorm, see `model.kernels.triton_norm`; None: torch's of either;
+    add_of_weight: adds weight gradients to their fp32 sums (None: torch);
     documents: what the blocks share of documents that do not see each other, and document_attention, which takes its
     mask: see `model.kernels.documents`.
     """
@@ -39,6 +41,7 @@ class Kernels:
     norm: Norm | None = None
     documents: Callable[[Tensor], Documents] = masked_documents
     document_attention: Callable[..., Tensor] = reference_attention
+    add_of_weight: AddOfWeight | None = None
 
     def describe(self) -> dict[str, str]:
         """Operation -> the name of its form, for the log."""
@@ -46,6 +49,7 @@ class Kernels:
             "attention": self.attention.__name__,
             "branches": self.branches.__name__,
             "norm": "torch" if self.norm is None else self.norm.__name__,
+            "weight_gradient": "torch" if self.add_of_weight is None else self.add_of_weight.__name__,
             "compile": "inductor" if self.compile else "off",
         }
 
@@ -59,20 +63,31 @@ def select_kernels(config: KernelsConfig, device: torch.device | None = None) ->
         from model.kernels.triton_branches import triton_branches as branches  # triton comes with torch for GPUs
     if _in_triton("norm", config.norm, device):
         from model.kernels.triton_norm import triton_norm as norm
+    add_of_weight: AddOfWeight | None = None
+    for operation in ("norm", "weight_gradient"):
+        if getattr(config, operation).value == "apex":
+            _refuse_without_gpu(operation, "apex", device)
+            require(operation)
+            norm, add_of_weight = (apex_norm, add_of_weight) if operation == "norm" else (norm, apex_add_of_weight)
     documents: Callable[[Tensor], Documents] = masked_documents
     document_attention: Callable[..., Tensor] = attention
     if device is not None and device.type == "cuda" and attention is sdpa_attention:
         documents, document_attention = flex_documents, flex_attention
     # where Triton computes a block's middle, only single operations are left between its two products and around them
     whole = branches is reference_branches
-    return Kernels(attention, branches, config.compile, whole, None, norm, documents, document_attention)
+    return Kernels(attention, branches, config.compile, whole, None, norm, documents, document_attention, add_of_weight)
 
 
-def _in_triton(operation: str, form: FusedForm, device: torch.device | None) -> bool:
-    if form is FusedForm.triton and device is not None and device.type != "cuda":
-        raise ConfigError(f"kernels.{operation}=triton needs a GPU, not a {device.type}; use kernels.{operation}=torch")
+def _in_triton(operation: str, form: FusedForm | NormForm, device: torch.device | None) -> bool:
+    if form.value == "triton":
+        _refuse_without_gpu(operation, "triton", device)
     on_gpu = device is not None and device.type == "cuda"
-    return form is FusedForm.triton or (form is FusedForm.auto and on_gpu and find_spec("triton") is not None)
+    return form.value == "triton" or (form.value == "auto" and on_gpu and find_spec("triton") is not None)
+
+
+def _refuse_without_gpu(operation: str, form: str, device: torch.device | None) -> None:
+    if device is not None and device.type != "cuda":
+        raise ConfigError(f"kernels.{operation}={form} needs a GPU, not a {device.type}; use kernels.{operation}=torch")
 
 
 REFERENCE = Kernels(reference_attention, reference_branches, compile=False)

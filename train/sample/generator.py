@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from conf.choices import FusedForm, KernelForm, Precision
+from conf.choices import FusedForm, KernelForm, NormForm, Precision, WeightGradientForm
 from conf.commands import Sampling
 from conf.errors import ConfigError
 from conf.schema import KernelsConfig
@@ -41,7 +41,13 @@ from train.sample.replicas import tensor_parallel_size
 CHECK_EVERY = 8  # tokens between two checks of what has ended: a check waits for the device, a late one costs little
 MAIN_SECONDS = 24 * 3600.0  # that processes wait while the main one runs programs
 LOSS_TOKENS = 256  # whose logits over the whole vocabulary exist at one time
-KERNELS = KernelsConfig(compile=False, attention=KernelForm.auto, branches=FusedForm.torch, norm=FusedForm.torch)
+KERNELS = KernelsConfig(
+    compile=False,
+    attention=KernelForm.auto,
+    branches=FusedForm.torch,
+    norm=NormForm.torch,
+    weight_gradient=WeightGradientForm.torch,
+)
 
 Stop = Callable[[str], str | None] | tuple[str, ...]
 

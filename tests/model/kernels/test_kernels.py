@@ -24,5 +24,6 @@ def test_an_operation_is_chosen_by_itself() -> None:
         "attention": "reference_attention",
         "branches": "reference_branches",
         "norm": "torch",
+        "weight_gradient": "torch",
         "compile": "off",
     }
