@@ -56,10 +56,15 @@ class _Part:
 
 
 def assemble(
-    made: list[tuple[ShardTask, dict[str, Any]]], data: DataConfig, tokenizer: Tokenizer, folder: Path
+    made: list[tuple[ShardTask, dict[str, Any]]],
+    data: DataConfig,
+    tokenizer: Tokenizer,
+    folder: Path,
+    unread: dict[str, Dropped],
 ) -> dict[str, dict[str, Any]]:
     """Write `train.spans`, `validation.bin`, `manifest.jsonl` and `dropped.json` of each corpus; return its counts.
 
+    unread: corpus -> files of its folders that are of no known kind.
     Errors: `DataError` for a corpus without a document to train on or to validate with, and for a damaged shard.
     """
     parts: dict[str, list[_Part]] = {}
@@ -69,7 +74,10 @@ def assemble(
     together = [[one for of_corpus in parts.values() for one in of_corpus]]
     for scope in together if data.dedup_across_corpora else parts.values():
         _mark_duplicates(scope, data.dedup)
-    return {key: _write_corpus(key, of_corpus, data, tokenizer, folder / key) for key, of_corpus in parts.items()}
+    return {
+        key: _write_corpus(key, of_corpus, data, tokenizer, folder / key, unread.get(key, Dropped()))
+        for key, of_corpus in parts.items()
+    }
 
 
 def _mark_duplicates(parts: list[_Part], dedup: Dedup) -> None:
@@ -85,12 +93,13 @@ def _mark_duplicates(parts: list[_Part], dedup: Dedup) -> None:
             part.fate[numpy.flatnonzero(part.fate == TRAIN)[again]] = NEAR_DUPLICATE
 
 
-def _write_corpus(key: str, parts: list[_Part], data: DataConfig, tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+def _write_corpus(
+    key: str, parts: list[_Part], data: DataConfig, tokenizer: Tokenizer, folder: Path, dropped: Dropped
+) -> dict[str, Any]:
     _mark_above_limit(parts)
     lone = sum(_kept(parts, TRAIN)) == 1 and all(_can_be_cut(part) for part in parts)
     if not lone:
         _mark_validation(parts, data)
-    dropped = Dropped()
     for part in parts:
         dropped.merge(part.record["dropped"])
     for reason, name in REASONS.items():

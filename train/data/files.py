@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pyarrow.parquet
 
+from conf.choices import Source
 from conf.errors import DataError
 from conf.schema import CorpusConfig
 from train.data.documents import EXTENSIONS
@@ -65,6 +66,14 @@ def list_files(key: str, corpus: CorpusConfig, dropped: Dropped | None = None) -
                 )
         files += found
     return list(dict.fromkeys(files))
+
+
+def unread_files(corpora: dict[str, CorpusConfig]) -> dict[str, Dropped]:
+    """Corpus -> the files of its folders that are of no known kind. Errors: `DataError` as in `list_files`."""
+    unread = {key: Dropped() for key, corpus in corpora.items() if corpus.source is Source.files}
+    for key, dropped in unread.items():
+        list_files(key, corpora[key], dropped)
+    return unread
 
 
 def file_states(key: str, corpus: CorpusConfig) -> list[FileState]:

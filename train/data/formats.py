@@ -7,8 +7,9 @@ import csv
 import io
 import itertools
 import json
-import sys
+import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -21,10 +22,12 @@ import pyarrow.parquet
 from conf.schema import CorpusConfig
 from train.data.documents import EXTENSIONS, Document, language_of
 from train.data.dropped import Dropped
+from train.data.json_stream import json_values
 from train.data.storage import decompressed, open_binary, without_compression
 
 PROSE_EXTENSIONS = (".txt", ".md", ".rst")
-BATCH_ROWS = 256  # rows of a table whose texts are in memory together
+BATCH_ROWS, BATCH_BYTES = 256, 32 << 20  # rows of a table that are in memory together, and what they come to on average
+MOST_BYTES = 64 << 20  # of one document, which is in memory whole
 LICENCE_COLUMNS = ("license", "licence", "licenses", "max_stars_repo_licenses")
 REPOSITORY_COLUMNS = ("repository", "repo_name", "repo", "repository_name", "max_stars_repo_name")
 READ_ERRORS = (
@@ -88,6 +91,9 @@ def row_document(row: dict[str, Any], place: str, key: str, corpus: CorpusConfig
     if not isinstance(text, str):
         dropped.unreadable(f"{place}: column '{corpus.text_column}' holds {type(text).__name__}, not text")
         return None
+    if len(text) > MOST_BYTES:
+        dropped.unreadable(f"{place}: {_too_large()}")
+        return None
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -140,11 +146,17 @@ def _jsonl(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
         file.seek(begin - 1)
         begin += len(file.readline()) - 1
     for number in itertools.count(1):
-        line = b"" if part.stop is not None and begin >= part.stop else file.readline()
+        line = b"" if part.stop is not None and begin >= part.stop else file.readline(2 * MOST_BYTES)
         if not line:
             return
         place = f"{part.name}: the line at byte {begin}" if part.start else f"{part.name}:{number}"
         begin += len(line)
+        if len(line) == 2 * MOST_BYTES:
+            rows.dropped.unreadable(f"{place}: {_too_large()}")
+            while line and not line.endswith(b"\n"):
+                line = file.readline(MOST_BYTES)
+                begin += len(line)
+            continue
         if not line.strip():
             continue
         try:
@@ -159,22 +171,17 @@ def _jsonl(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
 
 
 def _json(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
-    """A list of objects, one object, or objects in lines. The whole file is in memory."""
-    content = file.read()
+    """A list of objects, one object, or objects one after another."""
+    values = json_values(io.TextIOWrapper(file, encoding="utf-8-sig"), 2 * MOST_BYTES)
     try:
-        value = json.loads(content.decode("utf-8-sig"))
-    except ValueError as error:
-        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
-            yield from _jsonl(io.BytesIO(content), part, rows)
-            return
+        for number, value in enumerate(values, start=1):
+            yield from rows.documents([(value, f"{part.name}:{number}")])
+    except (ValueError, RecursionError) as error:
         rows.dropped.unreadable(f"{part.name} is not JSON: {_first_line(error)}")
-        return
-    values = value if isinstance(value, list) else [value]
-    yield from rows.documents((row, f"{part.name}:{number}") for number, row in enumerate(values, start=1))
 
 
 def _csv(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(MOST_BYTES)
     separator = "\t" if ".tsv" in part.name.lower() else ","
     lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     table = csv.DictReader(lines, delimiter=separator)
@@ -188,7 +195,11 @@ def _parquet(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
             rows.document(dict.fromkeys(names), part.name)
             return
         number = sum(table.metadata.row_group(group).num_rows for group in groups[: part.start])
-        for batch in table.iter_batches(BATCH_ROWS, [*groups[part.start : part.stop]], columns=rows.columns(names)):
+        bytes_a_row = sum(table.metadata.row_group(group).total_byte_size for group in groups) // max(
+            1, table.metadata.num_rows
+        )
+        size = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, bytes_a_row)))
+        for batch in table.iter_batches(size, [*groups[part.start : part.stop]], columns=rows.columns(names)):
             values = batch.to_pylist()
             yield from rows.documents((row, f"{part.name}:{number + index}") for index, row in enumerate(values, 1))
             number += len(values)
@@ -213,8 +224,12 @@ def _arrow(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
 
 
 def _text(file: IO[bytes], name: str, dropped: Dropped) -> Iterator[Document]:
+    content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        dropped.unreadable(f"{name}: {_too_large()}")
+        return
     try:
-        text = file.read().decode()
+        text = content.decode()
     except UnicodeDecodeError as error:
         dropped.unreadable(f"{name} is not UTF-8 (byte {error.start + 1})")
         return
@@ -232,9 +247,18 @@ def _tar(file: IO[bytes], name: str, key: str, corpus: CorpusConfig, dropped: Dr
                 dropped.add("unknown file type", place)
             elif kind == "text":
                 yield from _text(decompressed(content, member.name), place, dropped)
+            elif kind in (".parquet", ".arrow"):  # they seek
+                with tempfile.TemporaryFile() as whole:
+                    shutil.copyfileobj(decompressed(content, member.name), whole)
+                    whole.seek(0)
+                    yield from READERS[kind](whole, Part(place), _Rows(key, corpus, dropped))
             else:
-                whole = io.BytesIO(decompressed(content, member.name).read())  # Parquet and Arrow need to seek
-                yield from READERS[kind](whole, Part(place), _Rows(key, corpus, dropped))
+                opened = decompressed(content, member.name)
+                yield from READERS[kind](opened, Part(place), _Rows(key, corpus, dropped))
+
+
+def _too_large() -> str:
+    return f"a document of more than {MOST_BYTES >> 20} MiB; divide it, or write its parts as rows of a JSONL file"
 
 
 def _first_line(error: BaseException) -> str:

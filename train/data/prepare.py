@@ -22,6 +22,7 @@ from conf.schema import Settings, StageConfig, plain
 from model.tokenizer import Tokenizer, load_tokenizer
 from train.data.assemble import assemble
 from train.data.best_fit import BestFitDataset, plan_folder, write_plan
+from train.data.files import unread_files
 from train.data.fingerprint import fingerprint, selected_corpora
 from train.data.packed_dataset import PackedDataset, Samples
 from train.data.partial_folder import partial_folder, remove_abandoned
@@ -148,7 +149,7 @@ def _write(settings: Settings, directory: Path, log: Callable[[str], None]) -> N
     with progress_bar("reading and tokenizing", log) as update:
         made = make_shards(tasks, data.workers, update)
     with partial_folder(directory) as partial:
-        counts = assemble(made, data, tokenizer, partial)
+        counts = assemble(made, data, tokenizer, partial, unread_files(corpora))
         tokenizer.save(partial / "tokenizer")
         for key, of_corpus in counts.items():
             log(_summary_line(key, of_corpus))

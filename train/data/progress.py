@@ -59,7 +59,7 @@ def progress_bar(title: str, log: Callable[[str], None]) -> Iterator[Callable[[D
             counts = f"{done.documents:,} documents, {done.bytes / 1e6:,.1f} MB, {done.tokens:,} tokens"
             state = counts + (f", about {format_duration(left)} left" if left is not None else "")
             bar.update(task, completed=done.finished, state=state)
-            if not terminal and now - shown >= SECONDS and left is not None:
+            if not terminal and now - shown >= SECONDS and left:
                 log(f"data: {title}: {done.finished:.0%}, {state}")
                 shown = now
 

@@ -28,7 +28,7 @@ def run(settings, folder):
         for key, corpus in settings.data.corpora.items()
         for shard in list_shards(key, corpus)
     ]
-    counts = assemble(make_shards(tasks, 1, lambda *_: None), settings.data, load_tokenizer(tokenizer), folder)
+    counts = assemble(make_shards(tasks, 1, lambda *_: None), settings.data, load_tokenizer(tokenizer), folder, {})
     lines = {
         key: [json.loads(line) for line in (folder / key / "manifest.jsonl").read_text().splitlines()] for key in counts
     }

@@ -192,3 +192,25 @@ def test_text_that_is_not_utf8_is_named(tmp_path):
     with pytest.raises(DataError, match=f"{path} is not UTF-8 \\(byte 4\\)"):
         read(path)
     assert read(path, on_error=OnError.skip) == []
+
+
+def test_a_document_too_large_for_memory_is_named_and_the_others_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.data.formats.MOST_BYTES", 1000)
+    large, small = "x" * 2500, "small"
+    (tmp_path / "a.txt").write_text(large)
+    jsonl(tmp_path / "a.jsonl", {"text": large}, {"text": small})
+    rows = pyarrow.table({"text": [large, small]})
+    pyarrow.parquet.write_table(rows, tmp_path / "a.parquet")
+    with pyarrow.ipc.new_file(tmp_path / "a.arrow", rows.schema) as file:
+        file.write(rows)
+    (tmp_path / "a.json").write_text(json.dumps([{"text": large[:1500]}, {"text": small}]))
+    for name in ("a.txt", "a.jsonl", "a.parquet", "a.arrow", "a.json"):
+        with pytest.raises(DataError, match=rf"{name}.*: a document of more than \d+ MiB; divide it, or write"):
+            read(tmp_path / name)
+        dropped = Dropped(OnError.skip)
+        part = Part(str(tmp_path / name))
+        texts = [document.text for document in read_part(part, "nl", corpus(), dropped)]
+        assert texts == ([] if name == "a.txt" else [small]) and dropped.counts["unreadable"] == 1
+    (tmp_path / "a.csv").write_text(f'text\n"{large}')
+    with pytest.raises(DataError, match=r"a\.csv cannot be read: field larger than field limit"):
+        read(tmp_path / "a.csv")

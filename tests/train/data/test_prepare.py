@@ -172,8 +172,8 @@ def test_a_failed_preparation_leaves_nothing(settings):
 def test_of_two_concurrent_preparations_the_slower_is_discarded(settings, monkeypatch):
     assemble = module.assemble
 
-    def overtaken(made, data, tokenizer, partial):
-        counts = assemble(made, data, tokenizer, partial)
+    def overtaken(*given):
+        counts = assemble(*given)
         monkeypatch.undo()
         prepare(settings, lambda line: None)
         return counts
@@ -230,6 +230,20 @@ def test_tokens_are_stored_once_and_made_again_where_they_are_gone(settings):
     assert contents(prepared.directory) == whole
     after = finished_shards(settings)
     assert [name for name in after if after[name] != before[name]] == [first.name]
+
+
+def test_files_of_a_folder_that_are_not_read_are_counted_and_named(settings, tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "nl.jsonl").rename(tmp_path / "texts/nl.jsonl")
+    for name in ("movie.mp4", "notes.docx"):
+        (tmp_path / "texts" / name).write_bytes(b"x")
+    settings.data.corpora["nl"].paths = [str(tmp_path / "texts")]
+    prepared = prepare(settings, lambda line: None)
+    assert prepared.corpora["nl"].dropped["unknown file type"] == 2
+    dropped = json.loads((prepared.directory / "nl/dropped.json").read_text())
+    assert dropped["unknown file type"]["examples"] == [
+        f"{tmp_path}/texts/{one}" for one in ("movie.mp4", "notes.docx")
+    ]
 
 
 def test_an_empty_file_is_an_empty_corpus(settings, tmp_path):
