@@ -65,7 +65,7 @@ class Health:
         self.file = stage_folder(context.folder, stage) / HEALTH
         self.stage_settings = context.settings.stages[stage]
         self.extensions = read_extensions(context.folder, stage)
-        self.gaps = context.mesh.broadcast_object(self._gaps() if context.mesh.is_main else None)
+        self.gaps = context.mesh.broadcast_object(passed_over(self.file) if context.mesh.is_main else None)
         self.in_a_row = 0
         self.spikes = {name: Spikes(SPIKE_WINDOW, SPIKE_DEVIATIONS) for name in ("loss", "gradient norm")}
 
@@ -82,11 +82,6 @@ class Health:
         difference = compare_replicas(engine)
         if difference is not None:
             raise HealthError(f"stage {self.stage}, step {step}: {difference}")
-
-    def _gaps(self) -> list[Gap]:
-        """The samples that the stage passes over."""
-        rewinds = [event for event in read_records(self.file) if event["event"] == REWIND]
-        return merged((event["samples"][0], event["samples"][1]) for event in rewinds if event["samples"])
 
     def _not_taken(self, step: int, result: StepResult) -> HealthError | None:
         if result.rescaled:
@@ -122,6 +117,12 @@ class Health:
     def _tell(self, step: int, event: str, words: str) -> None:
         self.context.log(f"warning: {self.stage} {step}: {words}")
         record(self.context, self.file, {"step": step, "event": event, "what": words})
+
+
+def passed_over(file: Path) -> list[Gap]:
+    """The positions in the order of the data that a stage passes over, by its `health.jsonl`."""
+    rewinds = [event for event in read_records(file) if event["event"] == REWIND]
+    return merged((event["samples"][0], event["samples"][1]) for event in rewinds if event["samples"])
 
 
 def record(context: RunContext, file: Path, event: dict[str, Any]) -> None:

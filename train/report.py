@@ -1,16 +1,20 @@
 """The report of a run: bits per byte of each stage on each corpus, as a table and as a plot."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from conf.run_folder import EVALUATION, STAGES, read_json
+from conf.resume import data_position, read_extensions
+from conf.run_folder import EVALUATION, HEALTH, STAGES, read_json, read_metrics, stage_folder
 from conf.schedule import schedule_lines
 from conf.schema import Settings
 from train.context import RunContext
+from train.data.tokens_read import tokens_read
+from train.health import passed_over
 from train.schedule import learning_rate
-from train.summary import write_summary
+from train.summary import TokensRead, write_summary
 
 Scores = dict[str, dict[str, float]]  # stage -> corpus -> bits per byte
 
@@ -32,7 +36,19 @@ def report(context: RunContext) -> None:
         print_table(scores)
         write_markdown(scores, context.folder / "stages.md")
         plot_stages(scores, context.folder / "stages.png")
-        context.log(write_summary(context.folder, context.settings))
+        context.log(write_summary(context.folder, context.settings, dict(read_so_far(context))))
+
+
+def read_so_far(context: RunContext) -> Iterator[tuple[str, TokensRead]]:
+    """Each stage with what it really read, of the data that it reads now: corpus -> language -> tokens."""
+    for name, stage in context.settings.stages.items():
+        folder = stage_folder(context.folder, name)
+        steps = [
+            row["step"] for row in read_metrics(context.folder) if row["stage"] == name and row.get("loss") is not None
+        ]
+        if steps:
+            position = data_position(read_extensions(context.folder, name), max(steps), stage)
+            yield name, tokens_read(context.settings, context.data, name, position, passed_over(folder / HEALTH))
 
 
 def read_scores(folder: Path) -> Scores:

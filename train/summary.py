@@ -1,5 +1,6 @@
 """The summary of a run: what each stage took, what it reached, and where everything is."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ from conf.schema import Settings
 SUMMARY = "summary.md"  # in the run's folder
 PARTS = {"training": "training", "evaluation": "evaluation", "saving": "saving", "data": "waiting for data"}
 JOULES_PER_KWH = 3.6e6
+TokensRead = Mapping[str, Mapping[str, int]]  # corpus -> language -> tokens
 
 
-def write_summary(folder: Path, settings: Settings) -> str:
-    """Write `summary.md` to the run's folder and return its text: a line a stage, and the files of the run."""
+def write_summary(folder: Path, settings: Settings, read: Mapping[str, TokensRead] | None = None) -> str:
+    """Write `summary.md` to the run's folder and return its text: a line a stage, and the files of the run.
+
+    read: stage -> corpus -> language -> tokens that the stage really read.
+    """
     lines = ["| stage | steps | tokens | loss | best validation | time | device hours | energy | tokens/s |"]
     lines.append("|---|---:|---:|---:|---|---|---:|---:|---:|")
     records = read_metrics(folder)
@@ -23,7 +28,10 @@ def write_summary(folder: Path, settings: Settings) -> str:
         if figures:
             lines.append("| " + " | ".join([name, *_cells(figures)]) + " |")
             parts.append(f"{name}: " + ", ".join(f"{part} {time}" for part, time in _times(figures)))
-    lines += ["", "Time by part.", *(f"- {line}" for line in parts), "", "Where everything is."]
+    lines += ["", "Time by part.", *(f"- {line}" for line in parts)]
+    if read:
+        lines += ["", "Tokens read, by corpus and language.", *(f"- {line}" for line in _tokens(read))]
+    lines += ["", "Where everything is."]
     lines += [f"- {what}: {path}" for what, path in _places(folder, settings)]
     text = "\n".join(lines) + "\n"
     (folder / SUMMARY).write_text(text, encoding="utf-8")
@@ -73,6 +81,14 @@ def _cells(figures: dict[str, Any]) -> list[str]:
 
 def _times(figures: dict[str, Any]) -> list[tuple[str, str]]:
     return [(label, format_duration(figures["seconds"][part])) for part, label in PARTS.items()]
+
+
+def _tokens(read: Mapping[str, TokensRead]) -> Iterator[str]:
+    for stage, corpora in read.items():
+        for corpus, languages in corpora.items():
+            by_tokens = sorted(languages.items(), key=lambda item: -item[1])
+            each = ", ".join(f"{language} {tokens:,}" for language, tokens in by_tokens)
+            yield f"{stage}: corpus {corpus} {sum(languages.values()):,} ({each})"
 
 
 def _places(folder: Path, settings: Settings) -> list[tuple[str, Path]]:

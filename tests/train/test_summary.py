@@ -42,3 +42,12 @@ def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
     assert "| mono | 2 | 8,192 | 4.0000 | 2.5000 bits per byte at step 1 | 1m30s | 0.10 | 2.00 kWh | 512 |" in text
     assert "| nl | 1 | 4,096 | 9.0000 | - | 0m01s | 0.00 | - | - |" in text
     assert "- mono: training 0m16s, evaluation 1m12s, saving 0m01s, waiting for data 0m00s" in text
+
+
+def test_tokens_read_stand_by_corpus_and_language(tmp_path: Path) -> None:
+    append_records(tmp_path / "metrics.jsonl", ROWS)
+    read = {"mono": {"code": {"Java": 900, "Python": 7000}, "nl": {"none": 292}}}
+    text = write_summary(tmp_path, compose_settings(["stage=mono"]), read)
+    expected = ["- mono: corpus code 7,900 (Python 7,000, Java 900)", "- mono: corpus nl 292 (none 292)"]
+    assert "\n".join(["Tokens read, by corpus and language.", *expected]) in text
+    assert text == (tmp_path / "summary.md").read_text()

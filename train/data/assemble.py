@@ -22,6 +22,7 @@ from model.tokenizer import Tokenizer
 from train.data.dropped import EXAMPLES, SHOWN_CHARACTERS, Dropped, example
 from train.data.duplicates import Keys, repeated
 from train.data.filters import ValidationSelection, is_held_out
+from train.data.languages import LanguageWriter
 from train.data.lone_document import held_out_tokens, split_inside
 from train.data.minhash import BANDS
 from train.data.shard import DOCUMENT, ShardTask
@@ -109,11 +110,11 @@ def _write_corpus(
         _refuse_empty(key, corpus, data, parts, dropped)
     folder.mkdir(parents=True)
     counts: Counter[str] = Counter()
-    languages: Counter[str] = Counter()
     dtype = parts[0].task.dtype
     with (
         (folder / "manifest.jsonl").open("w") as manifest,
         TokenSpansWriter(folder / "train.spans") as train,
+        LanguageWriter(folder / "train.spans") as languages,
         TokenFileWriter(folder / "validation.bin", dtype) as validation,
     ):
         validation.write([tokenizer.eos])
@@ -130,16 +131,14 @@ def _write_corpus(
                 counts[f"{split}_documents"] += len(own)
                 counts[f"{split}_bytes"] += int(own["bytes"].sum())
             own = documents[part.fate == TRAIN]
-            for code, tokens in enumerate(numpy.bincount(own["language"], own["tokens"]).tolist()):
-                languages[part.record["languages"][code]] += int(tokens)
+            lengths = numpy.array([train.tokens - 1]) if lone else own["tokens"]
+            languages.write(part.record["languages"], own["language"], lengths)
         counts["train_tokens"], counts["validation_tokens"] = train.tokens, validation.tokens
         if lone:
             counts["validation_documents"], counts["validation_bytes"] = 1, counts["split_inside_bytes"]
             counts["train_bytes"] -= counts["split_inside_bytes"]
-            languages = Counter({next(iter(languages)): train.tokens - 1})
     (folder / "dropped.json").write_text(json.dumps(dropped.record(), indent=2) + "\n")
-    tokens_of = {language or "none": tokens for language, tokens in languages.most_common() if tokens}
-    return {"dtype": dtype, **counts, "languages": tokens_of, "dropped": dict(sorted(dropped.counts.items()))}
+    return {"dtype": dtype, **counts, "languages": languages.tokens, "dropped": dict(sorted(dropped.counts.items()))}
 
 
 def _mark_above_limit(parts: list[_Part]) -> None:

@@ -12,16 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
-from numpy.typing import NDArray
 
 from conf.choices import IGNORE_INDEX
-from train.data.packed_dataset import Sample, positions_from
+from train.data.packed_dataset import Numbers, Pieces, Sample, positions_from
 from train.data.partial_folder import partial_folder
 from train.data.token_file import TokenFile, TokenFileWriter
 from train.data.token_spans import Tokens, open_tokens
 
 WINDOW_TOKENS = 1 << 24  # whose documents are packed together: what planning holds in memory
-Numbers = NDArray[numpy.int64]
 
 
 def plan_folder(tokens: Path, context_length: int) -> Path:
@@ -118,6 +116,12 @@ class BestFitDataset:
     def padding(self) -> float:
         """Share of all samples' tokens that is padding."""
         return 1 - (len(self._tokens) - 1) / (len(self) * self._length)
+
+    def pieces(self, first: int, last: int) -> Pieces:
+        """See `CorpusSamples`."""
+        borders = self._samples.read(first, last + 1).astype(numpy.int64)
+        found = self._pieces.read(2 * borders[0], 2 * borders[-1]).astype(numpy.int64).reshape(-1, 2)
+        return numpy.repeat(numpy.arange(first, last), numpy.diff(borders)), found[:, 0], found[:, 1]
 
     def __getitem__(self, index: int) -> Sample:
         """(inputs, labels[, positions]) of one sample. Errors: `IndexError`; `DataError` where damaged."""

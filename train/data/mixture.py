@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from conf.mixture import corpora_of, phases_of
 from conf.schema import Settings, StageConfig
-from train.data.packed_dataset import Sample, Samples, ShuffledOrder
+from train.data.packed_dataset import CorpusSamples, Numbers, Sample, ShuffledOrder
 from train.data.prepare import PreparedData
 
 ORDER = 2  # increase when the same settings give another order; a checkpoint of another one is refused
@@ -92,6 +92,10 @@ class MixedOrder:
         read: NDArray[numpy.int64] = self._before[phase] + self._within(phase, position - self._starts[phase])
         return read
 
+    def times_read(self, corpus: int, indices: Numbers, position: int) -> Numbers:
+        """How often each of the samples `indices` of a corpus is read before `position`."""
+        return self._orders[corpus].times_read(indices, int(self.read(position)[corpus]))
+
     def _within(self, phase: int, samples: int) -> NDArray[numpy.int64]:
         own = self._patterns[phase]
         periods, rest = divmod(samples, len(own.corpora))
@@ -102,8 +106,8 @@ class MixedOrder:
 class Concatenation:
     """Data sets one after another."""
 
-    def __init__(self, datasets: Sequence[Samples]) -> None:
-        self._datasets = datasets
+    def __init__(self, datasets: Sequence[CorpusSamples]) -> None:
+        self.datasets = datasets
         self._ends = [*accumulate(len(one) for one in datasets)]
 
     def __len__(self) -> int:
@@ -113,7 +117,7 @@ class Concatenation:
     def __getitem__(self, index: int) -> Sample:
         """(inputs, labels[, positions]) of one sample, `[context_length]` each."""
         number = bisect_right(self._ends, index)
-        return self._datasets[number][index - (self._ends[number - 1] if number else 0)]
+        return self.datasets[number][index - (self._ends[number - 1] if number else 0)]
 
 
 def training_order(stage: StageConfig, sizes: Mapping[str, int], seed: int) -> MixedOrder:

@@ -15,6 +15,8 @@ from train.data.permutation import Permutation
 from train.data.token_spans import open_tokens
 
 Sample = tuple[NDArray[numpy.integer], ...]  # inputs, labels and, with a document mask, positions
+Numbers = NDArray[numpy.int64]
+Pieces = tuple[Numbers, Numbers, Numbers]
 
 
 class Samples(Protocol):
@@ -25,6 +27,16 @@ class Samples(Protocol):
 
     def __getitem__(self, index: int) -> Sample:
         """(inputs, labels[, positions]), `[context_length]` each."""
+
+
+class CorpusSamples(Samples, Protocol):
+    """The samples of one corpus."""
+
+    def pieces(self, first: int, last: int) -> Pieces:
+        """Of samples [first, last): what each piece of the file in them is, its labels tokens (start, start + length].
+
+        Returns the sample, start and length of each.
+        """
 
 
 class PackedDataset:
@@ -50,6 +62,12 @@ class PackedDataset:
         """Number of samples."""
         labels = len(self._tokens) - 1
         return -(-labels // self._length) if self._keep_last else labels // self._length
+
+    def pieces(self, first: int, last: int) -> Pieces:
+        """See `CorpusSamples`."""
+        samples = numpy.arange(first, last)
+        starts = samples * self._length
+        return samples, starts, numpy.minimum(starts + self._length, len(self._tokens) - 1) - starts
 
     def __getitem__(self, index: int) -> Sample:
         """(inputs, labels[, positions]) of one sample. Errors: `IndexError`; `DataError` where damaged."""
@@ -97,7 +115,16 @@ class ShuffledOrder:
         if position < 0:
             raise IndexError(f"position {position} is negative")
         epoch, offset = divmod(position, self._dataset_size)
+        self._begin(epoch)
+        return self._permutation[offset]
+
+    def times_read(self, indices: Numbers, positions: int) -> Numbers:
+        """How often each of the samples `indices` is among the first `positions`."""
+        epochs, rest = divmod(positions, self._dataset_size)
+        self._begin(epochs)
+        return epochs + (self._permutation.places(indices) < rest)
+
+    def _begin(self, epoch: int) -> None:
         if epoch != self._epoch:
             self._permutation = Permutation(self._dataset_size, *self._seed, epoch)
             self._epoch = epoch
-        return self._permutation[offset]

@@ -5,9 +5,11 @@ Rogaway 2002, "Ciphers with arbitrary finite domains"). Shuffling is all it is f
 """
 
 import numpy
+from numpy.typing import NDArray
 
 ROUNDS = 8
 WORD = (1 << 64) - 1
+Words = NDArray[numpy.uint64]
 
 
 class Permutation:
@@ -29,6 +31,23 @@ class Permutation:
             if index < self._size:
                 return index
 
+    def places(self, images: NDArray[numpy.int64]) -> NDArray[numpy.int64]:
+        """The index of each image: the permutation backwards, for many at once."""
+        values = images.astype(numpy.uint64)
+        outside = numpy.ones(len(values), numpy.bool_)
+        while outside.any():
+            values[outside] = self._decrypt(values[outside])
+            outside = values >= self._size
+        return values.astype(numpy.int64)
+
+    def _decrypt(self, values: Words) -> Words:
+        low_bits = numpy.uint64(self._low_bits)
+        low, high = values & numpy.uint64(self._low), values >> low_bits
+        for at in reversed(range(0, ROUNDS, 2)):
+            low ^= _mixed(high, self._keys[at + 1]) & numpy.uint64(self._low)
+            high ^= _mixed(low, self._keys[at]) & numpy.uint64(self._high)
+        return high << low_bits | low
+
     def _encrypt(self, value: int) -> int:
         low, high = value & self._low, value >> self._low_bits
         for at in range(0, ROUNDS, 2):
@@ -42,3 +61,13 @@ def _mix(value: int) -> int:
     value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & WORD
     value = (value ^ value >> 27) * 0x94D049BB133111EB & WORD
     return value ^ value >> 31
+
+
+def _mixed(values: Words, key: int) -> Words:
+    """`_mix` of `values + key`, whose sum may have 65 bits."""
+    total = values + numpy.uint64(key)
+    carry = (total < values).astype(numpy.uint64) << numpy.uint64(34)
+    total = (total ^ total >> numpy.uint64(30) ^ carry) * numpy.uint64(0xBF58476D1CE4E5B9)
+    total = (total ^ total >> numpy.uint64(27)) * numpy.uint64(0x94D049BB133111EB)
+    mixed: Words = total ^ total >> numpy.uint64(31)
+    return mixed

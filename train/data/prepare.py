@@ -24,7 +24,7 @@ from train.data.assemble import assemble
 from train.data.best_fit import BestFitDataset, plan_folder, write_plan
 from train.data.files import unread_files
 from train.data.fingerprint import fingerprint, selected_corpora
-from train.data.packed_dataset import PackedDataset, Samples
+from train.data.packed_dataset import CorpusSamples, PackedDataset
 from train.data.partial_folder import partial_folder, remove_abandoned
 from train.data.pool import make_shards
 from train.data.progress import progress_bar
@@ -46,7 +46,7 @@ class CorpusFiles:
     validation_documents: int
     validation_bytes: int  # UTF-8 bytes of the validation text
     validation_tokens: int
-    languages: dict[str, int]  # programming language -> tokens to train on; "none" for other text
+    languages: dict[str, int]  # programming language -> tokens to train on, by code (languages.py); "none": other text
     dropped: dict[str, int]  # reason -> number of documents
 
 
@@ -57,7 +57,7 @@ class PreparedData:
     directory: Path
     corpora: dict[str, CorpusFiles]
 
-    def training(self, settings: Settings, stage: StageConfig | None = None) -> dict[str, Samples]:
+    def training(self, settings: Settings, stage: StageConfig | None = None) -> dict[str, CorpusSamples]:
         """Corpus -> its training samples, packed as `settings.data` says; of those that the stage reads."""
         length, data = settings.model.context_length, settings.data
         packed = BestFitDataset if data.packing is Packing.best_fit else PackedDataset

@@ -23,7 +23,8 @@ def statistics(data: PreparedData) -> Iterator[str]:
                 f"({size / max(tokens, 1):.2f} bytes a token)"
             )
         total = sum(files.languages.values())
-        shares = (f"{language} {tokens:,} ({tokens / total:.1%})" for language, tokens in files.languages.items())
+        by_tokens = sorted(files.languages.items(), key=lambda item: -item[1])
+        shares = (f"{language} {tokens:,} ({tokens / total:.1%})" for language, tokens in by_tokens)
         yield f"{key} languages, in tokens to train on: {', '.join(shares)}"
         for reason, one in json.loads((data.directory / key / "dropped.json").read_text()).items():
             yield f"{key} left out, {reason}: {one['count']:,}, for example {'; '.join(one['examples'])}"

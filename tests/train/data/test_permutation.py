@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,21 @@ from train.data.permutation import Permutation
 def test_each_value_once(size, seed, epoch):
     order = Permutation(size, seed, epoch)
     assert sorted(order[index] for index in range(size)) == list(range(size))
+
+
+@given(st.integers(1, 2**40), st.lists(st.integers(0, 2**63), min_size=1, max_size=3), st.lists(st.integers(0, 2**40)))
+def test_backwards_it_gives_the_places(size, key, places):
+    order = Permutation(size, *key)
+    places = [place % size for place in places]
+    images = numpy.array([order[place] for place in places], numpy.int64)
+    assert order.places(images).tolist() == places
+
+
+def test_a_sum_of_65_bits_goes_backwards_too():
+    order = Permutation(2**40, 1)
+    order._keys = [2**64 - 1] * len(order._keys)
+    images = numpy.array([order[place] for place in range(50)])
+    assert order.places(images).tolist() == list(range(50))
 
 
 def test_a_billion_samples_are_shuffled_in_no_memory():
