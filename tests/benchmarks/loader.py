@@ -1,7 +1,7 @@
 """Speed of reading samples: `python -m tests.benchmarks.loader [--tokens N]`.
 
-Documents of usual lengths are written as a token file. One process then reads micro-batches from it as a rank does, in
-the order of training and made ahead by the thread: cold, after the kernel was told to drop its pages, and cached.
+Documents of usual lengths are written as shards. One process then reads micro-batches from them as a rank does, in the
+order of training and made ahead by the thread: cold, after the kernel was told to drop their pages, and cached.
 Beside it stands what 8 H100s could take that train 350M at 60% of their peak; each has a rank, and so a
 loader, of its own. On a machine that does other things look at the rate by the process's own processor time.
 """
@@ -19,26 +19,38 @@ import numpy
 from conf.compose import compose_settings
 from model.flops import flops_per_token
 from train.data.batches import micro_batches, prefetched
-from train.data.best_fit import BestFitDataset, plan_folder, write_plan
+from train.data.best_fit import BestFitDataset, write_plan
 from train.data.mixture import MixedOrder
 from train.data.packed_dataset import PackedDataset, Samples
 from train.data.token_file import TokenFileWriter
+from train.data.token_spans import TokenSpansWriter
 
 H100_TFLOPS, MFU, GPUS = 989.4, 0.6, 8
 MICRO_BATCH, TARGET = 8, 10
 MOST_SAMPLES = 20_000  # that are read for one figure
+SHARD_TOKENS = 1 << 24
 
 
-def write_tokens(path: Path, tokens: int) -> None:
-    """Documents of lognormal lengths, median 400 tokens, with an eos, 0, after each."""
+def write_corpus(folder: Path, tokens: int) -> Path:
+    """Shards of documents, median 400 tokens, with an eos, 0, after each; one in fifty is left out."""
     generator = numpy.random.default_rng(0)
-    with TokenFileWriter(path, "<u2") as file:
-        file.write([0])
-        while file.tokens < tokens:
-            lengths = generator.lognormal(6.0, 1.3, 4096).astype(int) + 1
-            ids = generator.integers(1, 50_000, lengths.sum(), dtype=numpy.uint16)
-            ids[numpy.cumsum(lengths) - 1] = 0
-            file.write(ids)
+    corpus = folder / "corpus" / "train.spans"
+    corpus.parent.mkdir()
+    with TokenSpansWriter(corpus) as spans:
+        for number in range(-(-tokens // SHARD_TOKENS)):
+            shard = folder / f"shard_{number}"
+            shard.mkdir()
+            lengths = generator.lognormal(6.0, 1.3, SHARD_TOKENS // 900).astype(int) + 1
+            ends = 1 + numpy.cumsum(lengths)
+            ids = generator.integers(1, 50_000, ends[-1], dtype=numpy.uint16)
+            ids[[0, *(ends - 1)]] = 0
+            with TokenFileWriter(shard / "tokens.bin", "<u2") as file:
+                file.write(ids)
+            left_out = numpy.flatnonzero(generator.random(len(ends) - 1) < 0.02)
+            starts = numpy.concatenate([[0 if number == 0 else 1], ends[left_out]])
+            stops = numpy.concatenate([(ends - lengths)[left_out], ends[-1:]])
+            spans.write(shard, starts[starts < stops], stops[starts < stops])
+    return corpus
 
 
 def drop_from_cache(files: Sequence[Path]) -> None:
@@ -65,15 +77,14 @@ def tokens_per_second(samples: Samples, length: int) -> tuple[float, float]:
 def main() -> None:
     """Write the file, read it in each way, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=500_000_000, help="of the file; two bytes each")
+    parser.add_argument("--tokens", type=int, default=500_000_000, help="of the corpus; two bytes each")
     arguments = parser.parse_args()
     model = compose_settings(["model=350m"]).model
     length = model.context_length
     need = GPUS * H100_TFLOPS * 1e12 * MFU / flops_per_token(model)
     print(f"{GPUS} H100s take {need:,.0f} tokens/s of 350M at {MFU:.0%} of their peak, one {need / GPUS:,.0f}\n")
     with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / "train.bin"
-        write_tokens(path, arguments.tokens)
+        path = write_corpus(Path(place), arguments.tokens)
         started = time.perf_counter()
         write_plan(path, "<u2", length)
         seconds = time.perf_counter() - started
@@ -82,7 +93,7 @@ def main() -> None:
         print("|---|---|---|---:|---:|---:|")
         for packed, mask, state in product((PackedDataset, BestFitDataset), (False, True), ("cold", "cached")):
             if state == "cold":
-                drop_from_cache([path, *path.parent.glob("train.bin.*"), *plan_folder(path, length).iterdir()])
+                drop_from_cache([each for each in Path(place).rglob("*") if each.is_file()])
             rate, by_processor = tokens_per_second(packed(path, "<u2", length, document_mask=mask), length)
             name = "concat" if packed is PackedDataset else "best_fit"
             factors = f"{rate / need:.1f}x | {by_processor / need:.1f}x"

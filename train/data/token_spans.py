@@ -84,11 +84,12 @@ class TokenSpans:
         self._path, self._dtype = path, dtype
         self._open: OrderedDict[int, TokenFile] = OrderedDict()
         try:
-            self._spans = numpy.memmap(path, SPAN, mode="r")
+            self._spans = numpy.asarray(numpy.memmap(path, SPAN, mode="r"))  # indexing a memmap itself is slow
             self._shards = shards_of(path)
         except (OSError, ValueError) as error:  # numpy maps no empty file, and none of another length
             raise DataError(f"{path} cannot be read ({error}); {_remedy(path)}") from None
-        self._tokens = int(self._span(len(self._spans) - 1)["end"])
+        self._ends = self._spans["end"]
+        self._tokens = self._span(len(self._spans) - 1)[0]
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -98,28 +99,30 @@ class TokenSpans:
         """The ids of tokens [start, stop), fewer past the end. Errors: `DataError` where something has changed."""
         pieces: list[NDArray[numpy.integer]] = []
         stop = min(stop, self._tokens)
-        number = bisect_right(self._spans, start, key=lambda span: int(span["end"]))
-        begin = int(self._span(number - 1)["end"]) if number else 0
+        number = bisect_right(self._ends, start)
+        begin = self._span(number - 1)[0] if number else 0
         while start < stop:
-            span = self._span(number)
-            end, offset = int(span["end"]), int(span["start"]) - begin
+            end, in_shard, shard = self._span(number)
+            offset = in_shard - begin
             if not begin <= start < end:
                 raise DataError(f"{self._path} is damaged at span {number:,}; {_remedy(self._path)}")
             last = min(stop, end)
-            piece = self._shard(int(span["shard"])).read(offset + start, offset + last)
+            piece = self._shard(shard).read(offset + start, offset + last)
             if len(piece) != last - start:
-                raise DataError(f"{self._shards[int(span['shard'])]} is cut off; {_remedy(self._path)}")
+                raise DataError(f"{self._shards[shard]} is cut off; {_remedy(self._path)}")
             pieces.append(piece)
             start, begin, number = last, end, number + 1
         if len(pieces) == 1:
             return pieces[0]
         return numpy.concatenate(pieces) if pieces else numpy.empty(0, self._dtype)
 
-    def _span(self, number: int) -> Any:
+    def _span(self, number: int) -> tuple[int, int, int]:
+        """Where a span ends in the corpus, where it starts in its shard, and which shard that is."""
         span = self._spans[number]
-        if zlib.crc32(span.tobytes()[:CHECKED_BYTES]) != span["crc32"]:
+        end, start, shard, crc32 = span.item()
+        if zlib.crc32(span.tobytes()[:CHECKED_BYTES]) != crc32:
             raise DataError(f"{self._path} is damaged at span {number:,}; {_remedy(self._path)}")
-        return span
+        return end, start, shard
 
     def _shard(self, number: int) -> TokenFile:
         file = self._open.pop(number, None) or TokenFile(self._shards[number] / SHARD_TOKENS, self._dtype)
