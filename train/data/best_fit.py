@@ -114,7 +114,7 @@ class BestFitDataset:
 
     @property
     def padding(self) -> float:
-        """Share of all samples' tokens that is padding."""
+        """See `CorpusSamples`."""
         return 1 - (len(self._tokens) - 1) / (len(self) * self._length)
 
     def pieces(self, first: int, last: int) -> Pieces:

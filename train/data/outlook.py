@@ -16,7 +16,8 @@ FEWEST_VALIDATION_DOCUMENTS = 10
 def outlook(settings: Settings, data: PreparedData) -> Iterator[str]:
     """A line for each stage, with the epochs of each corpus; a line that begins with `warning: ` for what is odd."""
     length = settings.model.context_length
-    epoch = {key: len(samples) for key, samples in data.training(settings).items()}
+    packed = data.training(settings)
+    epoch = {key: len(samples) for key, samples in packed.items()}
     for key, files in data.corpora.items():
         if files.validation_documents < FEWEST_VALIDATION_DOCUMENTS:
             yield (
@@ -30,9 +31,11 @@ def outlook(settings: Settings, data: PreparedData) -> Iterator[str]:
             f"{key} {samples * length:,} ({samples / total:.0%}, {samples / epoch[key]:.2f} epochs)"
             for key, samples in read.items()
         )
+        padding = sum(samples * packed[key].padding for key, samples in read.items()) / total
+        padded = f", {padding:.2%} of them padding" if padding else ""
         found = stage_seconds(settings, name, stage)
         takes = f"; about {format_duration(found[0])} ({found[1]})" if found else ""
-        yield f"data: stage {name} reads {sum(read.values()) * length:,} tokens: {parts}{takes}"
+        yield f"data: stage {name} reads {sum(read.values()) * length:,} tokens{padded}: {parts}{takes}"
         for key, samples in read.items():
             if samples > MOST_EPOCHS * epoch[key]:
                 lower = f"stages.{name}.steps" if len(read) == 1 else f"its weight in stages.{name}.mixture"

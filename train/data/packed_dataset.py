@@ -32,6 +32,10 @@ class Samples(Protocol):
 class CorpusSamples(Samples, Protocol):
     """The samples of one corpus."""
 
+    @property
+    def padding(self) -> float:
+        """Share of all samples' tokens that is padding."""
+
     def pieces(self, first: int, last: int) -> Pieces:
         """Of samples [first, last): what each piece of the file in them is, its labels tokens (start, start + length].
 
@@ -62,6 +66,11 @@ class PackedDataset:
         """Number of samples."""
         labels = len(self._tokens) - 1
         return -(-labels // self._length) if self._keep_last else labels // self._length
+
+    @property
+    def padding(self) -> float:
+        """See `CorpusSamples`."""
+        return max(0.0, 1 - (len(self._tokens) - 1) / (len(self) * self._length))
 
     def pieces(self, first: int, last: int) -> Pieces:
         """See `CorpusSamples`."""

@@ -1,5 +1,6 @@
 """What a run will read is told before it starts, and what is odd names its setting."""
 
+from conf.choices import Packing
 from train.data.outlook import outlook
 from train.data.prepare import prepare
 
@@ -24,3 +25,11 @@ def test_tokens_epochs_and_warnings(settings):
     settings.data.validation_bytes = 1000
     lines = list(outlook(settings, prepare(settings, lambda line: None)))
     assert lines[0].startswith("warning: corpus nl has ") and lines[0].endswith("or data.validation_bytes")
+
+
+def test_padding_is_told(settings):
+    settings.data.packing, settings.stages["nl"].steps, settings.stages["code"].steps = Packing.best_fit, 5, 5
+    prepared = prepare(settings, lambda line: None)
+    share = prepared.training(settings)["nl"].padding
+    assert share > 0
+    assert f"stage nl reads 320 tokens, {share:.2%} of them padding: nl 320 (" in next(outlook(settings, prepared))
