@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conf.errors import DataError
+from train.data.partial_folder import remove_abandoned
 from train.data.progress import Done
 from train.data.shard import ShardTask, read_record, write_shard
 
@@ -143,6 +144,8 @@ def _together(
             process.terminate()
         for process in own:
             process.join()
+        for parent in {group.tasks[0].folder.parent for group in groups.values()}:
+            remove_abandoned(parent)  # what they were writing: where the disk is full, its space is needed
 
 
 def _begin_worker() -> None:

@@ -57,6 +57,7 @@ def test_a_killed_process_is_one_line_and_what_is_finished_stays(settings, tmp_p
         prepare(settings, lambda line: None)
     assert "\n" not in str(error.value)
     assert none_left(others)
+    assert not list((tmp_path / "cache/shards").glob("*.partial.*")), "what it was writing is removed at once"
     finished = set((tmp_path / "cache/shards").glob("*/shard.json"))
     monkeypatch.undo()
     monkeypatch.setattr("train.data.files.SHARD_BYTES", 5000)
