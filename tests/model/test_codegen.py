@@ -1,6 +1,9 @@
 """The model is CodeGen: Hugging Face's, to the last logit, loss and gradient, and the published sizes."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,3 +160,10 @@ def test_a_micro_batch_with_fewer_tokens_weighs_less(tiny: ModelConfig) -> None:
     for whole, halves, quarters in zip(*gradients, strict=True):
         torch.testing.assert_close(halves, whole, rtol=1e-4, atol=1e-7)
         torch.testing.assert_close(quarters, whole, rtol=1e-4, atol=1e-7)
+
+
+def test_every_tensor_is_on_the_model_s_device() -> None:
+    """On a device that does not exist, in a process of its own: such a device stays registered."""
+    command = [sys.executable, "-m", "tests.model.fake_device"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout == "all on the device\n", done.stderr[-3000:]
