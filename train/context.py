@@ -15,6 +15,7 @@ from conf.run_folder import run_folder, write_json
 from conf.run_lock import owner, run_lock
 from conf.schedule import count_steps
 from conf.schema import Settings
+from model.dtypes import DTYPES
 from model.kernels import Kernels, select_kernels
 from parallel.deepspeed_internals import version_warning
 from parallel.mesh import ProcessMesh, build_mesh
@@ -83,7 +84,7 @@ def open_context(settings: Settings) -> Iterator[RunContext]:
         settings = replace(settings, layout=replace(settings.layout, micro_batch_size=found))
     check(settings, mesh.size)
     bind_to_gpu(mesh.device)
-    kernels = select_kernels(settings.kernels, mesh.device)
+    kernels = select_kernels(settings.kernels, mesh.device, settings.model, DTYPES[precision])
     with ExitStack() as lock:
         folder = Path(on_main(mesh, lambda: str(_open_locked(settings, data, lock))))
         nodes = mesh.all_gather_object(node_name())

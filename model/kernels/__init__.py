@@ -12,11 +12,12 @@ from torch import Tensor
 
 from conf.choices import FusedForm, KernelForm, NormForm
 from conf.errors import ConfigError
-from conf.schema import KernelsConfig
+from conf.schema import KernelsConfig, ModelConfig
 from model.kernels.apex_forms import apex_add_of_weight, apex_norm, require
 from model.kernels.attention import reference_attention, sdpa_attention
 from model.kernels.branches import reference_branches
 from model.kernels.documents import Documents, flex_attention, flex_documents, masked_documents
+from model.kernels.measured_attention import fastest_attention
 from parallel.tensor_parallel import AddOfWeight, Norm, Products
 
 
@@ -54,9 +55,21 @@ class Kernels:
         }
 
 
-def select_kernels(config: KernelsConfig, device: torch.device | None = None) -> Kernels:
-    """The forms that `config` (conf/kernels) asks for. Errors: `ConfigError` for one that `device` cannot run."""
-    attention = reference_attention if config.attention is KernelForm.reference else sdpa_attention
+def select_kernels(
+    config: KernelsConfig,
+    device: torch.device | None = None,
+    model: ModelConfig | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Kernels:
+    """The forms that `config` (conf/kernels) asks for; attention is timed where a `model`'s heads are known.
+
+    Errors: `ConfigError` for a form that `device` cannot run.
+    """
+    attention: Callable[..., Tensor] = sdpa_attention
+    if config.attention is KernelForm.reference:
+        attention = reference_attention
+    elif model is not None and device is not None and device.type == "cuda":
+        attention = fastest_attention(model.n_head, model.head_dim, model.context_length, dtype, device)
     branches: Callable[..., Tensor] = reference_branches
     norm: Norm | None = None
     if _in_triton("branches", config.branches, device):
@@ -71,7 +84,7 @@ def select_kernels(config: KernelsConfig, device: torch.device | None = None) ->
             norm, add_of_weight = (apex_norm, add_of_weight) if operation == "norm" else (norm, apex_add_of_weight)
     documents: Callable[[Tensor], Documents] = masked_documents
     document_attention: Callable[..., Tensor] = attention
-    if device is not None and device.type == "cuda" and attention is sdpa_attention:
+    if device is not None and device.type == "cuda" and config.attention is KernelForm.auto:
         documents, document_attention = flex_documents, flex_attention
     # where Triton computes a block's middle, only single operations are left between its two products and around them
     whole = branches is reference_branches

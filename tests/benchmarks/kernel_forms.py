@@ -182,8 +182,7 @@ def products(shape: Shape) -> Operation:
     forms: dict[str, Callable[[], Step]] = {"bf16": lambda: plain}
     inputs = x[None].requires_grad_(), weight.requires_grad_()
     with_casts = partial(linear, products=FP8)
-    forms["fp8 with its casts, eager"] = both_ways(with_casts, *inputs)
-    forms["fp8 with its casts, inductor"] = both_ways(torch.compile(with_casts, dynamic=False), *inputs)
+    forms["fp8 with its casts"] = both_ways(with_casts, *inputs)
     if shape.device.type == "cuda":
         for rowwise in (False, True):
             forms[f"fp8 already cast, {'rowwise' if rowwise else 'per tensor'}"] = lambda rowwise=rowwise: (
