@@ -73,7 +73,7 @@ def _seconds(form: Attention, heads: int, head_dim: int, seq: int, dtype: torch.
     q, k, v = (torch.randn(shape, dtype=dtype, device=device).transpose(1, 2).requires_grad_() for _ in range(3))
     taken = []
     for _ in range(2 + ROUNDS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         out = form(q, k, v)
         torch.autograd.grad(out, (q, k, v), out.detach())
