@@ -96,6 +96,18 @@ def _forms(compile: bool) -> list[Callable[..., Any]]:
     return [torch.compile(function, dynamic=False) for function in functions] if compile else functions
 
 
+def _column_sums(slope: Tensor) -> Tensor:
+    """Sums over tokens `[tokens, vocab / size]` in fp32. On a CPU BLAS takes a fifth of the time of torch's `sum`."""
+    if slope.device.type == "cpu" and slope.dtype == torch.float32:
+        return torch.mv(slope.t(), slope.new_ones(len(slope)))
+    return slope.sum(dim=0, dtype=torch.float32)
+
+
+def _scaled(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """`gradient * scale` in `dtype`, in place where that is its own."""
+    return gradient.mul_(scale) if gradient.dtype == dtype else (gradient * scale).to(dtype)
+
+
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -123,7 +135,7 @@ class _FusedLoss(torch.autograd.Function):
                 weight_gradient = slope.t() @ tokens
             else:
                 add_product(weight_gradient, slope.t(), tokens)
-            bias_gradient += slope.sum(dim=0, dtype=torch.float32)
+            bias_gradient += _column_sums(slope)
             start += len(tokens)
         ctx.dtypes = hidden.dtype, weight.dtype, bias.dtype
         ctx.gradients = hidden_gradient, weight_gradient, bias_gradient
@@ -140,5 +152,5 @@ class _FusedLoss(torch.autograd.Function):
             ctx.main_gradient.added()
             scaled = None
         else:
-            scaled = (of_weight * scale).to(weight_type)
-        return (of_hidden * scale).to(hidden_type), scaled, (of_bias * scale).to(bias_type), None, None, None
+            scaled = _scaled(of_weight, scale, weight_type)
+        return _scaled(of_hidden, scale, hidden_type), scaled, _scaled(of_bias, scale, bias_type), None, None, None
