@@ -25,11 +25,12 @@ PARTS: dict[str, tuple[str, int]] = {  # command, and the seconds that it may ta
     "kernels": ("python -m tests.benchmarks.kernels", 60),
     "quickstart": ("python -m launch experiment=quickstart run.root={folder}", 110),
     "350m": (
-        f"{PEERS} --model 350m --sequences 16 --micro-batch 8 --contenders hf_compiled plain_gpt bare_loop this_stack",
+        f"{PEERS} --model 350m --sequences 16 --micro-batch 8 "
+        "--contenders hf_eager plain_gpt olmo_core megatron_core this_stack",
         150,
     ),
     "2b": (
-        f"{PEERS} --model 2b --sequences 8 --micro-batch 4 --steps 3 "
+        f"{PEERS} --model 2b --sequences 16 --micro-batch 4 --steps 3 "
         "--contenders plain_gpt this_stack this_stack:layout.precision=fp8",
         130,
     ),
