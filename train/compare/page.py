@@ -12,6 +12,7 @@ from typing import Any
 
 from train.compare.colours import curve_colour
 from train.compare.curves import Curve
+from train.compare.events import EVENTS
 from train.compare.read import Record
 from train.compare.seeds import SeedGroup, seed_groups, with_means
 from train.compare.table import (
@@ -33,6 +34,7 @@ PANELS = {
     "loss": ("loss (nats per token)", "Training", 1),
     "learning_rate": ("learning rate", "Training", 1),
     "gradient_norm": ("gradient norm", "Training", 1),
+    EVENTS: ("skipped steps, spikes, rewinds", "Training", 1),
     "tokens_per_second": ("tokens/s", "Speed and memory", 1),
     "mfu": ("MFU", "Speed and memory", 100),
     "memory_bytes": ("memory of the fullest device (GiB)", "Speed and memory", 2**-30),
@@ -109,7 +111,7 @@ def sections(metrics: Sequence[str] | dict[str, None]) -> Iterator[dict[str, Any
     plotted = (key for key in metrics if key not in NOT_PLOTTED)
     for key in sorted(plotted, key=lambda key: (list(PANELS).index(key) if key in PANELS else len(PANELS), key)):
         title, section, scale = PANELS.get(key) or (_title(key), _section(key), 1)
-        noisy = section not in ("Validation", "Pass rates") and key != "learning_rate"
+        noisy = section not in ("Validation", "Pass rates") and key not in ("learning_rate", EVENTS)
         found[section].append({"key": key, "title": title, "scale": scale, "percent": key == "mfu", "noisy": noisy})
     for name, panels in found.items():
         if panels:

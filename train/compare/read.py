@@ -16,8 +16,9 @@ import yaml  # type: ignore[import-untyped]
 
 from conf.compose import load_settings
 from conf.errors import ConfigError
-from conf.run_folder import complete_lines, wandb_id
+from conf.run_folder import HEALTH, complete_lines, wandb_id
 from conf.schema import Settings
+from train.compare.events import Event, count_events, read_events
 from train.compare.older import load_older
 
 RECENT_SECONDS = 600  # an unfinished run counts as still going if its last record is younger
@@ -34,6 +35,7 @@ class StageRecords:
     key: unique among all stages: its folder, or for W&B's records the folder in which it was trained.
     parent: key of the stage whose weights it started from, or None.
     records: as in metrics.jsonl, oldest first. scores: results of the evaluations after the stage, by metric.
+    events: of its health.jsonl.
     """
 
     key: str
@@ -46,6 +48,7 @@ class StageRecords:
     finished: bool
     recent: bool
     scores: dict[str, float] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -207,9 +210,10 @@ def _stage(run: Path, name: str, settings: Settings, records: list[Record], rece
     if parent is not None:
         parent = _locate_parent(run, parent, str(lineage.get("run", run)))
     scores = dict(_scores(folder))
-    finished = bool(evaluation)
+    finished, events = bool(evaluation), read_events(folder / HEALTH)
+    records = count_events(records, events)
     return StageRecords(
-        str(folder), settings.run.name, name, folder, settings, records, parent, finished, recent, scores
+        str(folder), settings.run.name, name, folder, settings, records, parent, finished, recent, scores, events
     )
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from conf.errors import ConfigError
 from conf.schema import plain
 from train.compare.curves import Curve, compute_metrics
+from train.compare.events import describe_events
 from train.compare.units import format_si
 
 # Settings of location and tracking, which do not affect results; and recipe, whose values the stages repeat.
@@ -160,7 +161,10 @@ def reading_notes(rows: Sequence[ComparisonRow], target: float | None, smooth: i
     for values, what in ((corpora, "end on different corpora"), (tokenizers, "use different tokenizers")):
         if len(values) > 1:
             lines.append(f"The runs {what}: their losses do not compare; bits per byte does.")
-    return lines + [f"{row.curve.label}: {note}." for row in rows for note in row.curve.notes]
+    for row in rows:
+        events = [describe_events(stage.name, stage.events) for stage in row.curve.stages if stage.events]
+        lines += [f"{row.curve.label}: {note}." for note in (*row.curve.notes, *events)]
+    return lines
 
 
 def smoothing_note(smooth: int) -> str:

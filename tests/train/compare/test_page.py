@@ -8,11 +8,12 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 
 import pytest
 from matplotlib.image import imread
 
-from tests.train.compare.browser import BROWSER, browser, probe
+from tests.train.compare.browser import BROWSER, browse, browser, probe
 from tests.train.compare.conftest import HOSTILE
 from tests.train.compare_runs import write_run
 from train.compare.colours import COLOURS
@@ -283,3 +284,17 @@ def test_hundreds_of_runs_are_drawn_and_searched(mixed: list[ComparisonRow], tmp
     assert len({line["colour"] for line in found["panels"]["loss"]["lines"]}) == count
     assert re.search(r'data-ready-ms="\d+"', found["dom"])
     assert len(found["later"][0]["panels"]["loss"]["lines"]) == min(count, 10)
+
+
+@browser
+def test_three_hundred_runs_open_in_two_seconds(tmp_path: Path) -> None:
+    """In processor time, beyond that of a page with one run: a busy machine does not stretch it."""
+    (curve,) = chain_stages([read_folder(write_run(tmp_path / "runs", "base", records=400, stages="mono"))])
+    spent = {}
+    for count in (1, 300):
+        curves = [replace(curve, label=f"run-{i:03}", order=i) for i in range(count)]
+        (path := tmp_path / "page.html").write_text(render_page(build_rows(curves, 1, None), None, 1))
+        before = sum(getrusage(RUSAGE_CHILDREN)[:2])  # user and system
+        assert browse(path, "")[0].count('class="toggle"') == count
+        spent[count] = sum(getrusage(RUSAGE_CHILDREN)[:2]) - before
+    assert spent[300] - spent[1] < 2.0, spent
