@@ -1,6 +1,7 @@
 """The report of a run: bits per byte of each stage on each corpus, as a table and as a plot."""
 
 from collections.abc import Iterator
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -116,7 +117,7 @@ def plot_schedule(settings: Settings, path: Path) -> None:
 
 
 def plot_stages(scores: Scores, path: Path) -> None:
-    """Write a bar chart as PNG: a group of bars per corpus, a bar per stage."""
+    """Write a bar chart as PNG: a group of bars per corpus, a bar per stage. Its description holds the scores as JSON."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -136,5 +137,5 @@ def plot_stages(scores: Scores, path: Path) -> None:
     axes.margins(y=0.18)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=len(stages), loc="upper center")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, metadata={"Description": json.dumps(scores)})
     pyplot.close(figure)
