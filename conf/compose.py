@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -127,10 +127,17 @@ def typed(config: DictConfig) -> Settings:
 
 
 def load_settings(path: Path) -> Settings:
-    """Read the settings a run was saved with. Errors: `ConfigError` where the file does not fit the types."""
+    """Read the settings a run was saved with, by this version or an older one.
+
+    Errors: `ConfigError` where the file does not fit the types.
+    """
     try:
         return typed(cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Settings), OmegaConf.load(path))))
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
+        from conf.older import load_older  # it composes today's defaults
+
+        with suppress(Exception):
+            return load_older(path)
         raise ConfigError(f"{path} does not hold the settings of a run: {first_line(error)}") from None
 
 

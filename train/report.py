@@ -1,7 +1,7 @@
 """The report of a run: bits per byte of each stage on each corpus, as a table and as a plot."""
 
-from collections.abc import Iterator
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -117,7 +117,7 @@ def plot_schedule(settings: Settings, path: Path) -> None:
 
 
 def plot_stages(scores: Scores, path: Path) -> None:
-    """Write a bar chart as PNG: a group of bars per corpus, a bar per stage. Its description holds the scores as JSON."""
+    """Write a bar chart as PNG: a group of bars per corpus, a bar per stage. Its metadata hold the scores."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,7 +1,9 @@
 """The table and the picture of a run."""
 
+import json
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from matplotlib.image import imread
 
@@ -35,6 +37,20 @@ def test_the_picture_shows_a_bar_for_each_figure(tmp_path: Path) -> None:
     for red, green, blue in ((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00)):
         near = abs(pixels - [red / 255, green / 255, blue / 255]).max(axis=1) < 0.02
         assert near.sum() > 5000
+
+
+def test_the_readmes_picture_is_what_a_quickstart_draws(tmp_path: Path) -> None:
+    """Its own scores, drawn anew, are the same picture, and each stage is best at its own corpus, as README says."""
+    kept = Path(__file__).parents[2] / "launch/quickstart.png"
+    scores = json.loads(PIL.Image.open(kept).info["Description"])
+    quickstart = compose_settings(["experiment=quickstart"])
+    assert list(scores) == list(quickstart.stages)
+    for stage, settings in quickstart.stages.items():
+        own = [scores[name][settings.corpus] for name in quickstart.stages]
+        assert min(own) == scores[stage][settings.corpus] and list(scores[stage]) == list(quickstart.data.corpora)
+    plot_stages(scores, tmp_path / "again.png")
+    before, now = imread(kept), imread(tmp_path / "again.png")
+    assert before.shape == now.shape and abs(before - now).mean() < 0.01
 
 
 def test_the_schedule_is_drawn_from_its_first_step_to_its_last(tmp_path: Path) -> None:

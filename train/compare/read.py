@@ -1,6 +1,5 @@
 """Finds the runs named on the command line and reads their stages from the run folders."""
 
-import contextlib
 import glob
 import json
 import re
@@ -19,7 +18,6 @@ from conf.errors import ConfigError
 from conf.run_folder import HEALTH, complete_lines, wandb_id
 from conf.schema import Settings
 from train.compare.events import Event, count_events, read_events
-from train.compare.older import load_older
 
 RECENT_SECONDS = 600  # an unfinished run counts as still going if its last record is younger
 Record = dict[str, Any]
@@ -115,12 +113,7 @@ def read_settings(path: Path) -> Settings:
 @cache
 def _load_settings(path: Path, written: int) -> Settings:
     """The settings in `path`, written at that time: reading them is most of the work of comparing again."""
-    try:
-        return load_settings(path)
-    except ConfigError:
-        with contextlib.suppress(Exception):
-            return load_older(path)
-        raise
+    return load_settings(path)
 
 
 def read_records(path: Path) -> list[Record]:

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from conf.compose import load_settings
 from conf.errors import ConfigError
+from conf.older import load_older
 from conf.schema import plain
 from tests.train.compare_runs import write_run
-from train.compare.older import load_older
 from train.compare.read import read_folder, read_settings
 
 
@@ -26,6 +27,7 @@ def test_an_older_runs_settings_are_kept_and_new_ones_have_their_defaults(tmp_pa
     del saved["health"], saved["tracking"]["wandb_seconds"], saved["stages"]["mono"]["handover"]
     (run / "config.yaml").write_text(yaml.safe_dump(saved, sort_keys=False))
     settings = read_folder(run)[-1].settings
+    assert plain(settings) == plain(load_settings(run / "config.yaml")), "it can go on, and be sampled from"
     assert (settings.optimizer.weight_decay, list(settings.stages)) == (0.3, ["multi", "mono"])
     assert (settings.tracking.wandb_seconds, settings.stages["mono"].handover.name) == (30, "weights")
     assert settings.stages["mono"].steps == 100
