@@ -271,12 +271,13 @@ def _numbers(settings: Settings) -> Iterator[str]:
     if run.resume not in ("auto", "never"):
         yield f"run.resume={run.resume} is not known; use auto or never"
     health, threshold = settings.health, settings.tracking.straggler_threshold
-    if min(threshold, health.hang_seconds) <= 0:
-        yield "tracking.straggler_threshold and health.hang_seconds must be above 0"
+    if min(threshold, health.hang_seconds, health.spike_deviations) <= 0:
+        yield "tracking.straggler_threshold, health.hang_seconds and health.spike_deviations must be above 0"
     for group, least, names in (
         ("run", 1, ("save_every", "keep_checkpoints", "keep_every")),
         ("health", 1, ("bad_steps", "compare_every")),
         ("health", 0, ("rewinds",)),
+        ("health", 2, ("spike_window",)),
         ("profile", 0, ("steps", "skip")),
         ("evaluation", 1, ("every", "batch_size", "sample_tokens")),
         ("tracking", 1, ("log_every",)),

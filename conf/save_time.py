@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from conf.run_folder import STAGES, read_records
 from conf.schema import ModelConfig, Settings
@@ -19,11 +20,17 @@ def checkpoint_bytes(model: ModelConfig) -> int:
     return BYTES_PER_PARAMETER * (model.n_layer * block + 2 * vocabulary * d + vocabulary + 2 * d)
 
 
-def write_gb_per_second(run: Path) -> float:
-    """GB/s at which the run last wrote a checkpoint; `WRITE_GB_PER_SECOND` before its first."""
+def newest_save(run: Path) -> dict[str, Any] | None:
+    """What the run's last checkpoint cost; None before its first."""
     files = sorted(run.glob(f"{STAGES}/*/{SAVES}"), key=lambda path: path.stat().st_mtime)
     records = read_records(files[-1]) if files else []
-    return float(records[-1]["gigabytes_per_second"]) if records else WRITE_GB_PER_SECOND
+    return records[-1] if records else None
+
+
+def write_gb_per_second(run: Path) -> float:
+    """GB/s at which the run last wrote a checkpoint; `WRITE_GB_PER_SECOND` before its first."""
+    save = newest_save(run)
+    return WRITE_GB_PER_SECOND if save is None else float(save["gigabytes_per_second"])
 
 
 def save_seconds(model: ModelConfig, gb_per_second: float) -> float:

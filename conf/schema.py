@@ -161,6 +161,8 @@ class HealthConfig:
     on_bad: choices.OnBad = MISSING
     rewinds: int = MISSING
     on_spike: choices.OnSpike = MISSING
+    spike_window: int = MISSING
+    spike_deviations: float = MISSING
     compare_every: int = MISSING
     hang_seconds: float = MISSING
 

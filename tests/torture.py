@@ -173,7 +173,7 @@ def disturb(arguments: argparse.Namespace, words: list[str], folder: Path, run: 
             server = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{refuses.getsockname()[1]}"}
             variables = {**os.environ, "PYTHONPATH": str(folder), **(server if offline else {})}
             own = [*words, *layout, *(["tracking.wandb=true"] if offline else [])]
-            code = one_try(own, variables, run, fault, chance)
+            code = one_try(own, variables, run, fault, chance.randrange(2, 5 if given else 12), chance)
         if code == 2:  # what the killed launcher held is not yet seen to be left
             time.sleep(1)
             continue
@@ -182,6 +182,8 @@ def disturb(arguments: argparse.Namespace, words: list[str], folder: Path, run: 
         print(f"{time.monotonic() - began:6.0f} s  {what}: exit code {code}", flush=True)
         if fault is None and code != 0:
             raise AssertionError("left alone, it does not end")
+        if code == 0 and given is not None and made < len(given):
+            raise AssertionError(f"the run ended before {given[made:]} could be made; give it more --steps")
     return made, time.monotonic() - began
 
 
@@ -213,15 +215,16 @@ def one_try(
     variables: dict[str, str],
     run: Path,
     fault: Callable[[subprocess.Popen[str], Path, random.Random], None] | None,
+    left: int,
     chance: random.Random,
 ) -> int:
-    """Launch the run, make the fault some steps later, and return the launch's exit code."""
+    """Launch the run, make the fault when it has said `left` lines of steps, and return the launch's exit code."""
     process = subprocess.Popen(
         words, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
     family = psutil.Process(process.pid)
-    left, children = chance.randrange(2, 12), []
+    children: list[psutil.Process] = []
     for line in process.stdout:
         left -= line.startswith("nl ")
         if left == 0 and fault is not None:

@@ -19,6 +19,7 @@ from conf.run_folder import (
     HEALTH,
     METRICS,
     append_records,
+    read_json,
     read_metrics,
     read_records,
     repair_records,
@@ -28,14 +29,12 @@ from conf.run_folder import (
 from parallel.engine import Engine, StepResult
 from parallel.replicas import compare_replicas
 from train.best import forget_after
-from train.checkpoint.files import checkpoints, step_of
+from train.checkpoint.files import STATE, checkpoints, step_name, step_of
 from train.context import RunContext
 from train.data.batches import Gap, merged, underneath
 
 SPREAD = 1.4826  # standard deviations in one median absolute deviation of a normal distribution
 LEAST_SPREAD = 0.01  # of the median: losses that hardly vary make no spike of a hundredth
-SPIKE_DEVIATIONS = 10.0  # robust standard deviations above the median that make a spike
-SPIKE_WINDOW = 128  # steps that the running median is taken over; spikes are looked for once half of them are there
 REWIND = "rewind"  # event of a return to a checkpoint
 
 
@@ -58,16 +57,28 @@ class Spikes:
 
 
 class Health:
-    """Judges the steps of one stage. Every process has one, sees the same, and raises the same; the main one speaks."""
+    """Judges the steps of one stage. Every process has one, sees the same, and raises the same; the main one speaks.
 
-    def __init__(self, context: RunContext, stage: str) -> None:
+    done: the step of the checkpoint that the stage goes on from, whose `state` is taken up; 0: none.
+    """
+
+    def __init__(self, context: RunContext, stage: str, done: int = 0) -> None:
         self.context, self.stage, self.settings = context, stage, context.settings.health
         self.file = stage_folder(context.folder, stage) / HEALTH
         self.stage_settings = context.settings.stages[stage]
         self.extensions = read_extensions(context.folder, stage)
         self.gaps = context.mesh.broadcast_object(passed_over(self.file) if context.mesh.is_main else None)
-        self.in_a_row = 0
-        self.spikes = {name: Spikes(SPIKE_WINDOW, SPIKE_DEVIATIONS) for name in ("loss", "gradient norm")}
+        window, deviations = self.settings.spike_window, self.settings.spike_deviations
+        self.spikes = {name: Spikes(window, deviations) for name in ("loss", "gradient norm")}
+        before = context.mesh.broadcast_object(self._state_after(done) if context.mesh.is_main and done else {})
+        self.in_a_row = before.get("in_a_row", 0)
+        for name, values in before.get("spikes", {}).items():
+            self.spikes[name].values.extend(values)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this, as JSON."""
+        return {"in_a_row": self.in_a_row, "spikes": {name: list(of.values) for name, of in self.spikes.items()}}
 
     def check_step(self, step: int, result: StepResult) -> None:
         """Tell and record a step that was not taken, or a spike. Errors: `HealthError` where the stage must go back."""
@@ -82,6 +93,10 @@ class Health:
         difference = compare_replicas(engine)
         if difference is not None:
             raise HealthError(f"stage {self.stage}, step {step}: {difference}")
+
+    def _state_after(self, step: int) -> dict[str, Any]:
+        saved = read_json(self.file.parent / CHECKPOINTS / step_name(step) / STATE)
+        return dict(saved.get("health", {}))
 
     def _not_taken(self, step: int, result: StepResult) -> HealthError | None:
         if result.rescaled:

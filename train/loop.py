@@ -87,7 +87,7 @@ def train_steps(
 ) -> bool:
     """Take the steps after `done`; false where a signal stopped them. Errors: `HealthError` to go back from."""
     settings, stage, stopped = context.settings, context.settings.stages[name], False
-    health, meter, benchmarks = Health(context, name), Meter(context), Benchmarks(context, name, stop)
+    health, meter, benchmarks = Health(context, name, done), Meter(context), Benchmarks(context, name, stop)
     profile = StepProfile(context, name, done, meter)
     batches = meter.waiting(stage_batches(context, name, done, health.gaps))
     with meter.part("evaluation"):
@@ -120,7 +120,8 @@ def train_steps(
         if saves:
             context.watchdog.beat(f"{name} save")
             with meter.part("saving"):
-                saver.save({"stage": name, "step": step, "order": ORDER, "score": scores.get(stage.corpus)})
+                state = {"stage": name, "step": step, "order": ORDER, "health": health.state}
+                saver.save({**state, "score": scores.get(stage.corpus)})
         saver.poll()
         if stopped:
             benchmarks.leave()

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+
 from conf.duration import format_duration
 from conf.resume import read_extensions, samples_done
 from conf.run_folder import METRICS, TENSORBOARD, append_records, repair_records
@@ -44,6 +46,7 @@ class Tracker:
         steps = [row for row in rows if "loss" in row]
         self.before = {name: value for name in RUNNING if steps and (value := steps[-1].get(name)) is not None}
         self.recorded = {(row["step"], _kind(row)) for row in rows}
+        self.started = False  # whether a step was recorded by this process
         self.began = time.monotonic() - max((row.get("seconds", 0.0) for row in rows), default=0.0)
 
     def record_step(self, stage: str, step: int, lr: float, result: StepResult, meter: Meter) -> None:
@@ -59,6 +62,8 @@ class Tracker:
             **speed,
         }
         values |= {name: values[name] + self.before.get(name, 0.0) for name in RUNNING if values[name] is not None}
+        if not self.started:  # what a restart costs, from the process to the end of its first step
+            self.started, values["start_seconds"] = True, time.time() - psutil.Process().create_time()
         self.ranks = meter.ranks
         mfu = "" if speed["mfu"] is None else f"  MFU {speed['mfu']:.1%}"
         left = (self._tokens(stage, steps) - tokens) / max(speed["tokens_per_second"], 1e-9)

@@ -100,8 +100,8 @@ REFUSED: list[tuple[str, str, str]] = [
     ("cluster.grace_seconds=-1", "cluster.grace_seconds=-1.0 must be 0 or more", "cluster.grace_seconds=0"),
     ("cluster.port=65536", "cluster.port=65536 must be between 1 and 65535", "cluster.port=65535"),
     *(
-        (f"{key}=0", "tracking.straggler_threshold and health.hang_seconds must be above 0", f"{key}=3")
-        for key in ("tracking.straggler_threshold", "health.hang_seconds")
+        (f"{key}=0", "health.hang_seconds and health.spike_deviations must be above 0", f"{key}=3")
+        for key in ("tracking.straggler_threshold", "health.hang_seconds", "health.spike_deviations")
     ),
     (
         f"model.context_length=255 {SP} {TP2}",

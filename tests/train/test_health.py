@@ -1,7 +1,9 @@
 """Runs with faults: nothing that is not finite is taken or saved, and the way back passes over the samples to blame."""
 
 import math
+import platform
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -63,15 +65,24 @@ def words_of(folder: Path, name: str, *more: str) -> list[str]:
     return [*words, *own, *more]
 
 
-def run(words: list[str], bad_samples: tuple[int, int] | None, bad_weight: bool) -> tuple[str, list[str]]:
+def run(
+    words: list[str],
+    bad_samples: tuple[int, int] | None,
+    bad_weight: bool,
+    processes: int = 2,
+    disturb: str = "",
+    at: int = 0,
+) -> tuple[str, list[str]]:
     """How the run ends in this world, and what it says. bad_samples: positions in the order of the data whose loss is
-    nan; bad_weight: from the fifth step on a weight of the last process is inf."""
+    nan; bad_weight: from the fifth step on a weight of the last process is inf. disturb: at the step of this number,
+    "stop" (it is asked to), "spike" (of the loss), or on the last process "nan" (of one gradient) or "flip" (of a bit
+    of one weight, after the step)."""
     from parallel.engine import Engine, Stack
     from train.data.mixture import training_samples
     from train.loop import train
     from train.stop import SIGNALS, StopSignal
 
-    settings = compose_settings(words, 2)
+    settings = compose_settings(words, processes)
     data = find_prepared(settings)
     assert data is not None
     dataset, order = training_samples(settings, data, "nl")
@@ -85,9 +96,25 @@ def run(words: list[str], bad_samples: tuple[int, int] | None, bad_weight: bool)
 
     def broken(engine: Engine, micro_batches: Any) -> Any:
         taken[0] += 1
+        if disturb and taken[0] == at:
+            return disturbed(engine, micro_batches)
         if bad_weight and taken[0] >= 5 and engine.mesh.rank == engine.mesh.size - 1:
             next(engine.deepspeed.module.parameters()).data.fill_(math.inf)
         return take(engine, micro_batches)
+
+    def disturbed(engine: Engine, micro_batches: Any) -> Any:
+        first = next(engine.deepspeed.module.parameters())
+        last = engine.mesh.rank == engine.mesh.size - 1
+        if disturb == "nan" and last:
+            hook = first.register_hook(lambda gradient: gradient * math.nan)
+        result = take(engine, micro_batches)
+        if disturb == "nan" and last:
+            hook.remove()
+        if disturb == "flip" and last:
+            first.data.view(torch.int32).view(-1)[0] ^= 1
+        if disturb == "stop":
+            signal.raise_signal(signal.SIGTERM)
+        return replace(result, loss=3 * result.loss) if disturb == "spike" else result
 
     said: list[str] = []
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -156,3 +183,47 @@ def test_asked_to_stop_it_does_not_go_back(corpora: Path, worlds: Worlds) -> Non
     words = words_of(corpora, "stopped2", "health.on_bad=stop")
     for ended, _ in worlds(2).run(test_health.run, words, (4 * BATCH, 6 * BATCH), False):
         assert ended.endswith("(health.on_bad=stop); the last checkpoint is kept")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [f"layout.{key}" for key in ("zero_stage=0", "zero_stage=2", "zero_stage=3")]
+    + [f"layout.{key}_parallel_size=2" for key in ("tensor", "pipeline")],
+)
+def test_one_nan_on_one_rank_is_a_step_that_no_rank_takes(layout: str, corpora: Path, worlds: Worlds) -> None:
+    name = "one-" + layout.partition(".")[2].replace("_", "-").replace("=", "")
+    words = words_of(corpora, name, layout)
+    prepare(compose_settings(words))
+    results = worlds(2).run(test_health.run, words, None, False, 2, "nan", 5)
+    assert [ended for ended, _ in results] == ["0", "0"]
+    stage = corpora / "runs" / name / "stages/nl"
+    assert [(event["event"], event["step"]) for event in read_records(stage / "health.jsonl")] == [("not taken", 5)]
+    rows = {row["step"]: row for row in read_records(corpora / "runs" / name / "metrics.jsonl") if "loss" in row}
+    assert [step for step, row in rows.items() if row["skipped"]] == [5]
+    assert all(math.isfinite(rows[step]["loss"]) for step in (6, 7, 8)) and all_finite(stage)
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+def test_a_flipped_bit_in_one_replica_is_found_before_it_is_saved(zero: int, corpora: Path, worlds: Worlds) -> None:
+    """The rank and its node are named, and the run goes on from the last checkpoint."""
+    name = f"flip{zero}"
+    words = words_of(corpora, name, f"layout.zero_stage={zero}")
+    prepare(compose_settings(words))
+    results = worlds(2).run(test_health.run, words, None, False, 2, "flip", 6)
+    assert [ended for ended, _ in results] == ["0", "0"]
+    (event,) = read_records(corpora / "runs" / name / "stages/nl/health.jsonl")
+    assert event["event"] == "rewind" and event["samples"] is None
+    assert f"rank 1 on {platform.node()}" in event["what"] and "step 6" in event["what"]
+
+
+def test_spikes_are_known_after_a_resume_and_gone_back_from_by_setting(corpora: Path, worlds: Worlds) -> None:
+    """Stopped after step 5, the run meets a spike in the next step, before it has seen half a window by itself."""
+    words = words_of(corpora, "spikes", "health.spike_window=8", "health.on_spike=rewind", "run.save_every=5")
+    prepare(compose_settings(words))
+    assert [ended for ended, _ in worlds(2).run(test_health.run, words, None, False, 2, "stop", 5)] == ["75", "75"]
+    results = worlds(2).run(test_health.run, words, None, False, 2, "spike", 1)
+    assert [ended for ended, _ in results] == ["0", "0"]
+    events = read_records(corpora / "runs/spikes/stages/nl/health.jsonl")
+    assert [(event["event"], event["step"]) for event in events] == [("spike", 6), ("rewind", None)]
+    assert events[-1]["samples"] == [5 * BATCH, 6 * BATCH]
+    assert any("a spike: loss " in line for line in results[0][1])

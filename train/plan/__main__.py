@@ -12,6 +12,7 @@ from conf.choices import Balance
 from conf.command_line import Command, run_command
 from conf.compose import compose_settings
 from conf.errors import ConfigError
+from conf.run_folder import run_folder
 from conf.save_time import WRITE_GB_PER_SECOND, checkpoint_bytes, save_seconds, warning_seconds
 from conf.schema import Settings
 from train.plan import GPUS_A_NODE
@@ -145,6 +146,7 @@ def refuse_what_does_not_fit(settings: Settings, size: int, stages: list[Any]) -
 def summary(settings: Settings, size: int, stages: list[Any]) -> dict[str, Any]:
     """Every figure of the plan by name; memory in bytes on one GPU."""
     from model.flops import flops_per_token, parameters
+    from train.plan.goodput import predict_goodput
     from train.plan.planner import usable_bytes
     from train.plan.published import compare_published
     from train.plan.speed import predict
@@ -173,6 +175,7 @@ def summary(settings: Settings, size: int, stages: list[Any]) -> dict[str, Any]:
         "compiled": settings.kernels.compile,
         "checkpoint_bytes": checkpoint_bytes(model),
         "save_seconds": save_seconds(model, WRITE_GB_PER_SECOND),
+        "goodput": predict_goodput(settings, size, time.total, run_folder(settings)),
         "warning_seconds": warning_seconds(settings, WRITE_GB_PER_SECOND),
         "optimizer_class": stages[0].states.optimizer_class,
         "micro_batch_size": layout.micro_batch_size,
