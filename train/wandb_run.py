@@ -4,6 +4,7 @@ Whatever happens to W&B or its server, training goes on, and a warning says what
 """
 
 import contextlib
+import json
 import os
 import re
 import struct
@@ -13,6 +14,7 @@ from typing import Any
 
 from conf.run_folder import ENVIRONMENT, WANDB_UNSENT, read_json, wandb_id
 from conf.schema import Settings, plain
+from conf.secrets import redact
 
 LOG_HEADER, BLOCK, CHUNK_HEADER = 7, 32768, 7  # bytes, of W&B's file: leveldb's log format behind a header
 PADDING, FULL, FIRST, LAST = 0, 1, 2, 4  # kinds of a chunk
@@ -68,17 +70,24 @@ def wandb_run(folder: Path, stage: str, settings: Settings, lineage: dict[str, A
         group=settings.run.group,
         job_type=stage,
         tags=[settings.model.name, settings.layout.name, settings.stages[stage].corpus],
-        config={**plain(settings), "lineage": lineage, "environment": read_json(folder / ENVIRONMENT)},
+        config=_without_secrets(
+            {**plain(settings), "lineage": lineage, "environment": read_json(folder / ENVIRONMENT)}
+        ),
         resume="allow",
         mode="online" if online else "offline",
         settings=wandb.Settings(
             silent=True,
             console="off",
+            disable_git=True,  # its copy of the uncommitted changes may hold secrets; environment.json's does not
             # Slurm's SIGTERM kills W&B's process too: what is not in the file by then is lost to the tracker.
             x_transaction_log_flush_interval=1.0,
             **waits,
         ),
     )
+
+
+def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(redact(json.dumps(values))))
 
 
 def is_online() -> bool:

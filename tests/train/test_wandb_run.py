@@ -5,9 +5,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,16 +49,31 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     wandb.teardown()
 
 
-@pytest.fixture(params=["refuses", "hangs"])
+class Failing(BaseHTTPRequestHandler):
+    """Answers that the server has failed."""
+
+    def do_POST(self) -> None:
+        self.send_error(500)
+
+    do_GET = do_POST
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(params=["refuses", "hangs", "fails"])
 def server(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A W&B server that refuses connections, or takes them and never answers."""
-    with socket.socket() as listener:
+    """A W&B server that refuses connections, or takes them and never answers, or answers with an error."""
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    with socket.socket() as listener, ThreadingHTTPServer(("127.0.0.1", 0), Failing) as failing:
         listener.bind(("127.0.0.1", 0))
         if request.param == "hangs":
             listener.listen(64)
-        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        port = failing.server_port if request.param == "fails" else listener.getsockname()[1]
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
+        threading.Thread(target=failing.serve_forever, daemon=True).start()
         yield request.param
+        failing.shutdown()
 
 
 def files(folder: Path) -> list[Path]:
@@ -78,6 +95,21 @@ def test_a_server_that_does_not_answer_costs_one_warning_and_the_records_wait_he
     assert len(said) == 1, "the second stage knows already"
     assert said[0].startswith("warning: W&B's server cannot be used (") and "launch sync" in said[0]
     assert [logged_steps(path) for path in files(folder)] == [[10, 11], [10, 11]]
+
+
+def test_the_files_hold_no_secrets(folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the value of a secret variable nor what has a token's form, wherever the settings got it from."""
+    monkeypatch.setenv("CANARY_TOKEN", "canary-of-a-variable")
+    settings = replace(settings, run=replace(settings.run, group="canary-of-a-variable"))
+    lineage = {"parent": "https://me:canaryword@host/weights", "lineage": ["hf_canarycanarycanarycanary"]}
+    run = open_wandb(folder, "nl", settings, lineage, ROWS[:1], print)
+    run.finish()
+    wandb.teardown()
+    written = [path for path in folder.glob("wandb/**/*") if path.is_file()]
+    config = next(path for path in written if path.suffix == ".wandb").read_bytes()
+    assert b"[secret]" in config and not [path for path in written if path.name == "diff.patch"]
+    for canary in (b"canaryword", b"hf_canary"):
+        assert not [path for path in written if canary in path.read_bytes()]
 
 
 def test_a_killed_try_is_followed_by_what_its_file_lacks(folder: Path, settings: Settings) -> None:
