@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import select
 import sys
 from collections.abc import Callable, Mapping
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from conf.errors import ConfigError, DataError, HealthError, NodeError, UnreachableError, node_name
 from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED, UNHEALTHY
 
+# What gloo, NCCL and torch's store say where another process has ended: who says so has not failed itself.
+LOST = re.compile(r"^Dist\w+Error: |ncclRemoteError|(gloo|tcp).*(closed by peer|reset by peer|Broken pipe|refused)")
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # full, over quota, read-only, broken
 SIGINT_CODE, SIGPIPE_CODE = 130, 141  # a shell's exit codes for a command that a signal ended
 HELP_FLAGS = ("-h", "--help")
@@ -131,7 +134,8 @@ def run_command(action: Callable[[list[str]], int], argv: list[str], command: Co
             print_error(f"{node_name()}: {error}")
             return BAD_NODE
         if "RANK" in os.environ:
-            print_error(f"rank {os.environ['RANK']}: {type(error).__name__}: {error}")
+            lost = " lost another rank" if LOST.search(f"{type(error).__name__}: {error}") else ""
+            print_error(f"rank {os.environ['RANK']} on {node_name()}{lost}: {type(error).__name__}: {error}")
         raise
 
 

@@ -27,6 +27,14 @@ class HealthError(Exception):
         self.samples = samples
 
 
+class MissingError(NodeError):
+    """Processes did not come. ranks: those that did."""
+
+    def __init__(self, message: str, ranks: list[int]) -> None:
+        super().__init__(message)
+        self.ranks = ranks
+
+
 class UnreachableError(NodeError):
     """This process does not reach the main one, which therefore cannot report it. Exit code 3."""
 

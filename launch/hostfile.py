@@ -72,7 +72,11 @@ def main_address(cluster: ClusterConfig, slots: dict[str, int]) -> str:
         answers = dict(zip(slots, pool.map(_answer, slots), strict=True))
     silent = [f"{host} ({said})" for host, (answered, said) in answers.items() if not answered]
     if silent:
-        raise ConfigError(f"no answer from {', '.join(silent)}; ssh must work without a password")
+        said = f"no answer from {', '.join(silent)}; ssh must work without a password"
+        left = len(slots) - len(silent)
+        raise ConfigError(
+            f"{said}; to go on with the other {left}, take them out of {cluster.hostfile}" if left else said
+        )
     first = next(iter(slots))
     return (answers[first][1].split() or [first])[0]
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from typing import IO, NoReturn
 
 import psutil  # type: ignore[import-untyped]
 
+from conf.errors import node_name
 from conf.exit_codes import BAD_INPUT, BAD_NODE, HUNG, INTERRUPTED, UNHEALTHY
 from conf.run_lock import end_with_parent
 
@@ -41,6 +43,7 @@ def run(
     """
     signals: list[int] = []
     pipe = None if log is None else subprocess.PIPE
+    said: set[int] = set()
     started: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, _: FrameType | None) -> None:
@@ -76,7 +79,7 @@ def run(
         if signals:  # one came while it was being started
             ask(process)
         copiers = [
-            threading.Thread(target=_copy, args=(source, sink, log), daemon=True)
+            threading.Thread(target=_copy, args=(source, sink, log, said), daemon=True)
             for source, sink in ((process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer))
             if source is not None
         ]
@@ -95,8 +98,10 @@ def run(
     if signals and code:
         print("stopped, not saved; what was saved before is kept", file=sys.stderr)
         return 128 + signals[0]
-    if code not in (0, BAD_INPUT, BAD_NODE, UNHEALTHY, HUNG) and first is not None:  # these printed their reason
-        print(f"error: rank {first[0]} (process {first[1]}) ended first; the others were stopped", file=sys.stderr)
+    # Who failed has said why, also a rank that lost another one; who was killed could not.
+    if code not in (0, BAD_INPUT, BAD_NODE, UNHEALTHY, HUNG) and first is not None and first[0] not in said:
+        which = f"rank {first[0]} (process {first[1]} on {node_name()})"
+        print(f"error: {which} ended first; the others were stopped", file=sys.stderr)
     return code if code >= 0 else 128 - code
 
 
@@ -133,11 +138,16 @@ def stop_children(launcher: psutil.Process) -> None:
         rank.send_signal(signal.SIGTERM)
 
 
-def _copy(source: IO[bytes], sink: IO[bytes], log: Path) -> None:
-    """Copy lines until the ranks have ended. Where one cannot be written they go on: the disk is full, nobody reads."""
+def _copy(source: IO[bytes], sink: IO[bytes], log: Path, said: set[int]) -> None:
+    """Copy lines until the ranks have ended, and note in `said` which of them told of an error.
+
+    Where a line cannot be written they go on: the disk is full, or nobody reads.
+    """
     with log.open("ab", buffering=0) as file:
         targets: list[IO[bytes] | io.RawIOBase] = [sink, file]
         for line in source:
+            if found := re.match(rb"error: rank (\d+) on ", line):
+                said.add(int(found[1]))
             for target in list(targets):
                 try:
                     target.write(line)

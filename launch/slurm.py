@@ -36,15 +36,34 @@ export MASTER_ADDR=$(scontrol show node "$first" | sed -n 's/.*NodeAddr=\\([^ ]*
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export OMP_NUM_THREADS=${{SLURM_CPUS_PER_TASK:-1}}
 
-run=${{exit_file%/jobs/*}} tries_file=${{exit_file%.exit}}.tries cancel_file=${{exit_file%.exit}}.cancel
+run=${{exit_file%/jobs/*}} job=${{exit_file%.exit}}
+tries_file=$job.tries cancel_file=$job.cancel errors_file=$job.errors nodes_file=$job.nodes
 code=0
 trap : TERM  # this script gets it too, and still has to write the exit code
 rm -f "$exit_file" "$cancel_file"
 {prepare}if (( code == 0 )); then  # when a rank ends, the others have a minute
-    srun --kill-on-bad-exit=0 --wait=60 {srun}bash -c \\
-        'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec {python} -m {module} "$@"' \\
-        {module} "$@" || code=$?
+    {{
+        srun --kill-on-bad-exit=0 --wait=60 {srun}bash -c \\
+            'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec {python} -m {module} "$@"' \\
+            {module} "$@" 2>&1 >&3 3>&- | (trap '' TERM; exec tee "$errors_file" >&2 3>&-)
+        code=${{PIPESTATUS[0]}}
+    }} 3>&1
 fi
+
+exclude() {{  # nodes that failed twice, once the job is pending again, where others can take their places
+    local bad spare
+    bad=$(sort "$nodes_file" | uniq -d | paste -sd,)
+    [[ $bad ]] || return 0
+    spare=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -t idle,alloc,mix,comp,resv -o %N | sort -u |
+        grep -cvxF "${{bad//,/$'\n'}}")
+    if (( spare >= SLURM_JOB_NUM_NODES )); then
+        echo "failed twice, and excluded from here: $bad"
+        scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$bad"
+    else
+        echo "failed twice, and no node is spare: $bad; to go on with fewer, launch again with" \\
+            "$({python} -m train.plan.fewer $((SLURM_JOB_NUM_NODES - 1)) "$@")"
+    fi
+}}
 
 # A failure is tried again from the last checkpoint, up to a limit without a new one; wrong settings (2) and what
 # training says of itself (4) are not.
@@ -57,7 +76,12 @@ if (( code != 0 && code != 2 && code != 4 && code != {interrupted} )) && [[ ! -e
     if (( tries <= {restarts} )); then
         echo "failed with code $code: requeued, and goes on from the last checkpoint (time $tries of {restarts})"
         sleep $(( {restart_seconds} * (1 << (tries - 1)) ))
-        [[ -e $cancel_file ]] || scontrol requeue "$SLURM_JOB_ID" && exit "$code"
+        {python} -m launch.blame "$errors_file" $nodes >> "$nodes_file"
+        trap '' TERM  # a requeued job's processes are ended, and some work is left
+        if [[ ! -e $cancel_file ]] && scontrol requeue "$SLURM_JOB_ID"; then
+            exclude "$@"
+            exit "$code"
+        fi
     fi
 fi
 for _ in 1 2 3 4 5; do  # squeue failing once is not a job that is being cancelled

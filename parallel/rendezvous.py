@@ -17,7 +17,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
-from conf.errors import NodeError, UnreachableError, node_name
+from conf.errors import MissingError, NodeError, UnreachableError, node_name
 from conf.run_lock import OWNER
 from parallel.mesh import local_device
 from parallel.ports import PORTS, find_store, open_meeting_place
@@ -37,7 +37,7 @@ def join(
     join_seconds: how long processes wait for each other. collective_seconds: how long a collective waits for a process
     that does not come. report: what this process tells of itself, as JSON; `validate` sees every process's on the main
     one, by rank, and what it makes of them comes back on all, before any device is used. Joining twice does nothing.
-    Errors: `NodeError` naming who is missing.
+    Errors: `MissingError` naming who is missing.
     """
     if dist.is_initialized():
         return validate([report])
@@ -111,7 +111,8 @@ def _exchange_reports(
         except dist.DistError:
             raise NodeError(f"rank {rank} on {node_name()}: the main process ended before everyone had come") from None
     if "missing" in result:
-        raise NodeError(f"{_named(result['missing'], size)} did not come within {seconds:g} s")
+        came = [other for other in range(size) if other not in result["missing"]]
+        raise MissingError(f"{_named(result['missing'], size)} did not come within {seconds:g} s", came)
     return result["result"]
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from conf.errors import NodeError, node_name
+from conf.choices import ClusterKind
+from conf.errors import MissingError, NodeError, node_name
 from conf.run_folder import run_folder
 from conf.run_lock import owner
 from conf.schema import ClusterConfig, Settings
@@ -37,11 +38,28 @@ def run_preflight(settings: Settings) -> None:
         return problems
 
     cluster = settings.cluster
-    problems = join(
-        cluster.join_seconds, cluster.collective_seconds, report=_report(settings, marks), validate=validate
-    )
+    try:
+        problems = join(
+            cluster.join_seconds, cluster.collective_seconds, report=_report(settings, marks), validate=validate
+        )
+    except MissingError as error:
+        raise NodeError(f"{error}{_offer(settings, error.ranks)}") from None
     if problems:
         raise NodeError("; ".join(problems))
+
+
+def _offer(settings: Settings, came: Sequence[int]) -> str:
+    """How the run goes on with the nodes all of whose processes came, as a clause; said by the main process alone."""
+    from train.plan.fewer import fewer_nodes  # the planner is loaded only where something is missing
+
+    if settings.cluster.kind is ClusterKind.hostfile:
+        return f"; to go on without, take them out of {settings.cluster.hostfile}"
+    if os.environ["RANK"] != "0" or settings.cluster.nodes == 1:
+        return ""
+    per_node = int(os.environ["WORLD_SIZE"]) // settings.cluster.nodes
+    whole = sum(count == per_node for count in Counter(rank // per_node for rank in came).values())
+    words = fewer_nodes(settings, whole)
+    return f"; to go on without, launch again with {' '.join(words)}" if words else ""
 
 
 def compare_clocks(mesh: ProcessMesh, max_skew_seconds: float) -> None:

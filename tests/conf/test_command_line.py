@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conf.command_line import Command, run_command
-from conf.errors import ConfigError, DataError, NodeError, UnreachableError
+from conf.errors import ConfigError, DataError, NodeError, UnreachableError, node_name
 from tests.train.compare_runs import write_run
 
 COMMAND = Command("python -m x", "[KEY=VALUE]", "Does x.", ("python -m x",), flags={"-f": "fast", "--to FILE": "where"})
@@ -58,7 +58,14 @@ def test_only_the_main_process_writes_what_all_know(
     assert "no space left" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):
         run_command(lambda argv: fail(ZeroDivisionError("by 0")), [])
-    assert capsys.readouterr().err == "error: rank 1: ZeroDivisionError: by 0\n"
+    assert capsys.readouterr().err == f"error: rank 1 on {node_name()}: ZeroDivisionError: by 0\n"
+    for message in (
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:5043",
+        "NCCL error: ncclRemoteError: A call failed possibly due to a network error or a remote process exiting",
+    ):
+        with pytest.raises(RuntimeError):
+            run_command(lambda argv, said=message: fail(RuntimeError(said)), [])
+        assert capsys.readouterr().err.startswith(f"error: rank 1 on {node_name()} lost another rank: RuntimeError: ")
 
 
 def test_an_action_s_code_is_the_command_s(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.schema import ClusterConfig
 from launch.hostfile import read_hostfile, remote_command, secrets_file
+from tests.canary import CANARIES, places
 from tests.train.test_loop import ROOT, command, weights, write_corpora
 
 
@@ -147,7 +148,7 @@ def test_no_rank_on_any_host_outlives_the_launcher(
     words = command(tmp_path, f"left-{shell}", *there, "stage=nl", "stages.nl.steps=100000", "run.save_every=100000")
     words = [word for word in words if not word.startswith(("stages.multi", "stages.mono"))]
     run = tmp_path / f"runs/left-{shell}"
-    variables = {**os.environ, "PATH": f"{hosts}/bin:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    variables = {**os.environ, **CANARIES, "PATH": f"{hosts}/bin:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     with (tmp_path / "out").open("wb") as out:
         launcher = subprocess.Popen(words, cwd=ROOT, env=variables, stdout=out, stderr=out)
     until = time.monotonic() + 240
@@ -155,6 +156,8 @@ def test_no_rank_on_any_host_outlives_the_launcher(
         assert time.monotonic() < until and launcher.poll() is None, (tmp_path / "out").read_text()
         time.sleep(0.5)
     ranks = [process for process in psutil.process_iter() if f"run.name={run.name}" in words_of(process)]
+    assert not places(tmp_path)
+    assert any(rank.environ().get("HF_TOKEN") == CANARIES["HF_TOKEN"] for rank in ranks), "they have it all the same"
     assert len(ranks) >= 6  # two ranks, their launchers, and what starts these on each host
     if len(ended_by) == 2:
         for rank in ranks:

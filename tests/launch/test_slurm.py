@@ -13,6 +13,7 @@ import pytest
 from wandb.proto import wandb_internal_pb2
 
 from conf.run_folder import read_metrics
+from tests.canary import CANARIES, places
 from tests.slurm import SlurmCluster, search_path, why_not
 from tests.train.test_loop import ROOT, command, weights, write_corpora
 
@@ -175,8 +176,11 @@ def test_a_rank_that_dies_stops_the_chain_and_a_node_that_goes_down_is_named(
 ) -> None:
     run = corpora / "runs" / "broken"
     words = only(command(corpora, "broken", *SLURM, f"stages.nl.steps={100 * STEPS}"), "nl", "multi")
+    cluster.variables |= CANARIES
     nl, multi = submitted(cluster, words)
     wait_for(lambda: step_of(run, "nl") >= 3)
+    assert not places(corpora), "the scripts are among these files"
+    assert all(rank.environ()["HF_TOKEN"] == CANARIES["HF_TOKEN"] for rank in ranks(run))
     ranks(run)[0].kill()
     wait_for(lambda: cluster.state(nl) == "FAILED")
     wait_for(lambda: cluster.state(multi) == "CANCELLED")

@@ -114,33 +114,66 @@ def test_a_shell_reads_the_words_as_they_were_given(word: str, tmp_path: Path) -
     assert read.stdout.splitlines() == [*words, "run.until=mono"]
 
 
-@pytest.mark.parametrize(
-    ("tries", "requeued"), [("", True), ("2\n{reached}", True), ("3\n{reached}", False), ("3\nother", True)]
-)
-def test_a_failure_is_requeued_while_it_comes_further(tries: str, requeued: bool, tmp_path: Path) -> None:
-    """The script itself, with a scontrol and an srun that do nothing: training fails with code 1."""
-    script = dry_run(tmp_path, "cluster=slurm", "stage=nl", f"run.root={tmp_path}/runs").split("#!/bin/bash\n")[1]
-    script = script.partition("\n# sbatch ")[0].replace("sleep ", "true ")
-    run, tools = tmp_path / "runs/codegen-tiny", tmp_path / "bin"
-    (run / "stages/nl/checkpoints/step_00000007").mkdir(parents=True)
-    (run / "jobs").mkdir()
-    tools.mkdir()
-    for name, does in (
-        ("scontrol", 'echo "scontrol $*"'),
-        ("srun", "exit 1"),
-        ("squeue", "echo RUNNING"),
-        ("scancel", "true"),
-    ):
-        (tools / name).write_text(f"#!/bin/sh\n{does}\n")
-        (tools / name).chmod(0o755)
+def run_script(folder: Path, tries: str = "", **tools: str) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """The script itself, with programs of Slurm that do what `tools` says; training fails with code 1 where it does
+    not say otherwise. -> (what it printed and its code, the run's folder)"""
+    path = folder / "script"
+    if not path.exists():
+        text = dry_run(folder, "cluster=slurm", "stage=nl", f"run.root={folder}/runs").split("#!/bin/bash\n")[1]
+        path.write_text(text.partition("\n# sbatch ")[0].replace("sleep ", "true "))
+    run, programs = folder / "runs/codegen-tiny", folder / "bin"
+    (run / "stages/nl/checkpoints/step_00000007").mkdir(parents=True, exist_ok=True)
+    (run / "jobs").mkdir(exist_ok=True)
+    programs.mkdir(exist_ok=True)
+    does = {"scontrol": 'echo "scontrol $*"', "srun": "exit 1", "squeue": "echo RUNNING", "scancel": "true"}
+    for name, what in {**does, "sinfo": "echo n1", **tools}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{what}\n")
+        (programs / name).chmod(0o755)
     found = f"ls -d {run}/stages/*/checkpoints/step_????????* {run}/stages/*/weights 2>/dev/null | cksum"
     reached = subprocess.run(["bash", "-c", found], capture_output=True, text=True, check=False).stdout.strip()
     if tries:
         (run / "jobs/nl.tries").write_text(tries.format(reached=reached) + "\n")
-    variables = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1"}
-    done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True, check=False)
+    variables = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    variables |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1"}
+    variables["SLURM_JOB_PARTITION"] = "debug"
+    done = subprocess.run(["bash", path], env=variables, capture_output=True, text=True, check=False)
+    return done, run
+
+
+@pytest.mark.parametrize(
+    ("tries", "requeued"), [("", True), ("2\n{reached}", True), ("3\n{reached}", False), ("3\nother", True)]
+)
+def test_a_failure_is_requeued_while_it_comes_further(tries: str, requeued: bool, tmp_path: Path) -> None:
+    done, run = run_script(tmp_path, tries)
     assert done.returncode == 1, done.stderr
     assert ("scontrol requeue 7" in done.stdout) == requeued == (not (run / "jobs/nl.exit").exists())
+
+
+def test_a_node_that_failed_twice_is_excluded_where_another_can_take_its_place(tmp_path: Path) -> None:
+    killed = {"srun": "case $* in *train.data*) exit 0;; esac; echo 'srun: error: n2: task 1: Killed' >&2; exit 137"}
+    killed["scontrol"] = '[ "$2" = hostnames ] && printf "n1\\nn2\\n" || echo "scontrol $*"'
+    spare = killed | {"sinfo": 'printf "n1\\nn2\\nn3\\n"'}
+    first, _ = run_script(tmp_path, **spare)
+    assert "scontrol requeue 7" in first.stdout and "ExcNodeList" not in first.stdout
+    assert "srun: error: n2" in first.stderr, "what srun says stays in the log"
+    second, _ = run_script(tmp_path, **spare)
+    assert "failed twice, and excluded from here: n2\nscontrol update JobId=7 ExcNodeList=n2" in second.stdout
+    third, _ = run_script(tmp_path, "1\nother", **killed | {"sinfo": "echo n2"})
+    assert "failed twice, and no node is spare: n2; to go on with fewer, launch again with" in third.stdout
+    assert "ExcNodeList" not in third.stdout
+
+
+def test_squeue_failing_once_is_no_cancelled_job(tmp_path: Path) -> None:
+    flaky = f"[ -e {tmp_path}/asked ] && echo RUNNING || {{ touch {tmp_path}/asked; exit 1; }}"
+    done, run = run_script(tmp_path, srun="exit 75", squeue=flaky)
+    assert done.returncode == 75 and "scontrol requeue 7" in done.stdout and not (run / "jobs/nl.exit").exists()
+
+
+def test_a_cancel_while_it_waits_to_try_again_ends_it(tmp_path: Path) -> None:
+    cancelled = f"touch {tmp_path}/runs/codegen-tiny/jobs/nl.cancel; exit 1"
+    done, run = run_script(tmp_path, srun=cancelled, scancel="echo cancelled")
+    assert "requeue" not in done.stdout and "cancelled" in done.stdout
+    assert (run / "jobs/nl.exit").read_text() == "1\n"
 
 
 def test_a_sweep_is_one_script_with_a_case_for_each_run(tmp_path: Path) -> None:
