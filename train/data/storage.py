@@ -97,7 +97,10 @@ def open_binary(name: str, decompress: bool = True) -> Iterator[IO[bytes]]:
         if is_url(name):
             system, path = _system(name)
             try:
-                file = stack.enter_context(system.open(path, "rb"))
+                remote = stack.enter_context(system.open(path, "rb"))
+                # files of fsspec's own know no `readline` of bounded length
+                buffered = isinstance(remote, io.BufferedIOBase)
+                file = cast(IO[bytes], remote if buffered else io.BufferedReader(remote, 1 << 20))
             except OSError:
                 raise
             except Exception as error:

@@ -5,6 +5,7 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import fsspec
 import pytest
 
 from train.data.storage import find, open_binary, state_of, without_compression
@@ -36,6 +37,16 @@ def test_a_file_behind_http_is_read_and_known_by_its_state(server, tmp_path):
     for gone in (f"{server}/gone.jsonl", "memory://gone.jsonl"):
         with pytest.raises(OSError), open_binary(gone):
             pass
+
+
+def test_lines_of_bounded_length_and_places_are_read_from_any_storage(server, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"first line\nsecond\n")
+    fsspec.filesystem("memory").pipe("/a.txt", b"first line\nsecond\n")
+    for url in (f"{server}/a.txt", "memory://a.txt", f"file://{tmp_path}/a.txt", str(tmp_path / "a.txt")):
+        with open_binary(url) as file:
+            assert [file.readline(6) for _ in range(4)] == [b"first ", b"line\n", b"second", b"\n"]
+            file.seek(11)
+            assert file.read() == b"second\n" and file.read() == b""
 
 
 def test_the_ending_names_the_compression():
