@@ -13,7 +13,7 @@ from conf.compose import compose_config
 from conf.help import first_comment, help_text, read_options
 from launch.evaluate import OF_THE_CLUSTER
 from launch.sweep import sweep_points
-from train.plan.__main__ import with_gpus
+from train.plan.__main__ import with_best, with_gpus
 
 CONF = Path(__file__).parents[2] / "conf"
 COMMANDS = {  # program -> module with its main, its Command
@@ -108,7 +108,7 @@ def test_examples_are_accepted(program: str, example: str) -> None:
     if command.settings:
         read_command(SETTINGS[command.settings], [word for word in rest if "=" in word] + positional(rest))
     elif command.groups:
-        overrides = with_gpus([word for word in rest if "=" in word])  # without train.data's action
+        overrides = with_gpus(with_best([word for word in rest if "=" in word])[1])  # without train.data's action
         for point in sweep_points(overrides) if "-m" in flags else [overrides]:
             compose_config(point)
 
