@@ -14,6 +14,7 @@ from conf.run_folder import read_json
 
 STATE = "state.json"
 STEP = re.compile(r"step_(\d{8,})")
+NO_CHECKSUMS = f"{STATE} does not have every checksum"
 CHUNK_BYTES = 1 << 24  # of a file, read at a time
 
 
@@ -83,12 +84,21 @@ def crc32_of(path: Path) -> int | None:
     return checksum
 
 
+def checksums(path: Path) -> dict[str, int] | None:
+    """The CRC-32 of every file that the checkpoint lists; None where one has none."""
+    state = read_json(path / STATE)
+    listed = state.get("crc32")
+    return listed if isinstance(listed, dict) and listed.keys() == state["files"].keys() else None
+
+
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, in words, None where nothing is: this process reads every byte."""
     found = shortfall(path)
     if found is not None:
         return found
-    listed = read_json(path / STATE)["crc32"]
+    listed = checksums(path)
+    if listed is None:
+        return NO_CHECKSUMS
     wrong = next((name for name in sorted(listed) if crc32_of(path / name) != listed[name]), None)
     return f"{wrong} does not match its checksum" if wrong else None
 

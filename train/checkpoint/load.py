@@ -11,7 +11,7 @@ from model.weights import Weights, open_layers
 from parallel.engine import Engine
 from parallel.full_state import MOMENTS, WEIGHTS
 from parallel.mesh import ProcessMesh
-from train.checkpoint.files import STATE, crc32_of, shortfall, step_folders
+from train.checkpoint.files import NO_CHECKSUMS, STATE, checksums, crc32_of, shortfall, step_folders
 
 
 def newest_checkpoint(folder: Path, mesh: ProcessMesh, log: Callable[[str], None]) -> Path | None:
@@ -40,7 +40,9 @@ def damage_of(path: Path, mesh: ProcessMesh) -> str | None:
     missing: str | None = mesh.broadcast_object(shortfall(path) if mesh.is_main else None)
     if missing is not None:
         return missing
-    expected = mesh.broadcast_object(read_json(path / STATE)["crc32"] if mesh.is_main else None)
+    expected = mesh.broadcast_object(checksums(path) if mesh.is_main else None)
+    if expected is None:
+        return NO_CHECKSUMS
     mine = {name: crc32_of(path / name) for name in sorted(expected)[mesh.rank :: mesh.size]}
     found = {name: checksum for part in mesh.all_gather_object(mine) for name, checksum in part.items()}
     wrong = sorted(file for file, checksum in expected.items() if found[file] != checksum)

@@ -1,5 +1,6 @@
 """Damage is found, named, and costs no more than the steps since the checkpoint before."""
 
+import json
 from pathlib import Path
 
 from conf.errors import ConfigError
@@ -57,6 +58,9 @@ def test_damage_is_named_and_the_checkpoint_before_is_taken(tmp_path: Path, worl
         state.write_bytes(content)
         for taken, said in workers.run(test_load.found, tmp_path):
             assert taken == str(older) and len(said) == 1 and "state.json is empty or cut off" in said[0]
+    state.write_text(json.dumps({**json.loads(whole), "crc32": {}}))
+    for taken, said in workers.run(test_load.found, tmp_path):
+        assert taken == str(older) and len(said) == 1 and "state.json does not have every checksum" in said[0]
     state.write_bytes(whole)
     flip(files[0])
     flip(next(path for path in older.rglob("*.safetensors")))

@@ -37,6 +37,22 @@ def test_they_are_listed_and_verified(run: Path, capsys: pytest.CaptureFixture[s
     assert "nl       20  part does not match its checksum" in said.out and said.err.startswith("error: 1 damaged")
 
 
+def test_every_kind_of_damage_is_a_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run / "stages/nl/checkpoints"
+    (folder / "step_00000010/state.json").write_text("")
+    (folder / "step_00000020/state.json").write_text('{"files": {"part": 5}}')
+    (folder / "step_00000030/part").unlink()
+    assert main(["list", str(run)]) == 0
+    assert main(["verify", str(run)]) == 2
+    said = capsys.readouterr()
+    assert [line.partition("  ")[2].strip() for line in said.out.splitlines()[3:]] == [
+        "10  state.json is empty or cut off",
+        "20  state.json does not have every checksum",
+        "30  part is missing",
+    ]
+    assert said.err.startswith("error: 3 damaged") and said.err.count("\n") == 1
+
+
 def test_what_is_not_kept_is_pruned(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (run / "stages/nl/checkpoints/step_00000030/part").unlink()
     assert main(["prune", str(run)]) == 0
