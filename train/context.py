@@ -10,7 +10,7 @@ from typing import Any
 
 from conf.check import AUTO, check
 from conf.choices import Precision
-from conf.errors import ConfigError, DataError, node_name
+from conf.errors import ConfigError, DataError, NodeError, node_name
 from conf.run_folder import run_folder, write_json
 from conf.run_lock import owner, run_lock
 from conf.schedule import count_steps
@@ -140,9 +140,11 @@ def on_main(mesh: ProcessMesh, action: Callable[[], Any]) -> Any:
     if mesh.is_main:
         try:
             result = action()
-        except (ConfigError, OSError) as error:
+        except (ConfigError, NodeError, OSError) as error:
             result = error
     result = mesh.broadcast_object(result)
+    if isinstance(result, NodeError):  # such as a full disk
+        raise result
     if isinstance(result, Exception):
         raise ConfigError(str(result))
     return result

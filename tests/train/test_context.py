@@ -6,30 +6,35 @@ from typing import Any, cast
 
 import pytest
 
-from conf.errors import ConfigError
+from conf.errors import ConfigError, NodeError
 from parallel.mesh import single_process_mesh
 from tests.worlds import Worlds, mesh_of
 from train.context import RunContext, on_main
 
 
-def found_by_main(fails: bool) -> Any:
+def found_by_main(fails: type[Exception] | None) -> Any:
     """A case: the result on this process, or its error's text."""
     mesh = mesh_of(1, 1)
 
     def action() -> int:
         assert mesh.is_main
-        if fails:
-            raise ConfigError("the folder is taken")
+        if fails is not None:
+            raise fails("the folder is taken")
         return 42
 
     try:
         return on_main(mesh, action)
-    except ConfigError as error:
-        return str(error)
+    except (ConfigError, NodeError) as error:
+        return f"{type(error).__name__}: {error}"
 
 
-@pytest.mark.parametrize(("fails", "found"), [(False, 42), (True, "the folder is taken")])
-def test_every_process_gets_what_the_main_one_found(worlds: Worlds, fails: bool, found: object) -> None:
+@pytest.mark.parametrize(
+    ("fails", "found"),
+    [(None, 42), (ConfigError, "ConfigError: the folder is taken"), (NodeError, "NodeError: the folder is taken")],
+)
+def test_every_process_gets_what_the_main_one_found(
+    worlds: Worlds, fails: type[Exception] | None, found: object
+) -> None:
     assert worlds(2).run(found_by_main, fails) == [found, found]
 
 
