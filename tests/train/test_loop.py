@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import platform
 import random
 import signal
@@ -16,6 +17,7 @@ import pytest
 from safetensors.torch import load_file
 
 from conf.run_folder import read_metrics
+from tests.canary import CANARIES, places
 from tests.train.evaluate.cases import ALLOWED
 from train.checkpoint.files import checkpoints
 from train.compare.curves import chain_stages
@@ -190,9 +192,12 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize("how", ["SIGTERM", "a rank is killed"])
 def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path, corpora: Path) -> None:
     name = how.replace(" ", "-")
-    words = command(corpora, name)
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = command(corpora, name, "tracking.wandb=true")
+    variables = {**os.environ, **CANARIES, "WANDB_MODE": "offline"}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(words, cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True)
     lines = list(until(process, "multi 4/6"))  # the checkpoints of steps 1 and 2 are on the disk: one save is in flight
+    assert not places(corpora)
     started = time.monotonic()
     if how == "a rank is killed":
         ranks(process)[1].kill()
