@@ -204,14 +204,18 @@ def test_a_rank_that_dies_stops_the_chain_and_a_node_that_goes_down_is_named(
 
 
 def test_a_sweep_is_a_job_array(cluster: SlurmCluster, corpora: Path) -> None:
-    words = only(command(corpora, "sweep", *SLURM, "optimizer.weight_decay=0.0,0.1", "-m"), "nl")
+    prepare = ["cluster.slurm.prepare_cpus=1", f"data.cache={corpora / 'swept'}"]  # not prepared yet
+    words = only(command(corpora, "sweep", *SLURM, *prepare, "optimizer.weight_decay=0.0,0.1", "-m"), "nl")
     jobs = submitted(cluster, words)
-    assert len(jobs) == 1
+    assert len(jobs) == 2, "the data is prepared by a job of its own, on which the stage's depends"
     runs = [corpora / "runs" / f"sweep-weight_decay_{value}" for value in ("0.0", "0.1")]
     wait_for(lambda: all((run / "stages/nl/evaluation.json").is_file() for run in runs))
     assert weights(runs[0], "nl") != weights(runs[1], "nl")
     shown = manage(cluster, "status", f"root={corpora / 'runs'}")
-    assert f"{jobs[0]}_0" in shown and f"{jobs[0]}_1" in shown
+    assert f"{jobs[1]}_0" in shown and f"{jobs[1]}_1" in shown
+    log = next((corpora / "runs/.sweeps").rglob(f"prepare-{jobs[0]}_0.log")).read_text()
+    assert "data: nl: " in log or "data: reusing " in log
+    assert "grad norm" not in log, "it trains nothing"
 
 
 @pytest.mark.parametrize(
