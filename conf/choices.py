@@ -111,6 +111,13 @@ class RemoteShell(Enum):
     ssh = "ssh"
 
 
+class ExportForm(Enum):
+    """Class of transformers that an exported folder is for."""
+
+    codegen = "codegen"  # CodeGenForCausalLM
+    gptj = "gptj"  # GPTJForCausalLM, for engines that serve GPT-J and not CodeGen
+
+
 class KernelForm(Enum):
     """Form of an operation."""
 

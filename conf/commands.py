@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from conf.check import LARGEST_SEED, sampling_problems
-from conf.choices import Precision, Sandbox
+from conf.choices import ExportForm, Precision, Sandbox
 from conf.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "command"
@@ -99,6 +99,7 @@ class Export:
 
     source: str = MISSING
     target: str = MISSING
+    form: ExportForm = MISSING
     mp_num: int = MISSING
     dtype: Precision = MISSING
 

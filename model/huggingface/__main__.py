@@ -56,7 +56,8 @@ def convert(argv: list[str]) -> int:
     if isinstance(settings, Import):
         weights = import_weights(open_weights(settings.source, settings.mp_num), target, settings.vocab_size)
     else:
-        weights = export_weights(open_weights(settings.source), target, settings.mp_num, settings.dtype)
+        source = open_weights(settings.source)
+        weights = export_weights(source, target, settings.mp_num, settings.dtype, form=settings.form)
     tokenizer = "with its tokenizer" if weights.tokenizer_folder else "without a tokenizer: none came with the weights"
     print(f"{weights.describe()}, {tokenizer}")
     return 0

@@ -13,12 +13,14 @@ from rich.progress import track
 from safetensors import SafetensorError
 from torch import Tensor
 
-from conf.choices import Precision
+from conf.choices import ExportForm, Precision
 from conf.errors import ConfigError
 from conf.run_folder import atomic_folder
 from model.dtypes import DTYPES
 from model.huggingface import to_huggingface
+from model.huggingface.card import model_card
 from model.huggingface.checkpoint import open_huggingface
+from model.huggingface.gptj import gptj_config, to_gptj
 from model.huggingface.settings import check_mp_num, config_of
 from model.huggingface.shards import ShardWriter
 from model.tokenizer import Tokenizer, load_tokenizer
@@ -52,9 +54,14 @@ def import_weights(weights: Weights, target: Path, vocab_size: int | None = None
 
 
 def export_weights(
-    weights: Weights, target: Path, mp_num: int, dtype: Precision, shard_bytes: int = SHARD_BYTES
+    weights: Weights,
+    target: Path,
+    mp_num: int,
+    dtype: Precision,
+    shard_bytes: int = SHARD_BYTES,
+    form: ExportForm = ExportForm.codegen,
 ) -> Weights:
-    """Write `weights` to the new folder `target` in Hugging Face's form; returns what was written, opened again.
+    """Write `weights` to the new folder `target` in Hugging Face's form, with a model card; returns what was written.
 
     `dtype` auto keeps each tensor's own. transformers reads `mp_num` 4; other values are for other readers, and are
     written to config.json for this one.
@@ -63,17 +70,23 @@ def export_weights(
     """
     model = weights.model
     check_mp_num(mp_num, model)
+    gptj = form is ExportForm.gptj  # without groups
     with new_folder(target) as folder:
         tokenizer = _copy_tokenizer(weights, folder)
         shards, first = ShardWriter(folder, shard_bytes), ""
         for index in _progress(f"exporting {weights.source}", model.n_layer + 2):
-            layer = to_huggingface(index, weights.layer(index), model, mp_num)
+            own = weights.layer(index)
+            layer = to_gptj(index, own, model) if gptj else to_huggingface(index, own, model, mp_num)
             layer = {name: _cast(name, value, dtype) for name, value in layer.items()}
             first = first or str(next(iter(layer.values())).dtype).removeprefix("torch.")
             shards.add(layer)
         shards.finish()
-        config = {**config_of(model, first, tokenizer.eos if tokenizer else None), "mp_num": mp_num}
+        config = config_of(model, first, tokenizer.eos if tokenizer else None)
+        config = gptj_config(config) if gptj else {**config, "mp_num": mp_num}
+        (folder / "README.md").write_text(model_card(weights, form, target.name))
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    if gptj:
+        return replace(weights, source=str(target), folder=target, form="GPT-J's form")
     return open_huggingface(str(target), target)
 
 

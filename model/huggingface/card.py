@@ -1,0 +1,89 @@
+"""The model card (README.md) of an export: where its weights came from, on how much of which data, and its scores."""
+
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path, PurePath
+from typing import Any
+
+from conf.choices import ExportForm
+from conf.compose import load_settings
+from conf.run_folder import CONFIG, EVALUATION, EVALUATIONS, LINEAGE, is_stage_folder, read_json
+from model.build import layer_shapes
+from model.weights import Weights
+
+CLASSES = {ExportForm.codegen: "CodeGenForCausalLM", ExportForm.gptj: "GPTJForCausalLM"}
+
+
+def model_card(weights: Weights, form: ExportForm, name: str) -> str:
+    """Markdown with the front matter that the hub reads; `name` is the exported folder's.
+
+    The licence is the data's and the owner's to say: the card names none.
+    """
+    model = weights.model
+    shapes = layer_shapes(model)
+    parameters = sum(prod(shape) for layer in shapes for shape in layer.values())
+    sections = [
+        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [{form.value}]\n---\n\n# {name}",
+        f"CodeGen (arXiv 2203.13474) with {parameters:,} parameters: {model.n_layer} layers of width {model.n_embd}, "
+        f"{model.n_head} heads, {model.vocab_size:,} tokens in its vocabulary, a context of {model.context_length:,}. "
+        f"In the form of transformers' {CLASSES[form]}.",
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
+        f'model = AutoModelForCausalLM.from_pretrained("{name}")\n```',
+        "## Where the weights came from\n\n" + "\n".join(_origin(weights)),
+    ]
+    if scores := list(_scores(weights.folder)):
+        sections.append(
+            "## Scores\n\n| | |\n|---|---:|\n" + "\n".join(f"| {what} | {value:.4g} |" for what, value in scores)
+        )
+    return "\n\n".join(sections) + "\n"
+
+
+def _origin(weights: Weights) -> Iterator[str]:
+    """The stages from the first, with their data and settings; for weights of another origin, its name."""
+    stages = list(_stages(weights.folder))
+    if not stages:
+        yield f"Converted from {_short(weights.source)} ({weights.form})."
+        return
+    before = stages[0][1]["lineage"][:-1]
+    yield f"Trained from {', '.join(map(_short, before)) if before else 'random weights'}, stage by stage:"
+    yield ""
+    yield "| stage | tokens | of them | steps | sequences a step | peak learning rate | AdamW betas | weight decay |"
+    yield "|---|---:|---|---:|---:|---:|---|---:|"
+    for folder, lineage in stages:
+        settings = load_settings(folder.parents[1] / CONFIG)
+        stage, adamw = settings.stages[lineage["stage"]], settings.optimizer
+        sources = ", ".join(f"{corpus} {count:,}" for corpus, count in lineage["tokens_of"].items())
+        yield (
+            f"| {lineage['lineage'][-1]} | {lineage['tokens']:,} | {sources} | {lineage['steps']:,} | "
+            f"{stage.global_batch_size} | {stage.peak_learning_rate:g} | {adamw.beta1:g}, {adamw.beta2:g} | "
+            f"{adamw.weight_decay:g} |"
+        )
+
+
+def _stages(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(folder, lineage.json) of a run's stage and of those before it that are on this machine, the first one first."""
+    if is_stage_folder(folder) and (folder / LINEAGE).is_file():
+        lineage = read_json(folder / LINEAGE)
+        if lineage["parent"]:
+            yield from _stages(Path(lineage["parent"]))
+        yield folder, lineage
+
+
+def _scores(folder: Path) -> Iterator[tuple[str, float]]:
+    """Bits per byte, and what `python -m train.evaluate` found."""
+    if (folder / EVALUATION).is_file():
+        for corpus, value in read_json(folder / EVALUATION)["bits_per_byte"].items():
+            yield f"{corpus}, bits per byte of validation", value
+    for path in sorted((folder / EVALUATIONS).glob("*.json")):
+        result = read_json(path)
+        for k, value in result.get("pass_at_k", {}).items():
+            yield f"{path.stem}, pass@{k}", value
+        for key in ("pass_rate", "perplexity"):
+            if isinstance(result.get(key), int | float):
+                yield f"{path.stem}, {key.replace('_', ' ')}", result[key]
+
+
+def _short(source: str) -> str:
+    """A folder's name without the path on this machine; names of runs and of the hub as they are."""
+    return PurePath(source).name if PurePath(source).is_absolute() else source

@@ -1,0 +1,57 @@
+"""Every export says where its weights came from, on how much of which data, and how good they are."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+
+from conf.choices import ExportForm, Precision
+from conf.compose import compose_settings
+from conf.schema import ModelConfig
+from model.huggingface.convert import export_weights
+from model.pretrained import open_weights
+from tests.model.huggingface.random_models import random_model, save
+from tests.model.test_pretrained import write_run
+
+
+def lineage(run: Path, stage: str, parent: str | None, line: list[str], **tokens: int) -> None:
+    told = {"stage": stage, "parent": parent, "steps": 7, "tokens": sum(tokens.values()), "tokens_of": tokens}
+    (run / "stages" / stage / "lineage.json").write_text(json.dumps({**told, "lineage": line}))
+
+
+def test_a_stage_of_a_run(tmp_path: Path, tiny: ModelConfig) -> None:
+    run = tmp_path / "run"
+    settings = compose_settings(["model=tiny", "stages.multi.peak_learning_rate=0.00125"])
+    write_run(run, replace(settings, model=tiny), ["nl", "multi"])
+    lineage(run, "nl", None, ["run/nl"], nl=2000)
+    lineage(run, "multi", str(run / "stages/nl"), ["run/nl", "run/multi"], multi=3000, nl=500)
+    (run / "stages/multi/evaluation.json").write_text(json.dumps({"bits_per_byte": {"nl": 1.25, "multi": 0.5}}))
+    (run / "stages/multi/evaluations").mkdir()
+    (run / "stages/multi/evaluations/humaneval.json").write_text(json.dumps({"pass_at_k": {"1": 0.125}}))
+    export_weights(open_weights(run), tmp_path / "mine", 4, Precision.auto)
+    text = (tmp_path / "mine/README.md").read_text()
+    card = ModelCard(text)  # as the hub reads it
+    assert (card.data.library_name, card.data.pipeline_tag, card.data.tags) == (
+        "transformers",
+        "text-generation",
+        ["codegen"],
+    )
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1].startswith("| run/nl | 2,000 | nl 2,000 | 7 |")
+    assert rows[2].startswith("| run/multi | 3,500 | multi 3,000, nl 500 | 7 |") and "| 0.00125 |" in rows[2]
+    assert rows[-3:] == [
+        "| nl, bits per byte of validation | 1.25 |",
+        "| multi, bits per byte of validation | 0.5 |",
+        "| humaneval, pass@1 | 0.125 |",
+    ]
+    assert "Trained from random weights" in text and str(tmp_path) not in text
+
+
+def test_weights_of_another_origin(tmp_path: Path) -> None:
+    source = save(random_model(), tmp_path / "downloaded")
+    export_weights(open_weights(source), tmp_path / "mine", 4, Precision.auto, form=ExportForm.gptj)
+    text = (tmp_path / "mine/README.md").read_text()
+    parameters = sum(value.numel() for value in random_model().parameters())
+    assert f"with {parameters:,} parameters: 2 layers of width 64" in text and "GPTJForCausalLM" in text
+    assert "Converted from downloaded (" in text and "## Scores" not in text and str(tmp_path) not in text
