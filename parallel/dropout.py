@@ -1,19 +1,13 @@
 """Dropout that is the same under every layout: its mask is a function of what is masked, not of which process does it.
 
-Torch's dropout draws from a generator, so its mask depends on the process, on earlier draws, and on the shape. Here
-each mask bit is a hash of (seed, optimizer step, layer, sample, position, channel), in the way of counter-based random
-numbers (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+Each mask bit is a hash of (seed, optimizer step, layer, sample, position, channel).
 """
-
-import hashlib
 
 import torch
 from torch import Tensor, nn
 
+from parallel.hashing import BITS, keys_of, mix
 from parallel.mesh import ProcessMesh, TensorParallelGroup
-
-BITS = 31  # of a hash: products of two fit an int64, so that no device overflows
-MASK = (1 << BITS) - 1
 
 
 class Dropout(nn.Module):
@@ -32,8 +26,7 @@ class Dropout(nn.Module):
 
     def begin_step(self, seed: int, step: int, mesh: ProcessMesh) -> None:
         """Start optimizer step `step`: the next micro-batch is its first."""
-        digest = hashlib.sha256(repr((seed, step, self.layer)).encode()).digest()
-        self.key = (int.from_bytes(digest[:4], "little") & MASK, int.from_bytes(digest[4:8], "little") & MASK)
+        self.key = keys_of(seed, step, self.layer)
         self.micro_batch, self.dp_rank, self.dp_size = 0, mesh.dp_rank, mesh.dp_size
 
     def sample_keys(self, batch: int, device: torch.device) -> Tensor | None:
@@ -46,7 +39,7 @@ class Dropout(nn.Module):
         first = (self.micro_batch * self.dp_size + self.dp_rank) * batch
         self.micro_batch += 1
         samples = torch.arange(first, first + batch, device=device)
-        return torch.stack([_mix(_mix(samples) ^ self.key[0]), _mix(_mix(samples) ^ self.key[1])], dim=-1)
+        return torch.stack([mix(mix(samples) ^ self.key[0]), mix(mix(samples) ^ self.key[1])], dim=-1)
 
     def forward(self, hidden_states: Tensor, keys: Tensor | None) -> Tensor:
         """`[batch, seq, hidden]` -> the same; keys: from `sample_keys`."""
@@ -57,17 +50,7 @@ class Dropout(nn.Module):
         position = torch.arange(start, start + seq, device=hidden_states.device).unsqueeze(-1)  # [seq, 1]
         channel = torch.arange(hidden, device=hidden_states.device)  # [hidden]
         first, second = keys.view(-1, 1, 1, 2).unbind(-1)  # [batch, 1, 1] each
-        row = _mix(first ^ position)  # [batch, seq, 1]
-        bits = _mix(_mix(row ^ channel) ^ second)  # [batch, seq, hidden]
+        row = mix(first ^ position)  # [batch, seq, 1]
+        bits = mix(mix(row ^ channel) ^ second)  # [batch, seq, hidden]
         keep = bits >= int(self.probability * (1 << BITS))
         return torch.where(keep, hidden_states / (1.0 - self.probability), 0.0)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """A bijection of integers below 2^31 in which each bit of the input turns about half of the output's.
-
-    MurmurHash3's finaliser (two rounds of xor-shift and product), at 31 bits.
-    """
-    x = ((x ^ (x >> 16)) * 0x85EBCA6B) & MASK
-    x = ((x ^ (x >> 13)) * 0xC2B2AE35) & MASK
-    return x ^ (x >> 16)

@@ -1,5 +1,6 @@
 """Initial weights: JAXFORMER's distributions, and the same whole weights for every tensor-parallel size."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 
 from conf.schema import ModelConfig
 from model.build import build_layers
-from model.init import init_layer
+from model.init import CHUNK, init_layer, init_parameter
+from parallel.hashing import hash_grid
 from parallel.mesh import TensorParallelGroup
 from parallel.tensor_parallel import shard_of
 
@@ -45,6 +47,33 @@ def test_standard_deviations(tiny: ModelConfig) -> None:
         assert parameter.abs().max() <= 2 * deviation
     assert torch.equal(block.norm.weight, torch.ones(256)) and not block.norm.bias.any()
     assert not block.mlp_bias.any() and not block.out_proj.bias.any() and not head.bias.any()
+
+
+def test_the_distribution_is_the_cut_normal(tiny: ModelConfig) -> None:
+    """Against the distribution function in fp64, and no weight goes with its neighbours."""
+    values = init_parameter("1.in_proj.weight", (1000, 1003), replace(tiny, n_embd=1), seed=3).double()
+    ordered = values.flatten().sort().values
+    bound = math.erf(2 / 2**0.5)
+    expected = (torch.erf(ordered / 2**0.5) / bound + 1) / 2
+    found = (torch.arange(len(ordered), dtype=torch.float64) + 0.5) / len(ordered)
+    assert (expected - found).abs().max() < 1.6 / len(ordered) ** 0.5, "Kolmogorov-Smirnov, at 1%"
+    for one, other in ((values[1:], values[:-1]), (values[:, 1:], values[:, :-1])):
+        assert abs(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1]) < 4e-3
+
+
+def test_a_rank_computes_its_slice_only(tiny: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 8 ranks each hashes an eighth of every matrix, in pieces."""
+    hashed: list[int] = []
+
+    def counted(rows: torch.Tensor, columns: torch.Tensor, keys: tuple[int, int]) -> torch.Tensor:
+        hashed.append(len(rows) * len(columns))
+        return hash_grid(rows, columns, keys)
+
+    monkeypatch.setattr("model.init.hash_grid", counted)
+    monkeypatch.setitem(CHUNK, "cpu", 1000)
+    modules = built(replace(tiny, n_head=8), TensorParallelGroup(size=8, rank=3))
+    matrices = [p.numel() for layer in modules for p in layer.parameters() if p.dim() == 2]
+    assert sum(hashed) == sum(matrices) and max(hashed) <= 1000
 
 
 def test_seed_layer_and_name_all_matter(tiny: ModelConfig) -> None:
