@@ -4,7 +4,9 @@ A class or an attribute that DeepSpeed has renamed is an error here; nothing fal
 """
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
@@ -90,6 +92,17 @@ def link_optimizer_state(engine: Any) -> None:
         engine.optimizer._lazy_init_hp_params_optimizer_state()
         if not engine.optimizer._hp_optimizer_states_linked:
             raise RuntimeError(f"DeepSpeed {deepspeed.__version__} did not link AdamW's state to the parameters")
+
+
+@contextmanager
+def device_of(mesh: ProcessMesh) -> Iterator[None]:
+    """DeepSpeed takes its device from LOCAL_RANK: here that of the mesh, which is 0 where a process sees one GPU."""
+    rank = os.environ["LOCAL_RANK"]
+    os.environ["LOCAL_RANK"] = rank if mesh.device.index is None else str(mesh.device.index)
+    try:
+        yield
+    finally:
+        os.environ["LOCAL_RANK"] = rank
 
 
 def replace_method(owner: Any, name: str, function: Callable[..., Any]) -> None:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from parallel.collectives import gather_vocabulary
-from parallel.deepspeed_internals import check_every_gradient, guard_plain_step, state_layout
+from parallel.deepspeed_internals import check_every_gradient, device_of, guard_plain_step, state_layout
 from parallel.dropout import Dropout
 from parallel.full_state import (
     WEIGHTS,
@@ -112,15 +112,20 @@ class Engine:
         rescaled = skipped and math.isfinite(loss) and scale > 1
         return StepResult(float(loss), float("nan") if norm is None else float(norm), skipped, rescaled)
 
-    def eval_batch(self, micro_batch: MicroBatch) -> float:
+    @property
+    def eval_micro_batches(self) -> int:
+        """Micro-batches that `eval_batch` should get at a time: of a pipeline, idle for 1/16 of it at most."""
+        return 16 * self.mesh.pp_size
+
+    def eval_batch(self, micro_batches: Sequence[MicroBatch]) -> float:
         """Cross-entropy in nats, summed over all replicas' micro-batches; labels of `IGNORE_INDEX` do not count.
 
-        Every process calls it and gets the same value.
+        Every process calls it, with as many of one shape, and gets the same value.
         """
         self.deepspeed.eval()
         with torch.no_grad():
-            loss = self._summed_loss(MicroBatch(*micro_batch))
-        return float(self.mesh.all_reduce_dp(loss.detach().float().clone()))
+            loss = self._summed_loss([MicroBatch(*micro_batch) for micro_batch in micro_batches])
+        return float(self.mesh.all_reduce_dp(loss))
 
     def next_token_logits(self, ids: Tensor, positions: Tensor) -> Tensor:
         """Logits of the token after `positions` `[batch]` in `ids` `[batch, seq]`: `[batch, vocab]`, fp32, on the CPU.
@@ -141,8 +146,11 @@ class Engine:
             total += loss.detach()
         return self.mesh.all_reduce_dp(total) / (self.accumulation_steps * self.mesh.dp_size)
 
-    def _summed_loss(self, micro_batch: MicroBatch) -> Tensor:
-        return self.deepspeed(*micro_batch.to(self.mesh.device))  # type: ignore[no-any-return]
+    def _summed_loss(self, micro_batches: list[MicroBatch]) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=self.mesh.device)
+        for micro_batch in micro_batches:
+            total += self.deepspeed(*micro_batch.to(self.mesh.device))
+        return total
 
     def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
         head, hidden_states = self.deepspeed.module[-1], self.deepspeed.module(ids)
@@ -209,15 +217,15 @@ class PipelinedEngine(Engine):
         self.deepspeed.module.label_weight = weight
         return self.deepspeed.train_batch(self._labelled(step))  # type: ignore[no-any-return]
 
-    def _summed_loss(self, micro_batch: MicroBatch) -> Tensor:
-        # DeepSpeed returns the mean over the replicas on each of them; `eval_batch` adds these up to the sum
+    def _summed_loss(self, micro_batches: list[MicroBatch]) -> Tensor:
+        # DeepSpeed returns the mean over micro-batches and replicas; `eval_batch` adds up what replicas have
         self.deepspeed.module.label_weight = None
-        mean: Tensor = self._evaluate(self._labelled([micro_batch]))
-        return mean
+        mean: Tensor = self._evaluate(self._labelled(micro_batches), len(micro_batches))
+        return mean.detach().double() * len(micro_batches)
 
     def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
         self.deepspeed.module.labels = None
-        _, hidden_states = self._evaluate(iter([(ids, ids)]), return_logits=True, compute_loss=False, bcast_loss=False)
+        _, hidden_states = self._evaluate(iter([(ids, ids)]), 1, return_logits=True, compute_loss=False, bcast_loss=False)
         if not self.deepspeed.is_last_stage():
             return self.mesh.broadcast_from_last_pipeline_stage(None)
         head = self.deepspeed.module.forward_funcs[-1]
@@ -232,11 +240,11 @@ class PipelinedEngine(Engine):
             self.deepspeed.module.labels = labels
             yield ids if positions is None else (ids, positions), labels
 
-    def _evaluate(self, micro_batches: Iterator[tuple[Any, Tensor]], **options: bool) -> Any:
-        """DeepSpeed's `eval_batch` on one micro-batch of any shape; it would keep those of the last call."""
+    def _evaluate(self, micro_batches: Iterator[tuple[Any, Tensor]], count: int, **options: bool) -> Any:
+        """DeepSpeed's `eval_batch` on micro-batches of any one shape; it would keep that of the last call."""
         self.deepspeed.reset_activation_shape()
         self.deepspeed.total_loss = None
-        result = self.deepspeed.eval_batch(micro_batches, num_micro_batches=1, **options)
+        result = self.deepspeed.eval_batch(micro_batches, num_micro_batches=count, **options)
         self.deepspeed.reset_activation_shape()
         return result
 
@@ -271,7 +279,7 @@ def build_engine(
     adamw, bf16_optimizer = optimizer(list(module.named_parameters())), uses_bf16_optimizer(config)
     if bf16_optimizer:
         bucket_parameter_groups(adamw, config["zero_optimization"]["reduce_bucket_size"])
-    with contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints the memory in use, parameter group by group
+    with device_of(mesh), contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints the memory in use, parameter group by group
         engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=adamw,

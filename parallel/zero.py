@@ -10,6 +10,7 @@ from torch import nn
 from conf.check import gradient_accumulation_steps
 from conf.choices import Offload, Precision
 from conf.schema import Settings
+from parallel.deepspeed_internals import device_of
 from parallel.mesh import ProcessMesh
 
 
@@ -141,5 +142,6 @@ def prepare_layer(layer: nn.Module, config: dict[str, Any], mesh: ProcessMesh) -
         layer.to(torch.float16)
     if config["zero_optimization"]["stage"] == 3:
         replicas = mesh.grid.get_data_parallel_group()
-        deepspeed.zero.Init(layer, data_parallel_group=replicas, config_dict_or_path=config, mpu=mesh.grid)
+        with device_of(mesh):
+            deepspeed.zero.Init(layer, data_parallel_group=replicas, config_dict_or_path=config, mpu=mesh.grid)
     return layer

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ def bits_per_byte(
     beat: Callable[[], None],
     document_mask: bool = False,
 ) -> float:
-    """Cross-entropy of the whole validation set in bits, per byte of its UTF-8 text. beat: called after each batch.
+    """Cross-entropy of the whole validation set in bits, per byte of its UTF-8 text. beat: called from time to time.
 
     The separators between documents are predicted and paid for too; they are no bytes of the text.
     document_mask: as in training. Every process calls it together.
@@ -36,8 +37,9 @@ def bits_per_byte(
     dataset = PackedDataset(Path(files.validation), files.dtype, context_length, True, document_mask)
     mesh = engine.mesh
     nats = 0.0
-    for batch in validation_batches(dataset, batch_size, mesh.dp_rank, mesh.dp_size):
-        nats += engine.eval_batch(batch)
+    batches = validation_batches(dataset, batch_size, mesh.dp_rank, mesh.dp_size)
+    while together := list(islice(batches, engine.eval_micro_batches)):
+        nats += engine.eval_batch(together)
         beat()
     return nats / math.log(2) / files.validation_bytes
 

@@ -99,3 +99,13 @@ def test_bounds_that_deepspeed_does_not_ask_for_are_an_error(worlds: Worlds) -> 
 
     for said in worlds(2).run(test_deepspeed_internals.pipeline_without_bounds):
         assert "did not call `_partition_layers`" in said
+
+
+def test_deepspeed_takes_the_device_of_the_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Slurm tasks that see one GPU each, the fourth of a node has LOCAL_RANK 3 and device 0."""
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with device_of(replace(single_process_mesh(), device=torch.device("cuda", 0))):
+        assert os.environ["LOCAL_RANK"] == "0"
+    assert os.environ["LOCAL_RANK"] == "3"
+    with device_of(single_process_mesh()):
+        assert os.environ["LOCAL_RANK"] == "3", "a CPU has no number"

@@ -167,7 +167,7 @@ def train(overrides: list[str], form: Form = plain) -> dict[str, Any]:
     per_replica = BATCH // mesh.dp_size
     mine = rows[mesh.dp_rank * per_replica : (mesh.dp_rank + 1) * per_replica]
     first = mesh.dp_rank * per_replica
-    summed = engine.eval_batch(rows_of(form(rows), first, first + per_replica))
+    summed = engine.eval_batch([rows_of(form(rows), row, row + 1) for row in range(first, first + per_replica)])
     logits = engine.next_token_logits(rows[:2, :-1], torch.tensor([3, 9]))
     # Replicas have different prompts, and one of them fewer than the others.
     own = [row[:3].tolist() for row in mine[: max(1, per_replica - mesh.dp_rank)]]

@@ -11,7 +11,7 @@ from tests.parity.test_layouts import LAYOUTS
 from tests.worlds import Worlds
 
 AUTO = ["kernels.compile=true", "kernels.attention=auto"]  # as in conf/kernels/auto.yaml
-COMPILED = ["tp2 sp recompute", "pp2 recompute", "dp2 zero3"]
+COMPILED = ["tp2 sp recompute", "tp2 sp selective recompute", "pp2 recompute", "dp2 zero2", "dp2 zero3"]
 
 
 def train_compiled(overrides: list[str]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def lively_weights() -> list[dict[str, torch.Tensor]]:
             name: value + 0.2 * max(float(value.std()), 0.1) * torch.randn(value.shape, generator=generator)
             for name, value in layer.items()
         }
-        for layer in initial_weights(MODEL, seed=0)
+        for layer in initial_weights(MODEL, seed=6)
     ]
 
 
