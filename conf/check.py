@@ -197,6 +197,14 @@ def _layout(settings: Settings, world_size: int | None) -> Iterator[str]:
         ):
             if length % FP8_MULTIPLE:
                 yield f"layout.precision=fp8 needs {name}={length} to be a multiple of {FP8_MULTIPLE}, or use bf16"
+    if layout.reduce_dtype not in (Precision.fp32, Precision.bf16):
+        yield f"layout.reduce_dtype={layout.reduce_dtype.value} does not work; use fp32 or bf16"
+    hpz = layout.zero.hpz_partition_size
+    if hpz > 1 and (layout.zero_stage != 3 or tensor > 1 or (world_size or hpz) % hpz):
+        yield (
+            f"layout.zero.hpz_partition_size={hpz} needs zero_stage=3, tensor_parallel_size=1 and a multiple of {hpz} "
+            "processes; use 1"
+        )
     if layout.offload is Offload.parameters and layout.zero_stage != 3:
         yield f"layout.offload=parameters needs zero_stage=3, not {layout.zero_stage}"
     if layout.offload is Offload.optimizer and layout.zero_stage == 0:

@@ -105,6 +105,7 @@ class ZeroConfig:
     param_persistence_threshold: int = MISSING
     max_live_parameters: int = MISSING
     max_reuse_distance: int = MISSING
+    hpz_partition_size: int = MISSING
 
 
 @dataclass
@@ -121,6 +122,7 @@ class LayoutConfig:
     micro_batch_size: Any = MISSING  # `auto` in a file; an int once it is composed
     recompute: choices.Recompute = MISSING
     precision: choices.Precision = MISSING
+    reduce_dtype: choices.Precision = MISSING
     loss_chunk_tokens: int = MISSING
     tensor_parallel_overlap: bool = MISSING
     regather_sequence: bool = MISSING

@@ -51,7 +51,7 @@ def _fill(values: Tensor, places: list[Tensor], name: str, config: ModelConfig, 
         rows, columns = places
         keys, std = keys_of(seed, name), _standard_deviation(name, config)
         count = max(1, CHUNK.get(values.device.type, LARGE_CHUNK) // len(columns))
-        for part, indices in zip(values.split(count), rows.split(count), strict=True):
+        for part, indices in zip(torch.split(values, count), torch.split(rows, count), strict=True):
             part.copy_(_truncated_normal(hash_grid(indices, columns, keys)).mul_(std))
 
 

@@ -3,6 +3,7 @@
 A class or an attribute that DeepSpeed has renamed is an error here; nothing falls back to another way in silence.
 """
 
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from deepspeed.runtime.bf16_optimizer import BF16_Optimizer  # type: ignore[impo
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler  # type: ignore[import-untyped]
 from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3  # type: ignore[import-untyped]
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer  # type: ignore[import-untyped]
+from deepspeed.utils import groups  # type: ignore[import-untyped]
 from torch import Tensor
 
 from parallel.mesh import ProcessMesh
@@ -103,6 +105,22 @@ def device_of(mesh: ProcessMesh) -> Iterator[None]:
         yield
     finally:
         os.environ["LOCAL_RANK"] = rank
+
+
+@functools.cache
+def _neighbours(size: int) -> Any:
+    """The group of this process among each `size` that follow each other."""
+    starts = range(0, dist.get_world_size(), size)
+    found = [dist.new_group(list(range(start, start + size))) for start in starts]
+    return found[dist.get_rank() // size]
+
+
+def node_group(size: int) -> Any:
+    """The group that keeps ZeRO-3's second copy of the weights; None for size 1. DeepSpeed makes one size only."""
+    if not hasattr(groups, "_ZERO_PARAM_INTRA_PARALLEL_GROUP"):
+        raise AttributeError(f"DeepSpeed {deepspeed.__version__}: groups has no _ZERO_PARAM_INTRA_PARALLEL_GROUP")
+    groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = _neighbours(size) if size > 1 else None
+    return groups._ZERO_PARAM_INTRA_PARALLEL_GROUP
 
 
 def replace_method(owner: Any, name: str, function: Callable[..., Any]) -> None:

@@ -112,11 +112,6 @@ class Engine:
         rescaled = skipped and math.isfinite(loss) and scale > 1
         return StepResult(float(loss), float("nan") if norm is None else float(norm), skipped, rescaled)
 
-    @property
-    def eval_micro_batches(self) -> int:
-        """Micro-batches that `eval_batch` should get at a time: of a pipeline, idle for 1/16 of it at most."""
-        return 16 * self.mesh.pp_size
-
     def eval_batch(self, micro_batches: Sequence[MicroBatch]) -> float:
         """Cross-entropy in nats, summed over all replicas' micro-batches; labels of `IGNORE_INDEX` do not count.
 
@@ -225,7 +220,9 @@ class PipelinedEngine(Engine):
 
     def _logits(self, ids: Tensor, positions: Tensor) -> Tensor:
         self.deepspeed.module.labels = None
-        _, hidden_states = self._evaluate(iter([(ids, ids)]), 1, return_logits=True, compute_loss=False, bcast_loss=False)
+        _, hidden_states = self._evaluate(
+            iter([(ids, ids)]), 1, return_logits=True, compute_loss=False, bcast_loss=False
+        )
         if not self.deepspeed.is_last_stage():
             return self.mesh.broadcast_from_last_pipeline_stage(None)
         head = self.deepspeed.module.forward_funcs[-1]
@@ -279,7 +276,7 @@ def build_engine(
     adamw, bf16_optimizer = optimizer(list(module.named_parameters())), uses_bf16_optimizer(config)
     if bf16_optimizer:
         bucket_parameter_groups(adamw, config["zero_optimization"]["reduce_bucket_size"])
-    with device_of(mesh), contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints the memory in use, parameter group by group
+    with device_of(mesh), contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints the memory in use
         engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=adamw,

@@ -101,13 +101,15 @@ def states(
     optimizer_class, zero, layout = optimizer_class_of(settings, chosen), config["zero_optimization"], settings.layout
     alone, count = replicas == 1, config["gradient_accumulation_steps"]
     start = itemsize * size + FULL * largest_layer + buffers
-    reduced, gathered = (0, 0) if alone else (FULL * size, itemsize * flat)
+    wire = HALF if settings.layout.reduce_dtype is Precision.bf16 else FULL
+    reduced, gathered = (0, 0) if alone else (wire * size, itemsize * flat)
     if optimizer_class == "torch.optim.AdamW":
         step = max(16 * largest, 0 if alone else FULL * min(size, ALLREDUCE_BUCKET))
         return States(optimizer_class, FULL * size + buffers, FULL * size, 8 * size, 0, step, start, 0, reduced, 0)
     if optimizer_class == "BF16_Optimizer":  # whole gradients, in fp32, reduced in place
-        weights, reduced = HALF * flat + buffers, 0 if alone else FULL * flat
-        return States(optimizer_class, weights, FULL * flat, ADAM * own, 0, 0, start, 0, reduced, gathered)
+        weights, reduced = HALF * flat + buffers, 0 if alone else wire * flat
+        passes = 0 if alone or wire == FULL else HALF * flat  # buckets on their way, all of them at the worst
+        return States(optimizer_class, weights, FULL * flat, ADAM * own, passes, 0, start, 0, reduced, gathered)
     bucket, double = zero["reduce_bucket_size"], 2 if zero["overlap_comm"] else 1
     offload = layout.offload is not Offload.none
     if optimizer_class == "DeepSpeedZeroOptimizer":

@@ -53,6 +53,7 @@ class Bucket:
     counted: list[Tensor]
     expected: int
     missing: int
+    cast: tuple[Tensor, Tensor] | None = None  # what is sent and received, where it travels in another format
     pending: list[Any] = field(default_factory=list)  # the reduce-scatter, or the all-gather, under way
 
     def wait(self) -> None:
@@ -66,7 +67,7 @@ class OverlappedReduction:
 
     def __init__(self, engine: Any, mesh: ProcessMesh) -> None:
         self.group, self.dp_size = mesh.grid.get_data_parallel_group(), mesh.dp_size
-        optimizer = engine.optimizer
+        optimizer, self.dtype = engine.optimizer, engine.communication_data_type
         self.reduced = False
         bucket_of: dict[nn.Parameter, Bucket] = {}
         for index, parameters in enumerate(optimizer.bf16_groups):
@@ -94,8 +95,10 @@ class OverlappedReduction:
     def _count(self, bucket: Bucket) -> None:
         bucket.missing -= 1
         if bucket.missing == 0 and self.dp_size > 1:
-            work = dist.reduce_scatter_tensor(bucket.own_gradients, bucket.gradients, group=self.group, async_op=True)
-            bucket.pending.append(work)
+            sent, received = bucket.gradients, bucket.own_gradients
+            if self.dtype is not torch.float32:
+                sent, received = bucket.cast = sent.to(self.dtype), torch.empty_like(received, dtype=self.dtype)
+            bucket.pending.append(dist.reduce_scatter_tensor(received, sent, group=self.group, async_op=True))
 
     def _finish_reduction(self, *_: Any, **__: Any) -> None:
         for bucket in self.buckets:
@@ -103,6 +106,9 @@ class OverlappedReduction:
                 raise RuntimeError(f"{bucket.missing} of {bucket.expected} gradients of a bucket were not computed")
             bucket.missing = bucket.expected
             bucket.wait()
+            if bucket.cast is not None:
+                bucket.own_gradients.copy_(bucket.cast[1])
+                bucket.cast = None
             bucket.own_gradients.div_(self.dp_size)
         self.reduced = True
 

@@ -10,7 +10,7 @@ from torch import nn
 from conf.check import gradient_accumulation_steps
 from conf.choices import Offload, Precision
 from conf.schema import Settings
-from parallel.deepspeed_internals import device_of
+from parallel.deepspeed_internals import device_of, node_group
 from parallel.mesh import ProcessMesh
 
 
@@ -33,7 +33,7 @@ def deepspeed_config(
         "gradient_allreduce_op": "mean",
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
-        "communication_data_type": "fp32",
+        "communication_data_type": layout.reduce_dtype.value,
         "seq_parallel_communication_data_type": "fp32",
         "disable_allgather": False,
         "data_types": {"grad_accum_dtype": "fp32", "param_dtype": None, "buffer_dtype": None},
@@ -109,7 +109,7 @@ def _zero(settings: Settings) -> dict[str, Any]:
         "stage3_module_granularity_threshold": 0,
         "stage3_use_all_reduce_for_fetch_params": False,
         "stage3_allgather_sequential": False,
-        "zero_hpz_partition_size": 1,
+        "zero_hpz_partition_size": sizes.hpz_partition_size,
         "zero_quantized_weights": False,
         "zero_quantized_nontrainable_weights": False,
         "zero_quantized_gradients": False,
@@ -143,5 +143,12 @@ def prepare_layer(layer: nn.Module, config: dict[str, Any], mesh: ProcessMesh) -
     if config["zero_optimization"]["stage"] == 3:
         replicas = mesh.grid.get_data_parallel_group()
         with device_of(mesh):
-            deepspeed.zero.Init(layer, data_parallel_group=replicas, config_dict_or_path=config, mpu=mesh.grid)
+            within = node_group(config["zero_optimization"]["zero_hpz_partition_size"])
+            deepspeed.zero.Init(
+                layer,
+                zero_param_parallel_group=within,
+                data_parallel_group=replicas,
+                config_dict_or_path=config,
+                mpu=mesh.grid,
+            )
     return layer

@@ -18,6 +18,7 @@ from train.data.prepare import CorpusFiles
 from train.sample.choose import before, choose, uniforms
 
 WIDTH = 64  # tokens; a multiple of every tensor parallel size, which sequence parallelism needs
+EVALUATED_TOGETHER = 16  # micro-batches, for each pipeline stage: a pipeline is idle for a sixteenth of them at most
 CHECK_EVERY = 8  # tokens between two checks of what has ended, for which all processes wait
 
 
@@ -38,7 +39,7 @@ def bits_per_byte(
     mesh = engine.mesh
     nats = 0.0
     batches = validation_batches(dataset, batch_size, mesh.dp_rank, mesh.dp_size)
-    while together := list(islice(batches, engine.eval_micro_batches)):
+    while together := list(islice(batches, EVALUATED_TOGETHER * mesh.pp_size)):
         nats += engine.eval_batch(together)
         beat()
     return nats / math.log(2) / files.validation_bytes

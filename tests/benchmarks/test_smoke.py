@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.scaling import LAYOUTS
 from tests.gpt2 import released_gpt2
 
 ROOT = Path(__file__).parents[2]
@@ -92,3 +93,11 @@ def test_kernels() -> None:
     out = run("kernels", "--rounds=1", "--tokens=16", "--operations", *quick)
     rows = re.findall(r"^\| (\w+) \| tiny \| (.+?) \| [\d.e-]+ \w+ \| -?[\d.]+ \| -?[\d.]+% \|$", out, re.M)
     assert [name for name, form in rows if form.startswith("**")] == quick
+
+
+def test_scaling() -> None:
+    shape = ["--layers=2", "--width=64", "--heads=2", "--tokens=32", "--vocabulary=96"]
+    out = run("scaling", *shape, "--rounds=1", "--steps=1", "--words", "kernels=eager")
+    rows = [line.strip("| ").split(" | ") for line in out.splitlines()[2:]]
+    assert [row[0] for row in rows] == [*LAYOUTS] and rows[0][2] == "1.00"
+    assert all(abs(sum(map(float, row[3:])) - 100) < 0.3 for row in rows), "the shares are of the whole step"

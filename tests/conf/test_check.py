@@ -180,6 +180,12 @@ REFUSED: list[tuple[str, str, str]] = [
         "stages.nl.handover=full needs a run's checkpoint; init_from=owner/name has weights only",
         "stages.nl.init_from=owner/name stages.nl.handover=weights",
     ),
+    (
+        "layout.reduce_dtype=fp16",
+        "layout.reduce_dtype=fp16 does not work; use fp32 or bf16",
+        "layout.reduce_dtype=bf16",
+    ),
+    ("layout.zero.hpz_partition_size=2", "hpz_partition_size=2 needs zero_stage=3", "layout.zero.hpz_partition_size=1"),
     ("run.keep_every=0", "run.keep_every=0 must be at least 1", "run.keep_every=5"),
     (
         "cluster.slurm.environment.HF_TOKEN=abc",

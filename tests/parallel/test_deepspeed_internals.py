@@ -1,5 +1,7 @@
 """What DeepSpeed has renamed or replaced is an error with its name, and another version one line."""
 
+import os
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +10,8 @@ import torch
 from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer  # type: ignore[import-untyped]
 
 from parallel import deepspeed_internals as internals
-from parallel.deepspeed_internals import PROVED_VERSION, StateLayout, version_warning
+from parallel.deepspeed_internals import PROVED_VERSION, StateLayout, device_of, version_warning
+from parallel.mesh import single_process_mesh
 from tests.parity.cases import engine_of, settings_of
 from tests.worlds import Worlds, mesh_of
 

@@ -37,6 +37,7 @@ LAYOUTS: dict[str, tuple[int, list[str]]] = {
     "dp2 zero2 offload": (2, [ZERO2, "layout.offload=optimizer"]),
     "dp2 zero3 offload": (2, [ZERO3, "layout.offload=parameters"]),
     "dp2 no accumulation": (2, [ZERO1, "layout.micro_batch_size=4"]),
+    "dp4 zero3 within pairs": (4, [ZERO3, "layout.zero.hpz_partition_size=2"]),
     "tp4": (4, [TP4, ZERO0]),
     "tp4 sp": (4, [TP4, SP, ZERO1]),
     "pp4 uneven": (4, [PP4, ZERO0]),
@@ -70,7 +71,7 @@ def test_layout_trains_the_golden_run(layout: str, worlds: Worlds, expected: dic
         torch.testing.assert_close(value, expected["weights"][name], rtol=1e-5, atol=2e-6, msg=lambda m: f"{name}: {m}")
 
 
-HALF = ["layout.precision=bf16", ZERO1]
+HALF, IN_BF16 = ["layout.precision=bf16", ZERO1], "layout.reduce_dtype=bf16"
 HALF_LAYOUTS: dict[str, tuple[int, list[str]]] = {
     "single": (1, HALF),
     "tp2 sp": (2, [*HALF, TP2, SP]),
@@ -78,6 +79,7 @@ HALF_LAYOUTS: dict[str, tuple[int, list[str]]] = {
     "dp2": (2, HALF),
     "dp2 zero2": (2, [*HALF, ZERO2]),
     "dp2 zero3": (2, [*HALF, ZERO3]),
+    **{f"dp2 zero{stage} reduced in bf16": (2, [*HALF, f"layout.zero_stage={stage}", IN_BF16]) for stage in (1, 2, 3)},
     "tp2 pp2": (4, [*HALF, TP2, PP2]),
 }
 

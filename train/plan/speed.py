@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 from conf.check import data_parallel_size, gradient_accumulation_steps
-from conf.choices import Recompute
+from conf.choices import Precision, Recompute
 from conf.cluster_schema import GpuConfig
 from conf.schema import LayoutConfig, ModelConfig, Settings
 from model.flops import flops_per_token
@@ -172,14 +172,15 @@ def data_parallel_seconds(
     across = min(gpu.node_gb_per_second, in_node * gpu.network_gb_per_second)
     bandwidth = (gpu.node_gb_per_second if replicas <= in_node else across) * 1e9
     once = weights * (replicas - 1) / replicas / bandwidth  # seconds a byte of each weight
+    wire = HALF if layout.reduce_dtype is Precision.bf16 else FULL
     if layout.zero_stage == 3:  # gathered twice and reduced once for each micro-batch
         total = 3 * HALF * once * count
         return max(0.1 * total, total - ZERO3_HIDDEN * computing)
     if layout.zero_stage == 2:  # reduced for each micro-batch, gathered once
-        return (1 - ZERO2_HIDDEN) * 2 * FULL * once * count + HALF * once
+        return (1 - ZERO2_HIDDEN) * 2 * wire * once * count + HALF * once
     if layout.zero_stage == 0:
-        return 2 * FULL * once
-    total = (FULL + HALF) * once  # reduced in the last micro-batch's backward pass, gathered in the next forward pass
+        return 2 * wire * once
+    total = (wire + HALF) * once  # reduced in the last micro-batch's backward pass, gathered in the next forward pass
     return max(0.1 * total, total - ZERO1_HIDDEN * computing / count)
 
 
