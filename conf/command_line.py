@@ -21,10 +21,14 @@ COMPOSE_FLAGS = {  # Hydra's, of the commands whose arguments compose a run
     "--info": "print where the settings come from (Hydra's search path and defaults tree) and stop",
     "--config-dir DIR": "folder with YAML files of your own, in groups as in conf/; may be repeated",
 }
-PRINT_FLAGS = {  # those of them that make sense where nothing is composed
+SETTINGS_FLAGS = {  # Hydra's, of the commands that have settings of their own
     "--cfg job": "print the settings as YAML and stop",
     "--info": "print the files that the settings come from and stop",
+    "--config-dir DIR": "folder with your own defaults, in command/NAME.yaml as in conf/; may be repeated",
+    "-m": "run once for each value of the settings written KEY=A,B, one after the other",
 }
+SEARCH_PATH = "hydra.searchpath"  # what `--config-dir` becomes: the one setting of Hydra's that has a meaning here
+MULTIRUN = {"-m", "--multirun"}
 PRINTING = {"--cfg", "--info"}  # print and stop
 SHORT_FLAGS = {"-c": "--cfg", "-i": "--info", "-cd": "--config-dir"}
 
@@ -52,7 +56,7 @@ class Command:
     @property
     def all_flags(self) -> dict[str, str]:
         """Its own flags, and those of every command that composes a run, or takes settings of its own."""
-        return {**self.flags, **(COMPOSE_FLAGS if self.groups else PRINT_FLAGS if self.settings else {})}
+        return {**self.flags, **(COMPOSE_FLAGS if self.groups else SETTINGS_FLAGS if self.settings else {})}
 
     def split_flags(self, argv: list[str]) -> tuple[set[str], list[str]]:
         """(flags in `argv`, by their first word; the other arguments). Errors: `ConfigError` for an unknown flag.
@@ -84,7 +88,7 @@ class Command:
             if not os.path.isdir(folder):
                 raise ConfigError(f"--config-dir {folder} is no folder; give one with files such as model/mine.yaml")
         path = ",".join(f"file://{os.path.abspath(folder)}" for folder in folders)
-        return given, [*rest, *([f"hydra.searchpath=[{path}]"] if folders else [])]
+        return given, [*rest, *([f"{SEARCH_PATH}=[{path}]"] if folders else [])]
 
 
 def run_command(action: Callable[[list[str]], int], argv: list[str], command: Command | None = None) -> int:
@@ -108,6 +112,8 @@ def run_command(action: Callable[[list[str]], int], argv: list[str], command: Co
             and PRINTING & {SHORT_FLAGS.get(word, word) for word in argv}
         ):
             code = print_settings(command, argv)
+        elif command is not None and command.settings and MULTIRUN & set(argv):
+            code = run_each(action, argv)
         else:
             code = action(argv)
         sys.stdout.flush()
@@ -137,6 +143,21 @@ def run_command(action: Callable[[list[str]], int], argv: list[str], command: Co
             lost = " lost another rank" if LOST.search(f"{type(error).__name__}: {error}") else ""
             print_error(f"rank {os.environ['RANK']} on {node_name()}{lost}: {type(error).__name__}: {error}")
         raise
+
+
+def run_each(action: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Run `action` for each combination of the settings with several values; return the first code that is not 0."""
+    from conf.sweep import combinations
+
+    words = [word for word in argv if word not in MULTIRUN]
+    settings = [word for word in words if "=" in word and not word.startswith("-")]
+    others = [word for word in words if word not in settings]
+    points = combinations(settings)
+    for number, (point, values) in enumerate(points, start=1):
+        print(f"[{number}/{len(points)}] {' '.join(f'{key}={value}' for key, value in values.items())}", flush=True)
+        if code := action([*others, *point]):
+            return code
+    return 0
 
 
 def print_error(message: str) -> None:

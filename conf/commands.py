@@ -2,8 +2,9 @@
 
 import difflib
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -11,6 +12,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from conf.check import LARGEST_SEED, sampling_problems
 from conf.choices import ExportForm, Precision, Sandbox
+from conf.command_line import SEARCH_PATH
 from conf.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "command"
@@ -138,20 +140,15 @@ def print_command(name: str, argv: list[str], given: set[str]) -> None:
     words = [word for word in words if word.lstrip("+").split(".")[0].partition("=")[0] not in OF_THE_CLUSTER - known]
     config = merged(schema, words)
     if "--info" in given:
-        task = (
-            [TASKS / f"{config.task}.yaml"] if schema is Evaluate and not OmegaConf.is_missing(config, "task") else []
-        )
-        print("Settings, the later ones before the earlier:", FOLDER / f"{name}.yaml", *task, *words, sep="\n  ")
+        print("Settings, the later ones before the earlier:", *chain(*settings_files(schema, words)), sep="\n  ")
     if "--cfg" in given:
         print(OmegaConf.to_yaml(config), end="")
 
 
 def merged(schema: type[Command], argv: list[str]) -> DictConfig:
     """`read_command`'s settings, of which some may have no value yet."""
-    name = schema.__name__.lower()
-    config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(FOLDER / f"{name}.yaml"))
-    if schema is Evaluate:
-        config = OmegaConf.merge(config, _task_defaults(argv))
+    files, argv = settings_files(schema, argv)
+    config = OmegaConf.merge(OmegaConf.structured(schema), *map(OmegaConf.load, files))
     known = [str(key) for key in config]
     texts = {field.name for field in fields(schema) if field.type is str}  # not parsed as YAML
     lists = {field.name for field in fields(schema) if field.type == list[str]}
@@ -179,19 +176,33 @@ def merged(schema: type[Command], argv: list[str]) -> DictConfig:
     return cast(DictConfig, config)
 
 
+def settings_files(schema: type[Command], argv: list[str]) -> tuple[list[Path], list[str]]:
+    """(the files that give a command its values, the later ones before the earlier; the words that are settings).
+
+    They are ours, then those of each folder of `--config-dir`: command/NAME.yaml, and of an evaluation's task
+    command/evaluate/TASK.yaml. Errors: `ConfigError` for an unknown task, or a folder without any of these files.
+    """
+    name = schema.__name__.lower()
+    named = [word.partition("=")[2] for word in argv if word.startswith("task=")] if schema is Evaluate else []
+    if named and named[-1] not in task_names():
+        raise ConfigError(f"task={named[-1]} is not known; use {', '.join(task_names())}")
+    parts = [f"{name}.yaml", *(f"evaluate/{task}.yaml" for task in named[-1:])]
+    files = [FOLDER / part for part in parts]
+    for word in (word for word in argv if word.startswith(SEARCH_PATH)):
+        for folder in word.removeprefix(f"{SEARCH_PATH}=").strip("[]").split(","):
+            own = Path(folder.removeprefix("file://")) / "command"
+            found = [own / part for part in parts if (own / part).is_file()]
+            if not found:
+                raise ConfigError(
+                    f"--config-dir {own.parent} has no {' and no '.join(f'command/{part}' for part in parts)}"
+                )
+            files += found
+    return files, [word for word in argv if not word.startswith(SEARCH_PATH)]
+
+
 def task_names() -> list[str]:
     """The tasks of `python -m train.evaluate`."""
     return sorted(path.stem for path in TASKS.glob("*.yaml"))
-
-
-def _task_defaults(argv: list[str]) -> Any:
-    """The values that the task named in `argv` sets, none without one. Errors: `ConfigError` for an unknown task."""
-    named = [word.partition("=")[2] for word in argv if word.startswith("task=")]
-    if not named:
-        return {}
-    if named[-1] not in task_names():
-        raise ConfigError(f"task={named[-1]} is not known; use {', '.join(task_names())}")
-    return OmegaConf.load(TASKS / f"{named[-1]}.yaml")
 
 
 def check_sampling(sampling: Sampling) -> None:

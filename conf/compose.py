@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from conf.check import AUTO, check
+from conf.command_line import SEARCH_PATH
 from conf.errors import ConfigError
 from conf.explain import (
     FOLDER,
@@ -35,8 +36,6 @@ from conf.explain import (
 )
 from conf.schedule import COUNTED, choose_schedules, count_steps
 from conf.schema import Settings
-
-SEARCH_PATH = "hydra.searchpath"  # the one setting of Hydra's that has a meaning here
 
 
 def compose_config(overrides: list[str]) -> DictConfig:

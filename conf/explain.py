@@ -119,6 +119,8 @@ def explain(error: Exception, overrides: list[str], folders: list[Path]) -> str:
         return place + unknown(found[1])
     if "does not support deletion" in line and found:
         return f"~{found[1]}: this setting cannot be removed; give it another value, null where it may be empty"
+    if unread := re.search(r"at input '(.+)'$", line):
+        place = place or mention(unread[1], folders)
     return place + (f"{found[1]}: {line}" if found and found[1] not in line else line)
 
 

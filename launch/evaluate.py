@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from conf.choices import ClusterKind
-from conf.command_line import Command
+from conf.command_line import SEARCH_PATH, Command
 from conf.commands import OF_THE_CLUSTER, Evaluate, read_command
 from conf.compose import compose_settings
 from conf.errors import ConfigError
@@ -39,6 +39,7 @@ def launch(argv: list[str]) -> int:
     words = COMMAND.split_flags(argv)[1]
     where = [word for word in words if word.partition("=")[0].lstrip("+").split(".")[0] in OF_THE_CLUSTER]
     what = [word for word in words if word not in where]
+    where += [word for word in what if word.startswith(SEARCH_PATH)]  # a folder of one's own serves both
     command = read_command(Evaluate, what)
     settings = compose_settings(where)
     if not (holds_weights(command.run) or is_run_folder(home_of(command.run))):  # a run's stage may be yet to come

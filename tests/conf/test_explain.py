@@ -25,6 +25,7 @@ def refusal(*words: str) -> str:
         ("zork: 1\n", "unknown setting 'zork'"),
         ("defaults:\n  - override /modell: tiny\n", "unknown setting 'modell'; did you mean 'model'?"),
         ("run:\n  seed: ${foo.bar}\n", "run.seed=${foo.bar}: Interpolation key 'foo.bar' not found"),
+        ("run:\n  seed: ${oops\n", "run.seed: no viable alternative at input '${oops'"),
         ("layout:\n  micro_batch_size: many\n", "layout.micro_batch_size=many must be a whole number of sequences"),
         ("stages:\n  nl: {steps: 5, epochs: 3}\n", "stages.nl.steps=5 and stages.nl.epochs=3.0 say the same thing"),
         ("defaults: 3\n", "Invalid defaults list in 'experiment/mine', defaults must be a list (got int)"),
