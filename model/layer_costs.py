@@ -15,7 +15,7 @@ from model.init import init_layer
 from model.kernels import Kernels
 from parallel.mesh import ProcessMesh
 
-ROUNDS = 4  # timed passes of a layer; the fastest counts
+ROUNDS = 4  # timed passes of a layer
 
 
 def layer_costs(
@@ -37,9 +37,12 @@ def layer_costs(
 
 
 def measured_seconds(
-    settings: Settings, device: torch.device, kernels: Kernels, dtype: torch.dtype
+    settings: Settings, device: torch.device, kernels: Kernels, dtype: torch.dtype, rounds: int = ROUNDS
 ) -> dict[str, float]:
-    """Seconds of one micro-batch, forward and backward, through an embedding, a block and the head, not sharded."""
+    """Seconds of one micro-batch, forward and backward, through an embedding, a block and the head, not sharded.
+
+    The fastest of `rounds` passes counts.
+    """
     one_block = replace(settings, model=replace(settings.model, n_layer=1))
     layers = [build() for build in run_layers(one_block, ALONE, replace(kernels, compile=False))]
     for index, layer in enumerate(layers):
@@ -50,15 +53,15 @@ def measured_seconds(
     embedding, block, head = layers
     hidden_states = embedding(ids).detach().requires_grad_()
     return {
-        "embedding": _seconds(embedding, ids, device=device),
-        "block": _seconds(block, hidden_states, device=device),
-        "head": _seconds(head, hidden_states, ids, device=device),
+        "embedding": _seconds(rounds, embedding, ids, device=device),
+        "block": _seconds(rounds, block, hidden_states, device=device),
+        "head": _seconds(rounds, head, hidden_states, ids, device=device),
     }
 
 
-def _seconds(layer: nn.Module, *inputs: torch.Tensor, device: torch.device) -> float:
+def _seconds(rounds: int, layer: nn.Module, *inputs: torch.Tensor, device: torch.device) -> float:
     best = float("inf")
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         start = time.perf_counter()
         layer(*inputs).sum().backward()
         if device.type == "cuda":

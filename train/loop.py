@@ -11,6 +11,7 @@ from train.best import BestWeights
 from train.checkpoint.save import Saver
 from train.context import RunContext, open_context
 from train.data.mixture import ORDER
+from train.estimate import log_estimates
 from train.health import Health, go_back
 from train.meter import Meter
 from train.profile import StepProfile
@@ -26,6 +27,7 @@ def train(settings: Settings, stop: StopSignal) -> int:
     with open_context(settings) as context:
         check_parents(context)
         report_schedule(context)
+        log_estimates(context)
         stop.watch(context.folder)
         for name in settings.stages:
             if is_finished(context.folder, name):

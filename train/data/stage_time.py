@@ -1,4 +1,7 @@
-"""How long a stage will take: as this run has trained before, or as `train.plan` predicts for a Slurm job's GPUs."""
+"""How long a stage will take: as this run has trained before, or as `train.plan` predicts for a Slurm job's GPUs.
+
+Of other new runs `train.estimate` tells it, once the devices are there.
+"""
 
 from dataclasses import replace
 
