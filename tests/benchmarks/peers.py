@@ -28,11 +28,12 @@ def main() -> None:
     if arguments.only:
         print(json.dumps(measure(arguments.only, arguments)))
         return
+    model = shape_of(arguments)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.contenders}
     for _ in range(arguments.rounds):
         for name in arguments.contenders:
             found[name].append(run_alone(name))
-    print(describe(found, arguments), flush=True)
+    print(describe(found, model, arguments), flush=True)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -126,9 +127,8 @@ def shape_of(arguments: argparse.Namespace) -> Any:
     return replace(model, n_layer=arguments.layers or model.n_layer)
 
 
-def describe(found: dict[str, list[dict[str, Any]]], arguments: argparse.Namespace) -> str:
+def describe(found: dict[str, list[dict[str, Any]]], model: Any, arguments: argparse.Namespace) -> str:
     """A Markdown table of the medians over the rounds."""
-    model = shape_of(arguments)
     columns = [
         "tokens/s",
         "of the best peer",
