@@ -98,7 +98,8 @@ def test_long_steps_are_no_hang_and_a_long_first_one_hides_none(tmp_path: Path) 
 def test_a_stopped_rank_ends_the_run_within_the_setting(tmp_path: Path) -> None:
     """kill -STOP of one rank of a real run; the run ends once the launcher has killed what is left, too."""
     write_corpora(tmp_path)
-    words = command(tmp_path, "stopped", f"health.hang_seconds={HANG_SECONDS}", "stage=nl", "stages.nl.steps=100000")
+    length = ["stages.nl.steps=100000", "run.save_every=100000"]  # no save that the rank might be stopped in
+    words = command(tmp_path, "stopped", f"health.hang_seconds={HANG_SECONDS}", "stage=nl", *length)
     words = [word for word in words if not word.startswith(OTHER_STAGES)]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     list(until(process, "nl      3/"))

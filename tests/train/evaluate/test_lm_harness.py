@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from conf.run_folder import evaluations_of
 from train.evaluate import lm_harness
 from train.evaluate.__main__ import main
 
@@ -38,12 +39,15 @@ def exported(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("lm_eval")
-def test_an_exported_folder_is_handed_over(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exported_folder_is_handed_over(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(exported)  # results of weights that are no run's go to the working directory
     words = [f"run={exported}", "task=harness", "harness_tasks=[known]", "precision=bf16", "batch_size=3"]
     assert main(words) == 0
     assert CALLS[-1]["model"] == "hf" and CALLS[-1]["batch_size"] == 3
     assert CALLS[-1]["model_args"] == {"pretrained": str(exported), "dtype": "bfloat16"}
-    result = json.loads((exported / "evaluations/harness.json").read_text())
+    result = json.loads((evaluations_of(str(exported)) / "harness.json").read_text())
     assert result["harness"] == {"known": {"acc,none": 0.25}}
     assert "known acc,none" in capsys.readouterr().out
     assert main([*words, "harness_tasks=[unknown]"]) == 2
