@@ -7,6 +7,7 @@ import select
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from conf.errors import ConfigError, DataError, HealthError, NodeError, UnreachableError, node_name
 from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED, UNHEALTHY
@@ -89,6 +90,12 @@ class Command:
                 raise ConfigError(f"--config-dir {folder} is no folder; give one with files such as model/mine.yaml")
         path = ",".join(f"file://{os.path.abspath(folder)}" for folder in folders)
         return given, [*rest, *([f"{SEARCH_PATH}=[{path}]"] if folders else [])]
+
+
+def own_folders(words: list[str]) -> list[Path]:
+    """The user's own folders, which `--config-dir` or `hydra.searchpath` adds."""
+    values = [word.partition("=")[2] for word in words if word.startswith(f"{SEARCH_PATH}=")]
+    return [Path(path.removeprefix("file://")) for value in values for path in value.strip("[]").split(",")]
 
 
 def run_command(action: Callable[[list[str]], int], argv: list[str], command: Command | None = None) -> int:

@@ -12,7 +12,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from conf.check import LARGEST_SEED, sampling_problems
 from conf.choices import ExportForm, Precision, Sandbox
-from conf.command_line import SEARCH_PATH
+from conf.command_line import SEARCH_PATH, own_folders
 from conf.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "command"
@@ -188,15 +188,11 @@ def settings_files(schema: type[Command], argv: list[str]) -> tuple[list[Path], 
         raise ConfigError(f"task={named[-1]} is not known; use {', '.join(task_names())}")
     parts = [f"{name}.yaml", *(f"evaluate/{task}.yaml" for task in named[-1:])]
     files = [FOLDER / part for part in parts]
-    for word in (word for word in argv if word.startswith(SEARCH_PATH)):
-        for folder in word.removeprefix(f"{SEARCH_PATH}=").strip("[]").split(","):
-            own = Path(folder.removeprefix("file://")) / "command"
-            found = [own / part for part in parts if (own / part).is_file()]
-            if not found:
-                raise ConfigError(
-                    f"--config-dir {own.parent} has no {' and no '.join(f'command/{part}' for part in parts)}"
-                )
-            files += found
+    for folder in own_folders(argv):
+        found = [path for part in parts if (path := folder / "command" / part).is_file()]
+        if not found:
+            raise ConfigError(f"--config-dir {folder} has no {' and no '.join(f'command/{part}' for part in parts)}")
+        files += found
     return files, [word for word in argv if not word.startswith(SEARCH_PATH)]
 
 

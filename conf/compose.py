@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from conf.check import AUTO, check
-from conf.command_line import SEARCH_PATH
+from conf.command_line import SEARCH_PATH, own_folders
 from conf.errors import ConfigError
 from conf.explain import (
     FOLDER,
@@ -44,7 +44,7 @@ def compose_config(overrides: list[str]) -> DictConfig:
     Errors: `ConfigError`, one line, for an unknown key or group, a wrong type, or words Hydra cannot read.
     """
     overrides = [_written_out(word) for word in overrides]
-    folders = [FOLDER, *_searched(overrides)]
+    folders = [FOLDER, *own_folders(overrides)]
     _refuse_unknown_words(overrides, folders)
     with _hydra():
         try:
@@ -106,7 +106,7 @@ def print_info(overrides: list[str]) -> None:
     with _hydra(), redirect_stdout(tree):  # to be printed at once: logging reports a reader that has gone line by line
         cast(Hydra, GlobalHydra.instance().hydra).show_info("defaults-tree", "config", overrides)
         root.handlers = before
-    print("Search path:", FOLDER, *_searched(overrides), sep="\n  ")
+    print("Search path:", FOLDER, *own_folders(overrides), sep="\n  ")
     print(tree.getvalue(), end="")
 
 
@@ -151,12 +151,6 @@ def _written_out(word: str) -> str:
     if key == "evaluation.tasks" or key.startswith("evaluation.tasks."):
         return f"++{word}"
     return f"cluster.nodes={value}" if key == "nodes" else word
-
-
-def _searched(overrides: list[str]) -> list[Path]:
-    """The user's own folders, which `--config-dir` or `hydra.searchpath` adds."""
-    values = [word.partition("=")[2] for word in overrides if word.startswith(f"{SEARCH_PATH}=")]
-    return [Path(path.removeprefix("file://")) for value in values for path in value.strip("[]").split(",")]
 
 
 def _refuse_unknown_words(overrides: list[str], folders: list[Path]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conf.check import check
 from conf.choices import ClusterKind
-from conf.command_line import Command, run_command
+from conf.command_line import MULTIRUN, Command, run_command
 from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.help import short_help
@@ -75,7 +75,7 @@ def launch(argv: list[str]) -> int:
     flags, overrides = COMMAND.split_flags(argv)
     if overrides and overrides[0].isalpha():
         raise ConfigError(f"'{overrides[0]}' is neither a setting, KEY=VALUE, nor one of {', '.join(SUBCOMMANDS)}")
-    sweeps = bool(flags & {"-m", "--multirun"})
+    sweeps = bool(flags & MULTIRUN)
     plans = [plan_launch(point) for point in (sweep_points(overrides) if sweeps else [overrides])]
     dry_run = plans[0].settings.dry_run
     for plan in plans:

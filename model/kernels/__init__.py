@@ -5,6 +5,7 @@ What may enter: an operation with its plain-torch reference and its faster forms
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from importlib.util import find_spec
 
 import torch
@@ -77,11 +78,10 @@ def select_kernels(
     if _in_triton("norm", config.norm, device):
         from model.kernels.triton_norm import triton_norm as norm
     add_of_weight: AddOfWeight | None = None
-    for operation in ("norm", "weight_gradient"):
-        if getattr(config, operation).value == "apex":
-            _refuse_without_gpu(operation, "apex", device)
-            require(operation)
-            norm, add_of_weight = (apex_norm, add_of_weight) if operation == "norm" else (norm, apex_add_of_weight)
+    if _in_apex("norm", config.norm, device):
+        norm = apex_norm
+    if _in_apex("weight_gradient", config.weight_gradient, device):
+        add_of_weight = apex_add_of_weight
     documents: Callable[[Tensor], Documents] = masked_documents
     document_attention: Callable[..., Tensor] = attention
     if device is not None and device.type == "cuda" and config.attention is KernelForm.auto:
@@ -96,6 +96,14 @@ def _in_triton(operation: str, form: FusedForm | NormForm, device: torch.device 
         _refuse_without_gpu(operation, "triton", device)
     on_gpu = device is not None and device.type == "cuda"
     return form.value == "triton" or (form.value == "auto" and on_gpu and find_spec("triton") is not None)
+
+
+def _in_apex(operation: str, form: Enum, device: torch.device | None) -> bool:
+    if form.value != "apex":
+        return False
+    _refuse_without_gpu(operation, "apex", device)
+    require(operation)
+    return True
 
 
 def _refuse_without_gpu(operation: str, form: str, device: torch.device | None) -> None:
