@@ -15,7 +15,7 @@ from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
 from conf.save_time import warning_seconds, write_gb_per_second
 from conf.schema import ClusterConfig, LayoutConfig, Settings
-from launch.local import gpu_environment
+from launch.local import CPU_ENVIRONMENT, gpu_environment
 
 QUEUE_TRIES, QUEUE_SECONDS = 3, 1.0  # squeue may fail once, where its controller is busy
 RESTART_SECONDS = 10  # before the first try after a failure; doubled before each further one
@@ -184,11 +184,8 @@ def _setup(slurm: SlurmConfig, layout: LayoutConfig) -> Iterator[str]:
     yield f"cd {shlex.quote(str(Path.cwd()))}"
     for module in slurm.modules:
         yield f"module load {shlex.quote(module)}"
-    if slurm.gpus_per_node:
-        for name, value in gpu_environment(layout).items():
-            yield f"export {name}=${{{name}:-{value}}}"
-    else:
-        yield "export DS_ACCELERATOR=cpu"
+    for name, value in (gpu_environment(layout) if slurm.gpus_per_node else CPU_ENVIRONMENT).items():
+        yield f"export {name}=${{{name}:-{value}}}"
     for name, value in slurm.environment.items():
         yield f"export {name}={shlex.quote(value)}"
     yield from slurm.setup

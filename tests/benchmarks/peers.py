@@ -3,6 +3,8 @@
 `python -m tests.benchmarks.peers` measures 4 layers of the 350M shape, 1 x 1024 tokens, in fp32. Every contender trains
 the same shape on the same tokens, in a process of its own, in turn, `--rounds` times; the table shows medians. A
 micro-batch that does not fit the GPU's memory is halved. `pip install ai2-olmo-core megatron-core` brings two of them.
+This stack's processes get the environment variables that its launcher sets; peers have none, unless `@launch` follows
+their name.
 """
 
 import argparse
@@ -18,8 +20,10 @@ from typing import Any
 
 from conf.choices import Precision
 from conf.compose import compose_settings
+from launch.local import environment
 
-DEFAULTS = ["hf_eager", "hf_compiled", "plain_gpt", "olmo_core", "megatron_core", "bare_loop", "this_stack"]
+OURS = ("this_stack", "bare_loop")
+PEERS = ["hf_eager", "hf_compiled", "plain_gpt", "plain_gpt@launch", "olmo_core", "megatron_core"]
 
 
 def main() -> None:
@@ -49,15 +53,19 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--steps", type=int, default=5, help="timed in a round")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--contenders", nargs="+", default=DEFAULTS, metavar="NAME", help="this_stack:key=value,...")
+    parser.add_argument(
+        "--contenders", nargs="+", default=[*PEERS, *reversed(OURS)], metavar="NAME", help="this_stack:key=value,..."
+    )
     parser.add_argument("--only", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def run_alone(name: str) -> dict[str, Any]:
     """One contender in its own process, so that its peak of memory is its own; what failed is in `error`."""
-    command = [sys.executable, "-m", "tests.benchmarks.peers", *sys.argv[1:], "--only", name]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    word, _, launched = name.partition("@")
+    command = [sys.executable, "-m", "tests.benchmarks.peers", *sys.argv[1:], "--only", word]
+    variables = environment(1, compose_settings([]).layout) if launched or name.startswith(OURS) else {}
+    ran = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
     if ran.returncode:
         print(ran.stderr[-4000:], file=sys.stderr)
         return {"error": (ran.stderr.strip().splitlines() or ["?"])[-1]}
@@ -152,8 +160,7 @@ def describe(found: dict[str, list[dict[str, Any]]], model: Any, arguments: argp
         for name, rounds in found.items()
         if not any("error" in each for each in rounds)
     }
-    ours = ("this_stack", "bare_loop")
-    peers = [each["tokens_per_second"] for name, each in medians.items() if not name.startswith(ours)]
+    peers = [each["tokens_per_second"] for name, each in medians.items() if not name.startswith(OURS)]
     for name, rounds in found.items():
         if name not in medians:
             lines.append(

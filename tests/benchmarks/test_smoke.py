@@ -36,8 +36,10 @@ def test_peers(precision: str) -> None:
 
 def test_peers_compiled() -> None:
     size = ["--tokens=32", "--steps=1"]
-    out = run("peers", *SHAPE, *size, "--contenders", "plain_gpt", "this_stack")
-    assert re.search(r"^\| plain_gpt .* 1\.00x .*GiB", out, re.M) and re.search(r"^\| this_stack .*GiB", out, re.M)
+    out = run("peers", *SHAPE, *size, "--contenders", "plain_gpt@launch", "this_stack")
+    assert re.search(r"^\| plain_gpt@launch .* 1\.00x .*GiB", out, re.M) and re.search(
+        r"^\| this_stack .*GiB", out, re.M
+    )
 
 
 def test_a_peer_that_fails_is_named_in_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,8 +75,9 @@ def test_only_without_gpus_deepspeed_is_told_to_use_the_cpu(monkeypatch: pytest.
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert environment(2, LAYOUT)["DS_ACCELERATOR"] == "cpu"
+    assert environment(2, LAYOUT)["MALLOC_MMAP_MAX_"] == "0"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert "DS_ACCELERATOR" not in environment(1, LAYOUT)
+    assert not environment(1, LAYOUT).keys() & {"DS_ACCELERATOR", "MALLOC_MMAP_MAX_"}
 
 
 def test_one_queue_to_the_gpu_where_tensor_parallelism_overlaps(monkeypatch: pytest.MonkeyPatch) -> None:

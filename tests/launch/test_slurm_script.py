@@ -183,8 +183,8 @@ def test_a_sweep_is_one_script_with_a_case_for_each_run(tmp_path: Path) -> None:
 
 
 def test_the_slurm_launch_needs_no_gpu_on_the_login_node(tmp_path: Path) -> None:
-    assert "export DS_ACCELERATOR=cpu" not in dry_run(tmp_path, *FULL)
-    assert "export DS_ACCELERATOR=cpu" in dry_run(tmp_path, "cluster=slurm", "stage=nl")
+    assert "export DS_ACCELERATOR" not in dry_run(tmp_path, *FULL)
+    assert "export DS_ACCELERATOR=${DS_ACCELERATOR:-cpu}" in dry_run(tmp_path, "cluster=slurm", "stage=nl")
 
 
 def test_processes_with_gpus_get_their_allocator_and_queue_unless_the_cluster_sets_them(tmp_path: Path) -> None:
