@@ -252,7 +252,7 @@ def _numbers(settings: Settings) -> Iterator[str]:
     if optimizer.epsilon <= 0:
         yield f"optimizer.epsilon={optimizer.epsilon} must be positive"
     tokenizer = settings.data.tokenizer
-    if tokenizer.kind in ("codegen", "gpt2") and tokenizer.path is None:
+    if tokenizer.kind in ("codegen", "codegen2", "gpt2") and tokenizer.path is None:
         yield (
             f"data.tokenizer.kind={tokenizer.kind} needs data.tokenizer.path=: a folder with tokenizer.json, or "
             "vocab.json and merges.txt, or a name on the hub such as Salesforce/codegen-350M-mono"

@@ -3,6 +3,9 @@
 from enum import Enum
 
 IGNORE_INDEX = -100  # label of a token that does not count in the loss, as in torch's cross_entropy
+INFILL_TOKENS = (
+    6  # of a document in CodeGen2's form beside its own: two <mask_1>, <sep>, <eom>, an eos inside and one before
+)
 
 
 class Precision(Enum):
@@ -94,6 +97,13 @@ class Packing(Enum):
 
     concat = "concat"  # one after another, cut where a sample ends: the paper's
     best_fit = "best_fit"  # whole, the rest of a sample is padding; only those longer than a sample are cut
+
+
+class Objective(Enum):
+    """What training documents look like."""
+
+    causal = "causal"  # as they are
+    infill = "infill"  # some with a span taken out and put after them, as CodeGen2's
 
 
 class ClusterKind(Enum):

@@ -63,6 +63,9 @@ class DataConfig:
     filters: FiltersConfig = field(default_factory=FiltersConfig)
     packing: choices.Packing = MISSING
     document_mask: bool = MISSING
+    objective: choices.Objective = MISSING
+    infill_fraction: float = MISSING
+    infill_span: float = MISSING
     dedup: choices.Dedup = MISSING
     dedup_across_corpora: bool = MISSING
     redact: list[str] = field(default_factory=list)

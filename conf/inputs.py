@@ -9,19 +9,19 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from conf.choices import Source
+from conf.choices import INFILL_TOKENS, Objective, Source
 from conf.errors import ConfigError
 from conf.run_folder import CONFIG, STAGES, WEIGHTS
 from conf.schema import Settings
 from conf.sources import is_hub_name
 
-TOKENIZER_KINDS = ("codegen", "gpt2", "sentencepiece")
+TOKENIZER_KINDS = ("codegen", "codegen2", "gpt2", "sentencepiece")
 SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size")  # what weights depend on
 
 
 def check_inputs(settings: Settings) -> None:
     """Errors: `ConfigError` for the first corpus, tokenizer or parent that is not there or does not fit."""
-    for problem in chain(_corpora(settings), _tokenizer(settings), _parents(settings)):
+    for problem in chain(_corpora(settings), _tokenizer(settings), _infilling(settings), _parents(settings)):
         raise ConfigError(problem)
 
 
@@ -45,6 +45,25 @@ def _tokenizer(settings: Settings) -> Iterator[str]:
         yield f"data.tokenizer.kind={tokenizer.kind} does not exist; there are {', '.join(TOKENIZER_KINDS)}"
     if tokenizer.path is not None and not is_hub_name(tokenizer.path) and not any(Path(tokenizer.path).iterdir()):
         yield f"data.tokenizer.path={tokenizer.path} is an empty folder"
+
+
+def _infilling(settings: Settings) -> Iterator[str]:
+    if settings.data.objective is not Objective.infill:
+        return
+    for name in ("infill_fraction", "infill_span"):
+        value = getattr(settings.data, name)
+        if not 0 < value <= 1:
+            yield f"data.{name}={value} must be above 0 and at most 1"
+    if settings.model.context_length <= INFILL_TOKENS:
+        yield (
+            f"model.context_length={settings.model.context_length} has no room for data.objective=infill, which adds "
+            f"{INFILL_TOKENS} tokens to a document"
+        )
+    if settings.data.tokenizer.kind in ("codegen", "gpt2"):
+        yield (
+            f"data.objective=infill needs <mask_1>, <sep> and <eom>, which data.tokenizer.kind="
+            f"{settings.data.tokenizer.kind} does not have; use codegen2"
+        )
 
 
 def _parents(settings: Settings) -> Iterator[str]:

@@ -4,7 +4,7 @@ What may enter: tokenizers, one kind a file, and the functions that open or trai
 that `transformers.AutoTokenizer` loads as well. Nothing here needs torch.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from model.tokenizer.gpt2 import FILES, GPT2Tokenizer
 from model.tokenizer.sentencepiece import MODEL_FILE, SentencePieceTokenizer
 from model.tokenizer.special import AllowedSpecial
 
-KINDS = ("codegen", "gpt2", "sentencepiece")
+KINDS = ("codegen", "codegen2", "gpt2", "sentencepiece")
 
 
 class Tokenizer(Protocol):
@@ -74,7 +74,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 def open_tokenizer(kind: str, source: str, vocab_size: int) -> Tokenizer:
     """The finished tokenizer of `kind` from `source`, a folder or a name on the hub, for a model of `vocab_size` rows.
 
-    codegen adds CodeGen's whitespace tokens where the folder is plain GPT-2's; gpt2 takes the NL models'.
+    codegen adds CodeGen's whitespace tokens where the folder is plain GPT-2's, codegen2 those for infilling too; gpt2
+    takes the NL models'.
     Errors: `ConfigError` for an unknown kind, a folder of another kind, or more ids than the model has rows.
     """
     if kind not in KINDS:
@@ -84,8 +85,9 @@ def open_tokenizer(kind: str, source: str, vocab_size: int) -> Tokenizer:
         raise ConfigError(
             f"data.tokenizer.path={source} holds a {tokenizer.kind} tokenizer, not data.tokenizer.kind={kind}"
         )
-    if kind == "codegen" and isinstance(tokenizer, GPT2Tokenizer):
+    if kind in ("codegen", "codegen2") and isinstance(tokenizer, GPT2Tokenizer):
         tokenizer = tokenizer.with_whitespace()
+        tokenizer = tokenizer.with_infilling() if kind == "codegen2" else tokenizer
     elif kind == "gpt2" and isinstance(tokenizer, GPT2Tokenizer) and tokenizer.has_whitespace:
         raise ConfigError(
             f"data.tokenizer.path={source} has CodeGen's whitespace tokens; use data.tokenizer.kind=codegen"
@@ -104,9 +106,12 @@ def tokenizer_folder(source: str) -> Path:
     return folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
 
 
-def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A tokenizer of `kind` for `texts`, with at most `vocab_size` ids. Errors: `ConfigError` for another kind."""
+def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) -> Tokenizer:
+    """A tokenizer of `kind` for `texts`, with at most `vocab_size` ids, `special` tokens besides eos among them.
+
+    Errors: `ConfigError` for another kind.
+    """
     if kind != SentencePieceTokenizer.kind:
         known = "needs data.tokenizer.path=..." if kind in KINDS else f"does not exist; there is {', '.join(KINDS)}"
         raise ConfigError(f"data.tokenizer.kind={kind} {known}")
-    return SentencePieceTokenizer.train(texts, vocab_size)
+    return SentencePieceTokenizer.train(texts, vocab_size, special)

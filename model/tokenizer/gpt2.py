@@ -1,4 +1,4 @@
-"""GPT-2's byte-level BPE, and CodeGen's: the same with tokens for runs of spaces and tabs.
+"""GPT-2's byte-level BPE, CodeGen's, with tokens for runs of spaces and tabs, and CodeGen2's, for infilling too.
 
 CodeGen (arXiv 2203.13474) gives runs of 31 to 2 spaces the ids 50257 to 50286 and runs of 9 to 2 tabs 50287 to 50294.
 Text encodes to a special token only where the caller allows it: "<|endoftext|>" inside of a document becomes ordinary
@@ -15,6 +15,7 @@ from typing import Any, Self
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as BackendTokenizer
 
+from model.tokenizer.codegen2 import CODEGEN2, FIRST_MASK
 from model.tokenizer.special import AllowedSpecial, encode_with_special
 from model.tokenizer.tiktoken_bpe import tiktoken_encode
 
@@ -78,7 +79,9 @@ class GPT2Tokenizer:
 
     @property
     def kind(self) -> str:
-        """Plain gpt2, or codegen with its whitespace tokens."""
+        """Plain gpt2, codegen with its whitespace tokens, or codegen2 with those for infilling too."""
+        if FIRST_MASK in self.special_tokens:
+            return "codegen2"
         return "codegen" if self.has_whitespace else "gpt2"
 
     @property
@@ -92,6 +95,14 @@ class GPT2Tokenizer:
             return self
         backend = BackendTokenizer.from_str(self._backend.to_str())
         backend.add_tokens([AddedToken(text, normalized=True) for text in WHITESPACE])
+        return type(self)(backend, self.eos_text)
+
+    def with_infilling(self) -> Self:
+        """This tokenizer with CodeGen2's tokens for infilling after its own; unchanged where it has them."""
+        if FIRST_MASK in self.special_tokens:
+            return self
+        backend = BackendTokenizer.from_str(self._backend.to_str())
+        backend.add_special_tokens([AddedToken(text, normalized=False) for text in CODEGEN2])
         return type(self)(backend, self.eos_text)
 
     def encode(self, text: str, allowed_special: AllowedSpecial = ()) -> list[int]:
@@ -151,6 +162,8 @@ def _backend(folder: Path) -> BackendTokenizer:
     if (folder / "tokenizer.json").is_file():
         try:
             content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+            for one in content["added_tokens"]:
+                one["special"] = one["special"] or one["content"] in CODEGEN2
             content["added_tokens"] = _without_gaps(content["added_tokens"], len(content["model"]["vocab"]))
             return _numbered(BackendTokenizer.from_str(json.dumps(content)), content["added_tokens"])
         except Exception as error:  # the library raises nothing narrower
@@ -174,7 +187,7 @@ def _backend(folder: Path) -> BackendTokenizer:
 def _with_added_tokens(backend: BackendTokenizer, folder: Path) -> BackendTokenizer:
     """Add the tokens that are not in the vocabulary's file, in the order of their ids."""
     backend.add_special_tokens([AddedToken(_eos(folder), normalized=True)])
-    special, ids = _special(folder), _json(folder / "added_tokens.json")
+    special, ids = _special(folder) | set(CODEGEN2), _json(folder / "added_tokens.json")
     listed = [{"id": token, "content": text, "special": text in special} for text, token in ids.items()]
     added = _without_gaps(listed, backend.get_vocab_size(with_added_tokens=True))
     for one in added:

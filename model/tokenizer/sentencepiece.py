@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,12 +44,12 @@ class SentencePieceTokenizer:
         self._space_mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> Self:
-        """Learn at most `vocab_size` pieces, bytes and eos included; fewer where the texts are small.
+    def train(cls, texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) -> Self:
+        """Learn at most `vocab_size` pieces, bytes, eos and `special` tokens included; fewer where the texts are small.
 
         Errors: `ConfigError` for no text, or where the bytes alone do not fit in `vocab_size`.
         """
-        smallest = FIRST_BYTE + 256 + len(TABS) + 1
+        smallest = FIRST_BYTE + 256 + len(TABS) + len(special) + 1
         if vocab_size < smallest:
             raise ConfigError(f"model.vocab_size={vocab_size} is too small for a tokenizer; use at least {smallest}")
         texts = list(texts)
@@ -57,7 +57,7 @@ class SentencePieceTokenizer:
         if not characters:
             raise ConfigError("there is no text to train the tokenizer on")
         try:
-            return cls(_train_model(_training_words(texts, characters), vocab_size))
+            return cls(_train_model(_training_words(texts, characters), vocab_size, special))
         except RuntimeError as error:
             raise ConfigError(f"sentencepiece could not train: {' '.join(str(error).split())}") from None
 
@@ -72,10 +72,12 @@ class SentencePieceTokenizer:
         (folder / MODEL_FILE).write_bytes(self._model)
         self.for_transformers().save(str(folder / "tokenizer.json"))
         config = {
-            "added_tokens_decoder": {str(EOS): {"content": self._processor.id_to_piece(EOS), "special": True}},
+            "added_tokens_decoder": {
+                str(token): {"content": text, "special": True} for text, token in self.special_tokens.items()
+            },
             "clean_up_tokenization_spaces": False,
             "eos_token": self._processor.id_to_piece(EOS),
-            "split_special_tokens": True,  # the text '</s>' is ordinary text
+            "split_special_tokens": True,  # the text '</s>' is ordinary text, as those of the others are
             "tokenizer_class": "PreTrainedTokenizerFast",
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -108,7 +110,7 @@ class SentencePieceTokenizer:
         )
         backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
         backend.add_tokens([AddedToken(tab, normalized=False) for tab in TABS])
-        backend.add_special_tokens([AddedToken(texts[EOS], normalized=False)])
+        backend.add_special_tokens([AddedToken(text, normalized=False) for text in self.special_tokens])
         return backend
 
     @property
@@ -177,7 +179,7 @@ def _training_words(texts: Iterable[str], characters: set[str]) -> Iterator[str]
                 yield word
 
 
-def _train_model(words: Iterator[str], vocab_size: int) -> bytes:
+def _train_model(words: Iterator[str], vocab_size: int, special: Sequence[str]) -> bytes:
     """Train BPE: it is quick, and unlike the unigram model's expectations it does not depend on threads."""
     model = io.BytesIO()
     options: dict[str, Any] = {
@@ -193,6 +195,7 @@ def _train_model(words: Iterator[str], vocab_size: int) -> bytes:
         "split_by_whitespace": False,
         "split_by_unicode_script": False,
         "user_defined_symbols": TABS,
+        "control_symbols": list(special),
         "unk_id": UNKNOWN,
         "eos_id": EOS,
         "bos_id": -1,

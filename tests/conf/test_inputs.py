@@ -37,6 +37,20 @@ def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert refusal(f"data.tokenizer.path={tmp_path}").endswith("is an empty folder")
 
 
+def test_an_objective_that_cannot_be_trained_is_named() -> None:
+    check_inputs(compose_settings(["data.objective=infill"]))
+    words = ("data.objective=infill", "data.tokenizer.path=.")
+    for kind in ("codegen", "gpt2"):
+        said = refusal(*words, f"data.tokenizer.kind={kind}")
+        assert said.endswith(f"<eom>, which data.tokenizer.kind={kind} does not have; use codegen2")
+    check_inputs(compose_settings([*words, "data.tokenizer.kind=codegen2"]))
+    for name, value in (("infill_fraction", "0"), ("infill_fraction", "1.1"), ("infill_span", "0")):
+        assert f"data.{name}={float(value)} must be above 0 and at most 1" in refusal(words[0], f"data.{name}={value}")
+    assert "has no room for data.objective=infill" in refusal(
+        words[0], "model.context_length=6", "evaluation.sample_tokens=1"
+    )
+
+
 def test_a_parent_that_does_not_fit_is_named(tmp_path: Path) -> None:
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf/config.json").write_text(json.dumps({"n_layer": 20, "n_embd": 128}))

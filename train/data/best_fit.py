@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy
 
 from conf.choices import IGNORE_INDEX
+from train.data.infill import ends_document, labels_in_corpus, open_training_tokens
 from train.data.packed_dataset import Numbers, Pieces, Sample, positions_from
 from train.data.partial_folder import partial_folder
 from train.data.token_file import TokenFile, TokenFileWriter
-from train.data.token_spans import Tokens, open_tokens
+from train.data.token_spans import Tokens
 
 WINDOW_TOKENS = 1 << 24  # whose documents are packed together: what planning holds in memory
 
@@ -37,7 +38,7 @@ def write_plan(tokens: Path, dtype: str, context_length: int, window_tokens: int
         TokenFileWriter(partial / "pieces.bin", "<u8") as pieces,
         TokenFileWriter(partial / "samples.bin", "<u8") as samples,
     ):
-        for starts, ends in _documents(open_tokens(tokens, dtype), window_tokens):
+        for starts, ends in _documents(open_training_tokens(tokens, dtype), window_tokens):
             found, counts = _pack(starts, ends, context_length)
             firsts = pieces.tokens // 2 + numpy.cumsum(counts) - counts
             pieces.write(found.ravel())
@@ -47,9 +48,10 @@ def write_plan(tokens: Path, dtype: str, context_length: int, window_tokens: int
 
 def _documents(tokens: Tokens, window_tokens: int) -> Iterator[tuple[Numbers, Numbers]]:
     """Of each window's documents the first input, the eos before the document, and the end of the inputs."""
-    eos, begun = tokens.read(0, 1)[0], numpy.zeros(1, numpy.int64)
+    eos, begun = int(tokens.read(0, 1)[0]), numpy.zeros(1, numpy.int64)
     for first in range(1, len(tokens), window_tokens):
-        found = first + numpy.flatnonzero(tokens.read(first, first + window_tokens) == eos)
+        ids = numpy.append(tokens.read(first, first + window_tokens + 1), eos)[: window_tokens + 1]
+        found = first + numpy.flatnonzero(ends_document(tokens, eos, ids[:-1], ids[1:]))
         borders = numpy.concatenate([begun, found])
         begun = borders[-1:]
         if len(found):
@@ -103,7 +105,7 @@ class BestFitDataset:
 
     def __init__(self, path: Path, dtype: str, context_length: int, document_mask: bool = False) -> None:
         folder = plan_folder(path, context_length)
-        self._tokens = open_tokens(path, dtype)
+        self._tokens = open_training_tokens(path, dtype)
         self._pieces, self._samples = TokenFile(folder / "pieces.bin", "<u8"), TokenFile(folder / "samples.bin", "<u8")
         self._length = context_length
         self._document_mask = document_mask
@@ -121,7 +123,8 @@ class BestFitDataset:
         """See `CorpusSamples`."""
         borders = self._samples.read(first, last + 1).astype(numpy.int64)
         found = self._pieces.read(2 * borders[0], 2 * borders[-1]).astype(numpy.int64).reshape(-1, 2)
-        return numpy.repeat(numpy.arange(first, last), numpy.diff(borders)), found[:, 0], found[:, 1]
+        samples = numpy.repeat(numpy.arange(first, last), numpy.diff(borders))
+        return samples, *labels_in_corpus(self._tokens, found[:, 0], found[:, 1])
 
     def __getitem__(self, index: int) -> Sample:
         """(inputs, labels[, positions]) of one sample. Errors: `IndexError`; `DataError` where damaged."""

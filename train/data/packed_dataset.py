@@ -11,8 +11,8 @@ import numpy
 from numpy.typing import NDArray
 
 from conf.choices import IGNORE_INDEX
+from train.data.infill import ends_document, labels_in_corpus, open_training_tokens
 from train.data.permutation import Permutation
-from train.data.token_spans import open_tokens
 
 Sample = tuple[NDArray[numpy.integer], ...]  # inputs, labels and, with a document mask, positions
 Numbers = NDArray[numpy.int64]
@@ -57,10 +57,10 @@ class PackedDataset:
     def __init__(
         self, path: Path, dtype: str, context_length: int, keep_last: bool = False, document_mask: bool = False
     ) -> None:
-        self._tokens = open_tokens(path, dtype)
+        self._tokens = open_training_tokens(path, dtype)
         self._length = context_length
         self._keep_last = keep_last
-        self._eos = self._tokens.read(0, 1)[0] if document_mask else None
+        self._eos = int(self._tokens.read(0, 1)[0]) if document_mask else None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -76,7 +76,9 @@ class PackedDataset:
         """See `CorpusSamples`."""
         samples = numpy.arange(first, last)
         starts = samples * self._length
-        return samples, starts, numpy.minimum(starts + self._length, len(self._tokens) - 1) - starts
+        return samples, *labels_in_corpus(
+            self._tokens, starts, numpy.minimum(starts + self._length, len(self._tokens) - 1) - starts
+        )
 
     def __getitem__(self, index: int) -> Sample:
         """(inputs, labels[, positions]) of one sample. Errors: `IndexError`; `DataError` where damaged."""
@@ -92,7 +94,7 @@ class PackedDataset:
             )
         if self._eos is None:
             return inputs, labels
-        begins = inputs == self._eos
+        begins = ends_document(self._tokens, self._eos, inputs, labels)
         begins[len(tokens) - 1 :] = False
         begins[len(tokens) - 1 :][:1] = True  # padding, where there is any
         return inputs, labels, positions_from(begins)

@@ -24,6 +24,7 @@ from train.data.assemble import assemble
 from train.data.best_fit import BestFitDataset, plan_folder, write_plan
 from train.data.files import unread_files
 from train.data.fingerprint import fingerprint, selected_corpora
+from train.data.infill import training_tokens, write_infill
 from train.data.packed_dataset import CorpusSamples, PackedDataset
 from train.data.partial_folder import partial_folder, remove_abandoned
 from train.data.pool import make_shards
@@ -63,7 +64,7 @@ class PreparedData:
         packed = BestFitDataset if data.packing is Packing.best_fit else PackedDataset
         read = self.corpora if stage is None else {key: self.corpora[key] for key in corpora_of(stage)}
         return {
-            key: packed(files.train, files.dtype, length, document_mask=data.document_mask)
+            key: packed(training_tokens(files.train, settings), files.dtype, length, document_mask=data.document_mask)
             for key, files in read.items()
         }
 
@@ -110,21 +111,23 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedD
 
 
 def _is_packed(settings: Settings, prepared: PreparedData) -> bool:
-    length = settings.model.context_length
-    return settings.data.packing is not Packing.best_fit or all(
-        plan_folder(files.train, length).is_dir() for files in prepared.corpora.values()
-    )
+    length, best_fit = settings.model.context_length, settings.data.packing is Packing.best_fit
+    read = [training_tokens(files.train, settings) for files in prepared.corpora.values()]
+    return all(path.exists() and (not best_fit or plan_folder(path, length).is_dir()) for path in read)
 
 
 def _pack(settings: Settings, prepared: PreparedData, log: Callable[[str], None]) -> None:
-    """Plan the samples of data.packing=best_fit, and say how much of them is padding."""
-    if settings.data.packing is not Packing.best_fit:
-        return
+    """Plan data.objective=infill and the samples of data.packing=best_fit, and say how much of them is padding."""
     length = settings.model.context_length
     for key, files in prepared.corpora.items():
+        read = training_tokens(files.train, settings)
         with _one_line_for_a_full_disk(prepared.directory):
-            write_plan(files.train, files.dtype, length)
-        samples = BestFitDataset(files.train, files.dtype, length)
+            if read != files.train:
+                write_infill(files.train, files.dtype, settings, prepared.tokenizer())
+            if settings.data.packing is not Packing.best_fit:
+                continue
+            write_plan(read, files.dtype, length)
+        samples = BestFitDataset(read, files.dtype, length)
         log(f"data: {key}: {len(samples):,} samples of {length:,} tokens, {samples.padding:.2%} of them padding")
 
 

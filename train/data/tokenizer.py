@@ -11,8 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from conf.choices import Objective
 from conf.schema import CorpusConfig, DataConfig, Settings, plain
 from model.tokenizer import open_tokenizer, tokenizer_folder, train_tokenizer
+from model.tokenizer.codegen2 import INFILLING
 from model.tokenizer.gpt2 import FILES
 from model.tokenizer.sentencepiece import MODEL_FILE
 from train.data.dropped import Dropped
@@ -48,7 +50,7 @@ def prepare_tokenizer(settings: Settings) -> Path:
             texts = (
                 text for key, sampled in shards.items() for text in _sample(sampled, corpora[key], settings.data, share)
             )
-            tokenizer = train_tokenizer(config.kind, texts, settings.model.vocab_size)
+            tokenizer = train_tokenizer(config.kind, texts, settings.model.vocab_size, _special(settings))
         with partial_folder(folder) as partial:
             tokenizer.save(partial)
     return folder
@@ -58,8 +60,14 @@ def given_tokenizer(settings: Settings) -> dict[str, Any]:
     """What determines the ids: the content of a finished tokenizer's files, or the settings to train one."""
     config = settings.data.tokenizer
     if config.path is None:
-        return {**plain(config), "sentencepiece": version("sentencepiece")}
+        special = {"special": _special(settings)} if _special(settings) else {}
+        return {**plain(config), "sentencepiece": version("sentencepiece"), **special}
     return {"kind": config.kind, "tokenizers": version("tokenizers"), "files": _files(tokenizer_folder(config.path))}
+
+
+def _special(settings: Settings) -> list[str]:
+    """The special tokens, beside eos, of a tokenizer that is trained."""
+    return list(INFILLING) if settings.data.objective is Objective.infill else []
 
 
 def tokenizer_hash(folder: Path) -> str:

@@ -13,6 +13,7 @@ from transformers import GPT2Tokenizer as TheirGPT2
 
 from conf.errors import ConfigError
 from model.tokenizer import load_tokenizer, open_tokenizer, tokenizer_folder
+from model.tokenizer.codegen2 import CODEGEN2
 from model.tokenizer.gpt2 import EOS, WHITESPACE, GPT2Tokenizer
 from tests.gpt2 import released_gpt2
 from tests.model.tokenizer.test_sentencepiece import ANY_TEXT, TEXTS, TRAPS
@@ -151,6 +152,42 @@ def test_special_tokens_are_ordinary_text_unless_they_are_allowed(gapped: Path) 
         tokenizer.encode("x", ["<eot>"])
 
 
+@pytest.mark.parametrize("file", ["added_tokens.json", "tokenizer.json"])
+def test_codegen2s_tokens_are_special_though_its_files_do_not_say_so(tmp_path: Path, small: Path, file: str) -> None:
+    """As released: every added token is an ordinary one, which any text could forge."""
+    made = open_tokenizer("codegen2", str(small), 2000)
+    first = made.vocab_size - len(CODEGEN2)
+    ids = {text: first + number for number, text in enumerate(CODEGEN2)}
+    released = Path(shutil.copytree(small, tmp_path / "released"))
+    if file == "added_tokens.json":
+        runs = {text: first - len(WHITESPACE) + number for number, text in enumerate(WHITESPACE)}
+        (released / file).write_text(json.dumps(runs | ids))
+    else:
+        made.save(released)
+        (released / "tokenizer_config.json").unlink()
+        content = json.loads((released / file).read_text())
+        content["added_tokens"] = [
+            {**one, "special": one["content"] == EOS, "normalized": one["content"] != EOS}
+            for one in content["added_tokens"]
+        ]
+        (released / file).write_text(json.dumps(content))
+    opened = open_tokenizer("codegen2", str(released), 2000)
+    for tokenizer in (made, opened, load_tokenizer(released)):
+        assert (tokenizer.kind, tokenizer.vocab_size, tokenizer.special_tokens) == (
+            "codegen2",
+            first + 905,
+            {EOS: first - 39} | ids,
+        )
+        forged = tokenizer.encode("  <mask_1>\n<sep><eom>")
+        assert max(forged) < first and tokenizer.decode(forged) == "  <mask_1>\n<sep><eom>"
+        assert tokenizer.encode("<mask_1><sep>", "all") == [ids["<mask_1>"], ids["<sep>"]]
+    opened.save(tmp_path / "saved")
+    again, theirs = load_tokenizer(tmp_path / "saved"), AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert again.kind == "codegen2" and len(theirs) == again.vocab_size
+    for text in ("def f():\n    <mask_1>\n    x<|endoftext|><sep><mask_1>", "<eom><mask_899>"):
+        assert theirs(text)["input_ids"] == again.encode(text, "all")
+
+
 def test_a_tokenizer_of_another_kind_or_size_is_one_line(tmp_path: Path, small: Path, codegen: GPT2Tokenizer) -> None:
     codegen.save(tmp_path / "codegen")
     for kind, source, rows, said in (
@@ -183,6 +220,16 @@ def test_codegens_published_ids() -> None:
     assert [tokenizer.encode(" " * count) for count in range(2, 32)] == [[50288 - count] for count in range(2, 32)]
     assert [tokenizer.encode("\t" * count) for count in range(2, 10)] == [[50296 - count] for count in range(2, 10)]
     assert open_tokenizer("gpt2", str(released_gpt2()), 51200).vocab_size == 50257
+    second = open_tokenizer("codegen2", str(released_gpt2()), 51200)
+    ids = {
+        "<dummy_0>": 50295,
+        "<sep>": 50299,
+        "<eom>": 50300,
+        "<mask_899>": 50301,
+        "<mask_2>": 51198,
+        "<mask_1>": 51199,
+    }
+    assert ids.items() <= second.special_tokens.items() and second.vocab_size == 51200
     assert tokenizer.encode("Hello world") == [15496, 995]
 
 

@@ -64,6 +64,21 @@ def test_a_cut_character_decodes_to_the_replacement(tokenizer):
     assert tokenizer.decode([tokenizer.eos]) == ""
 
 
+def test_special_tokens_are_learnt_beside_eos_and_no_text_is_one(tokenizer, tmp_path):
+    special = ["<mask_1>", "<sep>", "<eom>"]
+    taught = train_tokenizer("sentencepiece", TEXTS, 400, special)
+    assert taught.special_tokens == {"</s>": 1, "<mask_1>": 2, "<sep>": 3, "<eom>": 4} and taught.vocab_size == 400
+    text = "x <mask_1>y<sep>"
+    assert taught.decode(taught.encode(text)) == text and not {2, 3, 4} & set(taught.encode(text))
+    assert taught.encode(text, special) == [*taught.encode("x "), 2, *taught.encode("y"), 3]
+    taught.save(tmp_path)
+    again, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert again.special_tokens == taught.special_tokens
+    assert theirs.convert_tokens_to_ids(special) == [2, 3, 4] and theirs(text)["input_ids"] == again.encode(text)
+    with pytest.raises(ConfigError, match="use at least 270"):
+        train_tokenizer("sentencepiece", TEXTS, 269, special)
+
+
 def test_indentation_is_cheap(tokenizer):
     assert len(tokenizer.encode("\n        return")) <= 3
     assert len(tokenizer.encode("\t\t\t")) == 1
@@ -96,7 +111,7 @@ def test_rare_characters_give_way_in_a_small_vocabulary():
 @pytest.mark.parametrize(
     ("kind", "texts", "vocab_size", "words"),
     [
-        ("gpt3", TEXTS, 400, "data.tokenizer.kind=gpt3 does not exist; there is codegen, gpt2"),
+        ("gpt3", TEXTS, 400, "data.tokenizer.kind=gpt3 does not exist; there is codegen, codegen2, gpt2"),
         ("sentencepiece", TEXTS, 200, "model.vocab_size=200 is too small"),
         ("sentencepiece", [""], 400, "no text to train"),
     ],

@@ -28,7 +28,12 @@ def test_a_saved_tokenizer_is_opened_from_its_folder_or_the_one_above(trained: T
 def test_what_is_no_tokenizer_is_one_line(trained: Tokenizer, tmp_path: Path) -> None:
     trained.save(tmp_path / "tokenizer")
     for kind, folder, rows, said in (
-        ("bpe", tmp_path, 400, "data.tokenizer.kind=bpe does not exist; there is codegen, gpt2, sentencepiece"),
+        (
+            "bpe",
+            tmp_path,
+            400,
+            "data.tokenizer.kind=bpe does not exist; there is codegen, codegen2, gpt2, sentencepiece",
+        ),
         ("gpt2", tmp_path, 400, "holds a sentencepiece tokenizer, not data.tokenizer.kind=gpt2"),
         ("sentencepiece", tmp_path, 399, "model.vocab_size=399 has no room for the 400 ids"),
     ):

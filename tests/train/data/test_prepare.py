@@ -164,7 +164,7 @@ def test_processes_make_what_one_makes(settings, tmp_path, monkeypatch):
 
 def test_a_failed_preparation_leaves_nothing(settings):
     settings.data.tokenizer.kind = "gpt3"
-    with pytest.raises(ConfigError, match="there is codegen, gpt2, sentencepiece"):
+    with pytest.raises(ConfigError, match="there is codegen, codegen2, gpt2, sentencepiece"):
         prepare(settings, lambda line: None)
     assert find_prepared(settings) is None
 
