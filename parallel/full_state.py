@@ -50,11 +50,20 @@ def gather(engine: Any, parameter: nn.Parameter, what: str) -> Tensor:
     """
     if state_layout(engine) is StateLayout.whole:
         value = parameter if what == WEIGHTS else torch_optimizer(engine).state[parameter][what]
+    elif (own := _held_alone(engine, parameter, what)) is not None:
+        value = own
     elif what == WEIGHTS:
         value = safe_get_full_fp32_param(parameter)
     else:
         value = safe_get_full_optimizer_state(parameter, what)
     return value.detach().view(built_shape(parameter))
+
+
+def _held_alone(engine: Any, parameter: Any, what: str) -> Tensor | None:
+    """`what` of a parameter that has no other replica; DeepSpeed copies it and reduces it over this process alone."""
+    if state_layout(engine) is not StateLayout.flat or dist.get_world_size(parameter._dp_group) > 1:
+        return None
+    return parameter._hp_mapping.get_hp_fragment(None if what == WEIGHTS else what)  # type: ignore[no-any-return]
 
 
 def to_host(value: Tensor) -> Tensor:

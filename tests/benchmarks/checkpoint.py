@@ -2,17 +2,23 @@
 
 `python -m tests.benchmarks.checkpoint model=tiny` measures the quickstart's model in one process.
 The share is of `--every` steps, the quickstart's saving interval. "Plain" is what one thread writes and syncs, no more;
-the drain is measured alone and beside training, which on a CPU computes on the same cores.
+the drain is measured alone and beside training, which on a CPU computes on the same cores. "Whole" is the copy and the
+drain. The process gets the environment variables that the launcher sets.
 """
 
 import argparse
+import os
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
 
 from conf.compose import compose_settings
+from launch.local import environment
 
 
 def main() -> None:
@@ -21,9 +27,13 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="settings, such as model=tiny")
     parser.add_argument("--every", type=int, default=250, help="optimizer steps between two saves")
     parser.add_argument("--steps", type=int, default=10, help="steps that are measured without and beside a save")
-    parser.add_argument("--saves", type=int, default=3)
+    parser.add_argument("--saves", type=int, default=15)
     parser.add_argument("--folder", help="where to write; default: a temporary folder")
     arguments = parser.parse_args()
+    variables = environment(1, compose_settings(arguments.words, 1).layout)
+    if not variables.items() <= os.environ.items():
+        command = [sys.executable, "-m", "tests.benchmarks.checkpoint", *sys.argv[1:]]
+        sys.exit(subprocess.run(command, env=os.environ | variables, check=False).returncode)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         measure(arguments, Path(folder))
 
@@ -43,7 +53,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     from parallel.mesh import build_mesh
     from parallel.rendezvous import join
     from parallel.zero import deepspeed_config
-    from train.checkpoint.files import Keep, write_synced
+    from train.checkpoint.files import Keep
     from train.checkpoint.save import Saver
     from train.optimizer import adamw
 
@@ -80,28 +90,44 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
             beside.append(step())
             saver.poll()
     beside_training = read_records(folder / "run" / SAVES)
-    for number in range(arguments.saves):
+    plain, wholes = [], []
+    for number in range(arguments.saves):  # in turn, so that both see the same disk
+        started = time.perf_counter()
         saver.save({"step": arguments.saves + number})
         saver.wait()
+        wholes.append(time.perf_counter() - started)
+        plain.append(write_plainly(folder, number))
     costs = read_records(folder / "run" / SAVES)[arguments.saves :]
-    files = [path.read_bytes() for path in (folder / "run/checkpoints").rglob("*.safetensors")]
-    plain = []
-    for _ in range(arguments.saves):
-        started = time.perf_counter()
-        for index, content in enumerate(files):
-            write_synced(folder / f"plain_{index}", content)
-        plain.append(time.perf_counter() - started)
     stall = statistics.median(cost["stall_seconds"] for cost in beside_training)
     busy, drain = (statistics.median(c["drain_seconds"] for c in each) for each in (beside_training, costs))
-    writes = statistics.median(plain)
+    writes, whole = statistics.median(plain), statistics.median(wholes)
     size = costs[-1]["bytes"] / 1e9
     during = statistics.median(beside)
     print(f"{settings.model.name}, {size:.3f} GB; a step {alone:.3f} s alone, {during:.3f} s beside a save")
     print(f"stall  {stall:8.3f} s  {stall / (arguments.every * alone):.2%} of {arguments.every} steps")
     print(f"drain  {drain:8.3f} s  {size / drain:.3f} GB/s, {writes / drain:.0%} of plain writes")
     print(f"beside {busy:8.3f} s  {size / busy:.3f} GB/s, {writes / busy:.0%}, while the same processor trains")
+    print(f"whole  {whole:8.3f} s  {size / whole:.3f} GB/s, {writes / whole:.0%}, with the copy and the publishing")
     print(f"plain  {writes:8.3f} s  {size / writes:.3f} GB/s")
     engine.destroy()
+
+
+def write_plainly(folder: Path, number: int) -> float:
+    """Seconds that one thread takes for the newest checkpoint's files: new ones, each synced, as the saver's are.
+
+    The copy before is removed first, as the saver has removed its.
+    """
+    from train.checkpoint.files import checkpoints, write_synced
+
+    files = sorted(checkpoints(folder / "run/checkpoints")[-1].rglob("*.safetensors"))
+    contents = [path.read_bytes() for path in files]
+    shutil.rmtree(folder / f"plain_{number - 1}", ignore_errors=True)
+    target = folder / f"plain_{number}"
+    target.mkdir()
+    started = time.perf_counter()
+    for index, content in enumerate(contents):
+        write_synced(target / str(index), content)
+    return time.perf_counter() - started
 
 
 if __name__ == "__main__":
