@@ -16,8 +16,9 @@ COMMAND = Command(
     program="python -m train.checkpoint",
     usage="list|verify|prune RUN",
     summary="`list` prints the checkpoints of a run; `verify` reads every byte of them (exit code 2 where one is "
-    "damaged); `prune` removes what saves that did not end have left, and the checkpoints that the run's settings "
-    "(run.keep_checkpoints, run.keep_every, run.keep_best) do not keep. Prune no run that is under way.",
+    "damaged); `prune` reads them as well, and removes what saves that did not end have left, damaged ones, and "
+    "those that the run's settings (run.keep_checkpoints, run.keep_every, run.keep_best) do not keep: never the last "
+    "one that is whole. Prune no run that is under way.",
     examples=("python -m train.checkpoint list runs/mine", "python -m train.checkpoint verify runs/mine"),
 )
 
@@ -62,18 +63,25 @@ def verify(run: Path) -> int:
 
 
 def prune(run: Path) -> int:
-    """Remove what the settings do not keep, and what killed saves have left. One that is not whole counts as none."""
+    """Remove what the settings do not keep, and what killed saves have left.
+
+    Every checkpoint is read first, and damaged ones count as none: what the settings keep is whole.
+    Errors: `ConfigError` for a stage whose checkpoints are all damaged; none of it is removed.
+    """
     settings = load_settings(run / CONFIG)
     for stage, config in settings.stages.items():
         run_settings, stable = settings.run, last_stable_step(config)
         keep = Keep(run_settings.keep_checkpoints, run_settings.keep_every, run_settings.keep_best, stable)
         folder = stage_folder(run, stage) / CHECKPOINTS
+        damaged = {path: found for path in step_folders(folder) if (found := damage(path))}
+        if damaged and len(damaged) == len(step_folders(folder)):
+            raise ConfigError(f"every checkpoint in {folder} is damaged, none is removed ({damaged.popitem()[1]})")
         for path in sorted(folder.glob("*.partial")):
             shutil.rmtree(path)
             print(f"removed {path}")
-        for path in filter(shortfall, step_folders(folder)):  # before the others are counted
+        for path, found in damaged.items():  # before the others are counted
             remove(path)
-            print(f"removed {path}")
+            print(f"removed {path}: {found}")
         for path in to_remove(folder, keep):
             remove(path)
             print(f"removed {path}")

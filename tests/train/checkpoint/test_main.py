@@ -61,6 +61,20 @@ def test_what_is_not_kept_is_pruned(run: Path, capsys: pytest.CaptureFixture[str
     assert left == ["step_00000010", "step_00000020"]
 
 
+def test_the_last_whole_checkpoint_is_never_pruned(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A changed byte is no difference in size: by names and sizes the two newest would have been kept, both damaged."""
+    folder = run / "stages/nl/checkpoints"
+    for step in (20, 30):
+        (folder / f"step_{step:08d}/part").write_bytes(b"12346")
+    assert main(["prune", str(run)]) == 0
+    assert [path.name for path in folder.iterdir()] == ["step_00000010"]
+    assert main(["verify", str(run)]) == 0
+    (folder / "step_00000010/part").write_bytes(b"12346")
+    assert main(["prune", str(run)]) == 2
+    assert "is damaged, none is removed (part does not match its checksum)" in capsys.readouterr().err
+    assert (folder / "step_00000010/part").is_file()
+
+
 @pytest.mark.parametrize("words", [[], ["list"], ["shorten", "run"]])
 def test_other_words_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
