@@ -118,7 +118,7 @@ def sync(argv: list[str]) -> int:
     if not offline:
         print("everything is synchronised")
         return 0
-    command = [sys.executable, "-m", "wandb", "sync", *map(str, offline)]
+    command = [sys.executable, "-m", "wandb", "sync", "--no-skip-online", *map(str, offline)]
     subprocess.run(command, stdin=subprocess.DEVNULL, check=False)  # its exit code is 0 whatever became of a single one
     left = [path for path in offline if not _is_synced(path)]
     if left:

@@ -26,7 +26,7 @@ def test_sync_uploads_offline_runs_and_unsent_ones_oldest_first(
     asked: list[Path] = []
 
     def upload(command: list[str], **options: Any) -> None:
-        asked.extend(Path(word) for word in command[4:])
+        asked.extend(Path(word) for word in command[5:])
         for path in asked:
             (path / "run-a.wandb.synced").touch()
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,10 +16,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import wandb
 
-from conf.run_folder import WANDB_UNSENT, wandb_id, write_json
+import wandb
+from conf.run_folder import WANDB_UNSENT, save_settings, wandb_id, write_json
 from conf.schema import Settings
+from launch.control import sync
+from tests.wandb_server import WandbServer, wandb_server
 from train.wandb_run import artifact_name, flat, logged_steps, mark_unsent, open_wandb, replay
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +79,15 @@ def server(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.Mon
         failing.shutdown()
 
 
+@contextmanager
+def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server that answers, named by the environment."""
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        yield server
+
+
 def files(folder: Path) -> list[Path]:
     """W&B's offline files, oldest first, once its process has written them to their ends."""
     wandb.teardown()
@@ -121,6 +133,40 @@ def test_a_killed_try_is_followed_by_what_its_file_lacks(folder: Path, settings:
     run = open_wandb(folder, "nl", settings, {}, ROWS, print)
     run.finish()
     assert [logged_steps(path) for path in files(folder)] == [[10], [20, 30]]
+
+
+def test_an_online_try_that_ended_early_is_followed_by_what_its_server_lacks(
+    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B's real client, over a socket; the server is ours (tests/wandb_server.py)."""
+    with online(monkeypatch) as server:
+        open_wandb(folder, "nl", settings, {}, ROWS[:1], print).finish()
+        assert server.steps(wandb_id(folder, "nl")) == [10]
+        time.sleep(1.1)  # W&B names a try's folder by the second
+        open_wandb(folder, "nl", settings, {}, ROWS, print).finish()
+        assert server.steps(wandb_id(folder, "nl")) == [10, 20, 30]
+
+
+def test_a_server_that_is_lost_in_mid_run_has_the_whole_curve_after_sync(
+    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The upload comes to its end in a given time; `python -m launch sync` brings the rest."""
+    save_settings(settings, folder)
+    settings = replace(settings, tracking=replace(settings.tracking, wandb_seconds=1.0))
+    with online(monkeypatch) as server:
+        run = open_wandb(folder, "nl", settings, {}, ROWS[:1], print)
+        run.log({"loss": 0.2}, step=15)
+        server.lost = True
+        run.log({"loss": 0.1}, step=20)
+        with pytest.raises(TimeoutError):
+            run.finish()
+        mark_unsent(run)
+        wandb.teardown()
+        assert 20 not in server.steps(run.id)
+        server.lost = False
+        assert sync([str(folder)]) == 0
+        assert "1 uploaded" in capsys.readouterr().out
+        assert server.steps(run.id) == [10, 15, 20]
 
 
 def test_a_run_that_its_server_has_in_part_gets_the_rest_and_earlier_files_need_no_upload(folder: Path) -> None:
