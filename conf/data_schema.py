@@ -49,6 +49,8 @@ class TokenizerConfig:
     kind: str = MISSING
     path: str | None = None
     train_bytes: int = MISSING
+    special_tokens: list[str] = field(default_factory=list)
+    chat_template: str | None = None
 
 
 @dataclass

@@ -6,7 +6,7 @@ that `transformers.AutoTokenizer` loads as well. Nothing here needs torch.
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from conf.errors import ConfigError
 from model.hub import local_folder
@@ -38,6 +38,18 @@ class Tokenizer(Protocol):
     @property
     def special_tokens(self) -> Mapping[str, int]:
         """Text and id of each special token, eos among them."""
+        ...
+
+    @property
+    def chat_template(self) -> str | None:
+        """How conversations become text, in Jinja as Hugging Face's `chat_template` (model/tokenizer/chat.py)."""
+        ...
+
+    def with_special(self, tokens: Sequence[str], chat_template: str | None = None) -> Self:
+        """This tokenizer with special tokens, and a template, more: those it lacks get the ids after its own.
+
+        Errors: `ConfigError` for a token that is an ordinary one, or white space.
+        """
         ...
 
     def encode(self, text: str, allowed_special: AllowedSpecial = ()) -> list[int]:

@@ -7,7 +7,7 @@ same.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as BackendTokenizer
 
 from model.tokenizer.codegen2 import CODEGEN2, FIRST_MASK
-from model.tokenizer.special import AllowedSpecial, encode_with_special
+from model.tokenizer.special import TEMPLATE_FILE, AllowedSpecial, encode_with_special, new_tokens
 from model.tokenizer.tiktoken_bpe import tiktoken_encode
 
 EOS = "<|endoftext|>"
@@ -27,6 +27,7 @@ FILES = [
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    TEMPLATE_FILE,
     *(name for pair in PAIRS for name in pair),
 ]
 FILLER = "<|unused_{}|>"  # the library numbers added tokens without gaps, so these take the ids that a file skips
@@ -43,12 +44,12 @@ def byte_of_character() -> dict[str, int]:
 class GPT2Tokenizer:
     """A byte-level BPE with added tokens, read through a table of each token's bytes."""
 
-    def __init__(self, backend: BackendTokenizer, eos: str = EOS) -> None:
+    def __init__(self, backend: BackendTokenizer, eos: str = EOS, chat_template: str | None = None) -> None:
         eos_id = backend.token_to_id(eos)
         if eos_id is None:
             raise ValueError(f"it has no token {eos}")
         backend.encode_special_tokens = True
-        self._backend, self._eos, self.eos_text = backend, eos_id, eos
+        self._backend, self._eos, self.eos_text, self.chat_template = backend, eos_id, eos, chat_template
         alphabet, added = byte_of_character(), backend.get_added_tokens_decoder()
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         self.special_tokens = {one.content: token for token, one in sorted(added.items()) if one.special}
@@ -70,7 +71,7 @@ class GPT2Tokenizer:
         backend = _backend(folder)
         if not isinstance(backend.model, models.BPE) or backend.normalizer is not None or backend.model.byte_fallback:
             raise ValueError("it is no byte-level BPE")
-        return cls(backend, _eos(folder))
+        return cls(backend, _eos(folder), _chat_template(folder))
 
     @property
     def eos(self) -> int:
@@ -95,7 +96,14 @@ class GPT2Tokenizer:
             return self
         backend = BackendTokenizer.from_str(self._backend.to_str())
         backend.add_tokens([AddedToken(text, normalized=True) for text in WHITESPACE])
-        return type(self)(backend, self.eos_text)
+        return type(self)(backend, self.eos_text, self.chat_template)
+
+    def with_special(self, tokens: Sequence[str], chat_template: str | None = None) -> Self:
+        """See `model.tokenizer.Tokenizer`."""
+        backend = BackendTokenizer.from_str(self._backend.to_str())
+        missing = new_tokens(tokens, self.special_tokens, backend.token_to_id)
+        backend.add_special_tokens([AddedToken(text, normalized=False) for text in missing])
+        return type(self)(backend, self.eos_text, chat_template or self.chat_template)
 
     def with_infilling(self) -> Self:
         """This tokenizer with CodeGen2's tokens for infilling after its own; unchanged where it has them."""
@@ -103,7 +111,7 @@ class GPT2Tokenizer:
             return self
         backend = BackendTokenizer.from_str(self._backend.to_str())
         backend.add_special_tokens([AddedToken(text, normalized=False) for text in CODEGEN2])
-        return type(self)(backend, self.eos_text)
+        return type(self)(backend, self.eos_text, self.chat_template)
 
     def encode(self, text: str, allowed_special: AllowedSpecial = ()) -> list[int]:
         """Ids of `text`; see `model.tokenizer.Tokenizer`."""
@@ -156,6 +164,8 @@ class GPT2Tokenizer:
             "unk_token": self.eos_text,
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        if self.chat_template is not None:
+            (folder / TEMPLATE_FILE).write_text(self.chat_template)
 
 
 def _backend(folder: Path) -> BackendTokenizer:
@@ -223,6 +233,13 @@ def _eos(folder: Path) -> str:
         if eos is not None:
             return _text(eos)
     return EOS
+
+
+def _chat_template(folder: Path) -> str | None:
+    if (folder / TEMPLATE_FILE).is_file():
+        return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+    found = _json(folder / "tokenizer_config.json").get("chat_template")  # as older releases have it
+    return found if isinstance(found, str) else None
 
 
 def _special(folder: Path) -> set[str]:

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, decoders, models
 from tokenizers import Tokenizer as BackendTokenizer
 
 from conf.errors import ConfigError
-from model.tokenizer.special import AllowedSpecial, encode_with_special
+from model.tokenizer.special import TEMPLATE_FILE, AllowedSpecial, encode_with_special, new_tokens
 
 MODEL_FILE = "sentencepiece.model"
 SPACE = "\u2581"  # how sentencepiece writes a space
@@ -35,12 +35,15 @@ class SentencePieceTokenizer:
 
     kind = "sentencepiece"
 
-    def __init__(self, model: bytes) -> None:
-        self._model = model
+    def __init__(self, model: bytes, added: Sequence[str] = (), chat_template: str | None = None) -> None:
+        """added: special tokens, whose ids are those after the model's."""
+        self._model, self._added, self.chat_template = model, tuple(added), chat_template
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self._bytes = [self._piece_bytes(token) for token in range(self._processor.get_piece_size())]
         control = [token for token in range(len(self._bytes)) if self._processor.is_control(token)]
         self.special_tokens = {self._processor.id_to_piece(token): token for token in control}  # </s> among them
+        self.special_tokens |= {text: len(self._bytes) + place for place, text in enumerate(added)}
+        self._bytes += [text.encode() for text in added]
         self._space_mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
 
     @classmethod
@@ -64,7 +67,20 @@ class SentencePieceTokenizer:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
-        return cls((folder / MODEL_FILE).read_bytes())
+        content, template = (folder / MODEL_FILE).read_bytes(), folder / TEMPLATE_FILE
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        first = cls(content).vocab_size
+        added = [one["content"] for token, one in config["added_tokens_decoder"].items() if int(token) >= first]
+        return cls(content, added, template.read_text(encoding="utf-8") if template.is_file() else None)
+
+    def with_special(self, tokens: Sequence[str], chat_template: str | None = None) -> Self:
+        """See `model.tokenizer.Tokenizer`."""
+        missing = new_tokens(tokens, self.special_tokens, self._ordinary_id)
+        return type(self)(self._model, [*self._added, *missing], chat_template or self.chat_template)
+
+    def _ordinary_id(self, text: str) -> int | None:
+        token = self._processor.piece_to_id(text.replace(" ", SPACE))
+        return None if self._processor.is_unknown(token) else int(token)
 
     def save(self, folder: Path) -> None:
         """Write the model, in sentencepiece's own format, and the same tokenizer in the form transformers reads."""
@@ -77,10 +93,13 @@ class SentencePieceTokenizer:
             },
             "clean_up_tokenization_spaces": False,
             "eos_token": self._processor.id_to_piece(EOS),
-            "split_special_tokens": True,  # the text '</s>' is ordinary text, as those of the others are
+            # the text '</s>' is ordinary text, as the others are, unless a template writes them
+            "split_special_tokens": not (self._added or self.chat_template),
             "tokenizer_class": "PreTrainedTokenizerFast",
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        if self.chat_template is not None:
+            (folder / TEMPLATE_FILE).write_text(self.chat_template)
 
     def for_transformers(self) -> BackendTokenizer:
         """The same pieces and merges for the `tokenizers` library, with the same ids for every text.
@@ -88,7 +107,7 @@ class SentencePieceTokenizer:
         Pieces hold real spaces, so that U+2581 is a character like any other that has no piece. Merges come in the
         order of the piece they make, from every pair of pieces that makes it, as sentencepiece merges.
         """
-        processor, size = self._processor, self.vocab_size
+        processor, size = self._processor, self._processor.get_piece_size()
         ordinary = [
             token
             for token in range(size)

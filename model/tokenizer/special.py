@@ -1,12 +1,26 @@
 """Special tokens in a text: ordinary text unless the caller allows them, as in tiktoken's `allowed_special`."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 from conf.errors import ConfigError
 
+TEMPLATE_FILE = "chat_template.jinja"  # of a tokenizer's folder, as transformers reads it
 AllowedSpecial = Collection[str] | Literal["all"]
+
+
+def new_tokens(asked: Sequence[str], special: Mapping[str, int], id_of: Callable[[str], int | None]) -> list[str]:
+    """The tokens of `asked` that are no special tokens yet, each once.
+
+    Errors: `ConfigError` for one that is white space or an ordinary token by `id_of`.
+    """
+    missing = [text for text in dict.fromkeys(asked) if text not in special]
+    for text in missing:
+        if not text.strip() or id_of(text) is not None:
+            why = "is an ordinary token of this tokenizer" if text.strip() else "is white space"
+            raise ConfigError(f"data.tokenizer.special_tokens: {text!r} {why}; choose another text for it")
+    return missing
 
 
 def encode_with_special(

@@ -11,7 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from conf.chat_templates import read_template
 from conf.choices import Objective
+from conf.errors import ConfigError
 from conf.schema import CorpusConfig, DataConfig, Settings, plain
 from model.tokenizer import open_tokenizer, tokenizer_folder, train_tokenizer
 from model.tokenizer.codegen2 import INFILLING
@@ -30,8 +32,8 @@ def prepare_tokenizer(settings: Settings) -> Path:
 
     Errors: `DataError` for corpora that cannot be read, `ConfigError` for a tokenizer that cannot serve the model.
     """
-    config = settings.data.tokenizer
-    inputs: dict[str, Any] = {"vocab_size": settings.model.vocab_size, **given_tokenizer(settings)}
+    config, rows = settings.data.tokenizer, settings.model.vocab_size
+    inputs: dict[str, Any] = {"vocab_size": rows, **given_tokenizer(settings)}
     shards: dict[str, list[Shard]] = {}
     if config.path is None:
         corpora = corpora_with_source(settings.data)
@@ -45,12 +47,18 @@ def prepare_tokenizer(settings: Settings) -> Path:
     folder = Path(settings.data.cache) / "tokenizers" / name
     if not folder.is_dir():
         if config.path is not None:
-            tokenizer = open_tokenizer(config.kind, config.path, settings.model.vocab_size)
+            tokenizer = open_tokenizer(config.kind, config.path, rows)
         else:
             texts = (
                 text for key, sampled in shards.items() for text in _sample(sampled, corpora[key], settings.data, share)
             )
-            tokenizer = train_tokenizer(config.kind, texts, settings.model.vocab_size, _special(settings))
+            tokenizer = train_tokenizer(config.kind, texts, rows, _special(settings))
+        tokenizer = tokenizer.with_special(config.special_tokens, read_template(config.chat_template))
+        if tokenizer.vocab_size > rows:
+            raise ConfigError(
+                f"model.vocab_size={rows} has no room for the tokenizer's {tokenizer.vocab_size} ids, with its "
+                f"data.tokenizer.special_tokens; use at least {tokenizer.vocab_size}"
+            )
         with partial_folder(folder) as partial:
             tokenizer.save(partial)
     return folder
@@ -59,15 +67,17 @@ def prepare_tokenizer(settings: Settings) -> Path:
 def given_tokenizer(settings: Settings) -> dict[str, Any]:
     """What determines the ids: the content of a finished tokenizer's files, or the settings to train one."""
     config = settings.data.tokenizer
+    added = {"special_tokens": config.special_tokens, "chat_template": read_template(config.chat_template)}
     if config.path is None:
-        special = {"special": _special(settings)} if _special(settings) else {}
-        return {**plain(config), "sentencepiece": version("sentencepiece"), **special}
-    return {"kind": config.kind, "tokenizers": version("tokenizers"), "files": _files(tokenizer_folder(config.path))}
+        return {**plain(config), **added, "special": _special(settings), "sentencepiece": version("sentencepiece")}
+    files = _files(tokenizer_folder(config.path))
+    return {"kind": config.kind, **added, "tokenizers": version("tokenizers"), "files": files}
 
 
 def _special(settings: Settings) -> list[str]:
     """The special tokens, beside eos, of a tokenizer that is trained."""
-    return list(INFILLING) if settings.data.objective is Objective.infill else []
+    infilling = INFILLING if settings.data.objective is Objective.infill else ()
+    return list(dict.fromkeys([*infilling, *settings.data.tokenizer.special_tokens]))
 
 
 def tokenizer_hash(folder: Path) -> str:

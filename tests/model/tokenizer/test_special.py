@@ -3,7 +3,7 @@
 import pytest
 
 from conf.errors import ConfigError
-from model.tokenizer.special import encode_with_special
+from model.tokenizer.special import encode_with_special, new_tokens
 
 SPECIAL = {"<a>": 1000, "<a><b>": 1001, "[x|y]": 1002}
 
@@ -30,3 +30,10 @@ def test_only_allowed_tokens_get_their_ids(text: str, allowed: list[str], expect
 def test_an_unknown_token_is_one_line() -> None:
     with pytest.raises(ConfigError, match=r"allowed_special=<c> is no special token of this tokenizer; there is <a>, "):
         encode_with_special("x", SPECIAL, ["<c>"], ordinary)
+
+
+def test_new_tokens_are_those_that_are_missing():
+    assert new_tokens(["<x>", "<a>", "<x>"], SPECIAL, {"y": 3}.get) == ["<x>"]
+    for asked, why in (("y", "is an ordinary token"), (" ", "is white space")):
+        with pytest.raises(ConfigError, match=f"special_tokens: '{asked}' {why}"):
+            new_tokens([asked], SPECIAL, {"y": 3}.get)

@@ -3,6 +3,7 @@
 import pytest
 
 import train.data.tokenizer as module
+from conf.errors import ConfigError
 from model.tokenizer import load_tokenizer
 from tests.train.data.conftest import text, write_jsonl
 from train.data.filters import is_held_out, text_sha256
@@ -49,3 +50,25 @@ def test_it_is_trained_once_for_all_corpora_whatever_the_stages(settings, monkey
     write_jsonl(tmp_path / "nl.jsonl", [text(seed) for seed in range(50)])
     with pytest.raises(TypeError):
         prepare_tokenizer(settings)  # other text: it would be trained
+
+
+def test_named_tokens_and_a_template_come_after_its_ids_and_stay_with_it(settings):
+    without = load_tokenizer(prepare_tokenizer(settings))
+    settings.data.tokenizer.path = str(prepare_tokenizer(settings))
+    settings.data.tokenizer.special_tokens, settings.data.tokenizer.chat_template = ["<a>", "<b>"], "moss"
+    with pytest.raises(ConfigError, match=r"model.vocab_size=400 has no room for the tokenizer's 402 ids"):
+        prepare_tokenizer(settings)
+    settings.model.vocab_size = 402
+    grown = load_tokenizer(prepare_tokenizer(settings))
+    assert grown.encode("<b>x", "all") == [401, *without.encode("x")] and 401 not in grown.encode("<b>x")
+    assert grown.chat_template and without.chat_template is None
+    settings.data.tokenizer.path = str(prepare_tokenizer(settings))
+    settings.data.tokenizer.special_tokens, settings.data.tokenizer.chat_template = [], None
+    again = load_tokenizer(prepare_tokenizer(settings))
+    assert (again.special_tokens, again.chat_template) == (grown.special_tokens, grown.chat_template)
+
+
+def test_a_trained_tokenizer_leaves_room_for_named_tokens(settings):
+    settings.data.tokenizer.special_tokens = ["<a>", "<b>"]
+    tokenizer = load_tokenizer(prepare_tokenizer(settings))
+    assert tokenizer.vocab_size == 400 and tokenizer.encode("<b>", "all") == [3]

@@ -1,0 +1,49 @@
+"""Conversations, and a tokenizer with MOSS's turns, for the tests of instruction tuning."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from conf.chat_templates import read_template
+from model.tokenizer.gpt2 import GPT2Tokenizer
+from model.tokenizer.sentencepiece import SentencePieceTokenizer
+
+NAMES = ["<|Human|>", "<|Inner Thoughts|>", "<|Commands|>", "<|Results|>", "<|MOSS|>"]
+ENDS = ["<eoh>", "<eot>", "<eoc>", "<eor>", "<eom>"]
+MOSS = [*NAMES, *ENDS]
+TEXTS = ["What is 2 and 3? It is 5.\n", "Add 1 and 2.\n", "Be brief.\n"] * 20
+SEARCH = {
+    "type": "function",
+    "function": {"name": "Search", "description": "finds pages", "parameters": {"properties": {"query": {}}}},
+}
+TALK: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 2 and 3?"},
+    {"role": "assistant", "content": "It is 5."},
+    {"role": "user", "content": "And 1 and 2?"},
+    {"role": "assistant", "content": "3"},
+]
+TOOL_TALK: list[dict[str, Any]] = [
+    {"role": "user", "content": "Who?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "look",
+        "tool_calls": [{"type": "function", "function": {"name": "Search", "arguments": {"query": "who"}}}],
+    },
+    {"role": "tool", "content": "\n<|1|>: me"},
+    {"role": "assistant", "content": "Me."},
+    {"role": "user", "content": "Sure?"},
+    {"role": "assistant", "content": "Yes."},
+]
+
+
+@functools.cache
+def chat_tokenizer() -> SentencePieceTokenizer:
+    """A small tokenizer with MOSS's tokens and template."""
+    return SentencePieceTokenizer.train(TEXTS, 320).with_special(MOSS, read_template("moss"))
+
+
+def gpt2_chat_tokenizer(folder: Path) -> GPT2Tokenizer:
+    """The same for the tokenizer of GPT-2's form in `folder`."""
+    return GPT2Tokenizer.load(folder).with_special(MOSS, read_template("moss"))
