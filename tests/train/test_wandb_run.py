@@ -16,8 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
 import wandb
+
 from conf.run_folder import WANDB_UNSENT, save_settings, wandb_id, write_json
 from conf.schema import Settings
 from launch.control import sync
