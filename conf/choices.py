@@ -76,6 +76,10 @@ class Source(Enum):
     local = "local"
     files = "files"
     hub = "hub"
+    git = "git"
+
+
+READ_BY_PATH = (Source.files, Source.git)  # sources that `paths` names
 
 
 class OnError(Enum):

@@ -29,6 +29,9 @@ class CorpusConfig:
     language_prefix: bool = False
     code: bool = False
     extensions: list[str] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)
+    max_document_bytes: int | None = None
+    max_changed_files: int | None = None
     max_bytes: int | None = None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from conf.choices import INFILL_TOKENS, Objective, Source
+from conf.choices import INFILL_TOKENS, READ_BY_PATH, Objective
 from conf.errors import ConfigError
 from conf.run_folder import CONFIG, STAGES, WEIGHTS
 from conf.schema import Settings
@@ -29,10 +29,10 @@ def _corpora(settings: Settings) -> Iterator[str]:
     for name, stage in settings.stages.items():
         corpus = settings.data.corpora[stage.corpus]
         key = f"data.corpora.{stage.corpus}.paths"
-        if corpus.source is Source.files and not corpus.paths:
+        if corpus.source in READ_BY_PATH and not corpus.paths:
             yield f"stage {name} trains on corpus {stage.corpus}, which has no documents yet; set {key}=[...]"
     for name, corpus in settings.data.corpora.items():
-        for path in corpus.paths if corpus.source is Source.files else []:
+        for path in corpus.paths if corpus.source in READ_BY_PATH else []:
             if "://" in path or Path(path).exists() or (glob.has_magic(path) and glob.glob(path, recursive=True)):
                 continue
             what = "matches no file" if glob.has_magic(path) else "does not exist"

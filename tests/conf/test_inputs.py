@@ -28,6 +28,7 @@ def test_a_corpus_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "corpus mono, which has no documents yet" in refusal("data=files")
     assert refusal("data=files", f"data.corpora.mono.paths=[{tmp_path}/a.jsonl]").endswith("a.jsonl does not exist")
     assert refusal("data=files", f"data.corpora.mono.paths=['{tmp_path}/*.py']").endswith("*.py matches no file")
+    assert refusal("data=git", "data.corpora.mono.paths=[/nowhere/at/all]").endswith("/nowhere/at/all does not exist")
     (tmp_path / "a.py").touch()
     check_inputs(compose_settings(["stage=mono", "data=files", f"data.corpora.mono.paths=['{tmp_path}/*.py']"]))
 

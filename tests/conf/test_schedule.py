@@ -2,11 +2,13 @@
 
 import pytest
 
+from conf.choices import Schedule
 from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.resume import differences
 from conf.schedule import count_steps, schedule_lines
 from conf.schema import StageConfig, plain
+from train.schedule import last_stable_step, learning_rate
 
 
 def stage(*words: str, sequences: int | None = None) -> StageConfig:
@@ -62,6 +64,17 @@ def test_the_command_line_takes_the_place_of_what_an_experiment_sets() -> None:
     words = ["experiment=finetune_python", "data.corpora.mono.paths=[x]", "stages.mono.init_from=owner/name"]
     assert compose_settings([*words, "stages.mono.steps=500"]).stages["mono"].steps == 500
     assert compose_settings([*words, "stages.mono.tokens=6553600"]).stages["mono"].steps == 100
+
+
+def test_diff_codegens_schedule_is_linear_up_and_down() -> None:
+    words = ["experiment=diff_codegen", "data.corpora.mono.paths=[x]", "stages.mono.init_from=owner/name"]
+    settings = count_steps(compose_settings(words), {"mono": 256 * 5000})
+    one, adamw = settings.stages["mono"], settings.optimizer
+    assert (one.steps, one.warmup_steps, one.anneal_steps, one.global_batch_size) == (5000, 895, 4105, 256)
+    assert (one.peak_learning_rate, one.end_learning_rate, adamw.beta1, adamw.beta2) == (1e-5, 0, 0.9, 0.95)
+    assert one.schedule is Schedule.wsd and last_stable_step(one) == 895
+    assert learning_rate(one, 895) == 1e-5 and learning_rate(one, 5000) == 0
+    assert learning_rate(one, 895 + 821) == pytest.approx(0.8e-5)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,12 @@
 import hashlib
 import json
 
-from conf.choices import Source
+from conf.choices import READ_BY_PATH, Source
 from conf.errors import DataError
 from conf.mixture import corpora_of
 from conf.schema import CorpusConfig, Settings, plain
 from train.data.files import file_states
+from train.data.git_history import repository_states
 from train.data.local import installed_packages
 from train.data.shard import decontamination_inputs
 from train.data.tokenizer import corpora_with_source, given_tokenizer, has_source
@@ -28,7 +29,7 @@ def selected_corpora(settings: Settings) -> dict[str, CorpusConfig]:
                 raise DataError(f"stage {name} trains on corpus {key}, which data.corpora does not have ({known})")
             corpus = settings.data.corpora[key]
             if not has_source(corpus):
-                missing = "paths=[...]" if corpus.source is Source.files else "name=..."
+                missing = "paths=[...]" if corpus.source in READ_BY_PATH else "name=..."
                 raise DataError(
                     f"stage {name} trains on corpus {key}, which has no documents yet; "
                     f"say where they are with data.corpora.{key}.{missing}"
@@ -40,8 +41,8 @@ def selected_corpora(settings: Settings) -> dict[str, CorpusConfig]:
 def fingerprint(settings: Settings) -> str:
     """16 hexadecimal digits that depend on the sources, the data settings and the tokenizer, and on nothing else.
 
-    Files count by path, size and time of change; `data=local` by the installed packages and their versions. Where the
-    tokenizer is trained, the corpora it is trained on count too.
+    Files count by path, size and time of change; repositories by path and commit; `data=local` by the installed
+    packages and their versions. Where the tokenizer is trained, the corpora it is trained on count too.
 
     Errors: `DataError` for files that do not exist and for a stage without a corpus; `ConfigError` for a tokenizer
     that is not found.
@@ -64,6 +65,9 @@ def fingerprint(settings: Settings) -> str:
         "corpora": [[key, plain(corpus)] for key, corpus in corpora.items()],
         "files": {key: [[one.name, one.bytes, one.changed] for one in found] for key, found in states.items()},
     }
+    commits = {key: repository_states(key, corpus) for key, corpus in corpora.items() if corpus.source is Source.git}
+    if commits:
+        inputs["commits"] = {key: [[one.name, one.changed] for one in found] for key, found in commits.items()}
     if any(corpus.source is Source.local for corpus in corpora.values()):
         inputs["machine"] = installed_packages()
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]

@@ -31,6 +31,7 @@ from train.data.dropped import Dropped
 from train.data.files import file_shards
 from train.data.filters import drop_reason, text_sha256
 from train.data.formats import Part, read_part
+from train.data.git_history import git_shards, read_git
 from train.data.hub import hub_parts, read_hub
 from train.data.local import installed_packages, read_local
 from train.data.minhash import band_hashes
@@ -47,7 +48,8 @@ MOST_HASHES = 1 << 20  # of a shard's documents, kept to find duplicates at once
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of corpus `key` that is prepared by itself: parts of files, one file of a hub's subset, or all of local.
+    """A part of corpus `key` that is prepared by itself: parts of files, commits of
+    a repository, one file of a hub's subset, or all of local.
 
     group: shards of one group are read in order until they hold limit_bytes of kept text.
     """
@@ -89,6 +91,11 @@ def list_shards(key: str, corpus: CorpusConfig) -> list[Shard]:
     if corpus.source is Source.files:
         return [
             Shard(key, 0, one.parts, one.states, bytes=one.bytes, limit_bytes=limit) for one in file_shards(key, corpus)
+        ]
+    if corpus.source is Source.git:
+        return [
+            Shard(key, 0, (one.part,), (one.state,), bytes=one.bytes, limit_bytes=limit)
+            for one in git_shards(key, corpus)
         ]
     if corpus.source is Source.local:
         packages = hashlib.sha256("\n".join(installed_packages()).encode()).hexdigest()
@@ -159,7 +166,7 @@ def kept_documents(shard: Shard, corpus: CorpusConfig, data: DataConfig, dropped
         if limit is not None and total > limit and before:
             break
         yield KeptDocument(text, sha256, document)
-    if shard.parts and any(state_of(state.name) != state for state in shard.states):
+    if corpus.source is Source.files and any(state_of(state.name) != state for state in shard.states):
         changed = next(state.name for state in shard.states if state_of(state.name) != state)
         raise DataError(f"{changed} changed while it was read; the same command reads it again")
 
@@ -219,6 +226,9 @@ def _read(shard: Shard, corpus: CorpusConfig, dropped: Dropped) -> Iterator[Docu
         yield from read_local(corpus.name)
     elif corpus.source is Source.hub:
         yield from read_hub(shard.key, corpus, shard.subset, shard.subset_part, dropped)
+    elif corpus.source is Source.git:
+        for part, state in zip(shard.parts, shard.states, strict=True):
+            yield from read_git(part, state.changed, corpus, dropped)
     else:
         for part in shard.parts:
             yield from read_part(part, shard.key, corpus, dropped)

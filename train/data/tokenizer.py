@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.chat_templates import read_template
-from conf.choices import Objective
+from conf.choices import READ_BY_PATH, Objective
 from conf.errors import ConfigError
 from conf.schema import CorpusConfig, DataConfig, Settings, plain
 from model.tokenizer import open_tokenizer, tokenizer_folder, train_tokenizer
@@ -92,7 +92,7 @@ def corpora_with_source(data: DataConfig) -> dict[str, CorpusConfig]:
 
 def has_source(corpus: CorpusConfig) -> bool:
     """Whether the corpus says where its documents are."""
-    return bool(corpus.paths) if corpus.source.value == "files" else corpus.name not in ("", "???")
+    return bool(corpus.paths) if corpus.source in READ_BY_PATH else corpus.name not in ("", "???")
 
 
 def _files(folder: Path) -> dict[str, str]:
