@@ -28,6 +28,7 @@ SYNONYMS = {  # words of other tools -> the setting here
     "input": "source",
     "output_dir": "target",
 }
+TEXT = {"text": True}  # of a setting, as of every other that is never null: not parsed as YAML
 Command = TypeVar("Command", bound="Sampling | Evaluate | Import | Export | Status")
 
 
@@ -47,7 +48,10 @@ class Sample(Sampling):
     """`python -m train.sample`: conf/command/sample.yaml."""
 
     run: str = MISSING
-    prompt: str = MISSING
+    prompt: str | None = field(default=None, metadata=TEXT)
+    diff: str | None = field(default=None, metadata=TEXT)
+    message: str | None = field(default=None, metadata=TEXT)
+    apply: bool = MISSING
     samples: int = MISSING
     batch_size: int = MISSING
     stop: list[str] = field(default_factory=list)
@@ -150,7 +154,7 @@ def merged(schema: type[Command], argv: list[str]) -> DictConfig:
     files, argv = settings_files(schema, argv)
     config = OmegaConf.merge(OmegaConf.structured(schema), *map(OmegaConf.load, files))
     known = [str(key) for key in config]
-    texts = {field.name for field in fields(schema) if field.type is str}  # not parsed as YAML
+    texts = {field.name for field in fields(schema) if field.type is str or field.metadata == TEXT}
     lists = {field.name for field in fields(schema) if field.type == list[str]}
     for word in argv:
         key, equals, value = word.partition("=")

@@ -18,19 +18,23 @@ from conf.command_line import Command, run_command
 from conf.commands import Sample, read_command
 from conf.errors import ConfigError
 from conf.run_folder import open_atomic
+from train.sample.diff import sample_diff
 
 COMMAND = Command(
     program="python -m train.sample",
-    usage="run=... prompt=... [KEY=VALUE ...]",
-    summary="Samples completions of prompts from a run, one of its stages, an imported or exported folder, or a model "
-    "on the hub. The deepspeed launcher spreads the model over several devices; the samples are the same.",
+    usage="run=... prompt=...|diff=... [KEY=VALUE ...]",
+    summary="Samples completions of prompts, or with diff= the change of a file, from a run, one of its stages, an "
+    "imported or exported folder, or a model on the hub. The deepspeed launcher spreads the model over several "
+    "devices; the samples are the same.",
     examples=(
         "python -m train.sample run=runs/quickstart-tiny prompt='def add(a, b):' samples=3",
         "python -m train.sample run=Salesforce/codegen-350M-mono prompt=@prompts.jsonl output=samples.jsonl",
+        "python -m train.sample run=runs/commits diff=setup.py message='Require Python 3.11' apply=true",
         "deepspeed --num_gpus 2 --no_local_rank --module train.sample run=... prompt=...",
     ),
     settings="sample",
 )
+KINDS = ("prompt", "diff")  # settings that say what is sampled
 
 
 def main(argv: list[str]) -> int:
@@ -42,8 +46,11 @@ def sample_prompts(argv: list[str]) -> int:
     """Read the prompts, sample, print and write the completions."""
     is_main = os.environ.get("RANK", "0") == "0"
     command = read_command(Sample, COMMAND.split_flags(argv)[1])
-    prompts = read_prompts(command.prompt)
+    kind, value = asked_for(command)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
+    if kind == "diff":
+        return sample_diff(command, is_main)
+    prompts = read_prompts(value)
     with _writer(command.output if is_main else None) as output:
         sample(command, prompts, output, is_main)
     return 0
@@ -84,6 +91,19 @@ def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main:
                 line = {"prompt": prompt, "sample": index, "seed": seed, "completion": completion}
                 output.write(json.dumps(line) + "\n")
             bar.advance(task)
+
+
+def asked_for(command: Sample) -> tuple[str, str]:
+    """Name and value of the one setting that says what is sampled. Errors: `ConfigError` where none or several do."""
+    given = [(name, value) for name in KINDS if (value := getattr(command, name)) is not None]
+    if len(given) != 1:
+        found = " and ".join(f"{name}=" for name, _ in given) or "none"
+        raise ConfigError(f"say what to sample by one of {', '.join(f'{name}=' for name in KINDS)}; there is {found}")
+    if command.diff is None and (command.apply or command.message is not None):
+        raise ConfigError(f"{'apply' if command.apply else 'message'}= belongs to diff=; leave it out")
+    if command.diff is not None and not command.message:
+        raise ConfigError("diff= needs a message: what to change, as a commit would say it; write message=...")
+    return given[0]
 
 
 def read_prompts(prompt: str) -> list[str]:

@@ -108,6 +108,12 @@ def test_what_is_wrong_is_one_line(words: list[str], said: str, run: Path, capsy
     assert error.startswith("error: ") and said in error and error.count("\n") == 1
 
 
+def test_one_thing_is_sampled(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (([], "there is none"), (["prompt=x", "diff=y"], "there is prompt= and diff=")):
+        assert main([f"run={run}", *words]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_a_prompt_file_with_a_wrong_line_names_it(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
