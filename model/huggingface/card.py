@@ -5,17 +5,18 @@ from math import prod
 from pathlib import Path, PurePath
 from typing import Any
 
-from conf.choices import ExportForm
+from conf.choices import ExportForm, Source
 from conf.compose import load_settings
 from conf.run_folder import CONFIG, EVALUATION, EVALUATIONS, LINEAGE, is_stage_folder, read_json
+from conf.schema import CorpusConfig, Settings, StageConfig
 from model.build import layer_shapes
 from model.weights import Weights
 
 CLASSES = {ExportForm.codegen: "CodeGenForCausalLM", ExportForm.gptj: "GPTJForCausalLM"}
 
 
-def model_card(weights: Weights, form: ExportForm, name: str) -> str:
-    """Markdown with the front matter that the hub reads; `name` is the exported folder's.
+def model_card(weights: Weights, form: ExportForm, name: str, further: str | None = None) -> str:
+    """Markdown with the front matter that the hub reads; `name` is the exported folder's, `further` a last section.
 
     The licence is the data's and the owner's to say: the card names none.
     """
@@ -36,7 +37,7 @@ def model_card(weights: Weights, form: ExportForm, name: str) -> str:
         sections.append(
             "## Scores\n\n| | |\n|---|---:|\n" + "\n".join(f"| {what} | {value:.4g} |" for what, value in scores)
         )
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join([*sections, *([further] if further else [])]) + "\n"
 
 
 def _origin(weights: Weights) -> Iterator[str]:
@@ -48,17 +49,58 @@ def _origin(weights: Weights) -> Iterator[str]:
     before = stages[0][1]["lineage"][:-1]
     yield f"Trained from {', '.join(map(_short, before)) if before else 'random weights'}, stage by stage:"
     yield ""
-    yield "| stage | tokens | of them | steps | sequences a step | peak learning rate | AdamW betas | weight decay |"
-    yield "|---|---:|---|---:|---:|---:|---|---:|"
+    yield "| stage | tokens | of them | steps | sequences a step | learning rate | AdamW betas | weight decay |"
+    yield "|---|---:|---|---:|---:|---|---|---:|"
+    every: dict[str, str] = {}
     for folder, lineage in stages:
         settings = load_settings(folder.parents[1] / CONFIG)
         stage, adamw = settings.stages[lineage["stage"]], settings.optimizer
+        every |= {
+            key: _source(settings.data.corpora[key]) for key in lineage["tokens_of"] if key in settings.data.corpora
+        }
         sources = ", ".join(f"{corpus} {count:,}" for corpus, count in lineage["tokens_of"].items())
         yield (
             f"| {lineage['lineage'][-1]} | {lineage['tokens']:,} | {sources} | {lineage['steps']:,} | "
-            f"{stage.global_batch_size} | {stage.peak_learning_rate:g} | {adamw.beta1:g}, {adamw.beta2:g} | "
+            f"{stage.global_batch_size} | {_rate(stage, lineage['steps'])} | {adamw.beta1:g}, {adamw.beta2:g} | "
             f"{adamw.weight_decay:g} |"
         )
+    yield ""
+    yield f"In the last stage: {_further(settings)}."
+    yield ""
+    yield from (f"- {key}: {source}" for key, source in every.items())
+
+
+def _rate(stage: StageConfig, steps: int) -> str:
+    """The learning rate over a stage of so many steps."""
+    warmup, anneal = (
+        count if ratio is None else min(round(ratio * steps), steps)
+        for count, ratio in ((stage.warmup_steps, stage.warmup_ratio), (stage.anneal_steps, stage.anneal_ratio))
+    )
+    rates = f"{stage.peak_learning_rate:g} to {stage.end_learning_rate:g}, {stage.schedule.value}"
+    return f"{rates}, warm-up {warmup:,}, annealing {anneal:,} steps"
+
+
+def _further(settings: Settings) -> str:
+    """Settings that the table has no column for."""
+    adamw, data = settings.optimizer, settings.data
+    return (
+        f"seed {settings.run.seed}, gradients clipped at {adamw.gradient_clipping:g}, z-loss {adamw.z_loss:g}, "
+        f"precision {settings.layout.precision.value}, dropout {settings.model.dropout:g}, "
+        f"packing {data.packing.value}, deduplication {data.dedup.value}, "
+        f"{data.validation_fraction:.2%} of the documents held out, tokenizer {data.tokenizer.kind}"
+    )
+
+
+def _source(corpus: CorpusConfig) -> str:
+    """Where a corpus' documents came from."""
+    match corpus.source:
+        case Source.local:
+            return f"text of the training machine's Python packages ({corpus.name})"
+        case Source.hub:
+            subsets = f", subsets {', '.join(corpus.subsets)}" if corpus.subsets else ""
+            return f"data set {corpus.name} on the hub{subsets}, split {corpus.split}"
+    what = "commits of the git repositories" if corpus.source is Source.git else "files"
+    return f"{what} {', '.join(_short(path) for path in corpus.paths)}"
 
 
 def _stages(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -66,8 +108,14 @@ def _stages(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     if is_stage_folder(folder) and (folder / LINEAGE).is_file():
         lineage = read_json(folder / LINEAGE)
         if lineage["parent"]:
-            yield from _stages(Path(lineage["parent"]))
+            yield from _stages(_parent(folder, Path(lineage["parent"])))
         yield folder, lineage
+
+
+def _parent(folder: Path, parent: Path) -> Path:
+    """The stage `parent` of `folder`: named from where the run was started, or beside it where the run was moved."""
+    same_run = len(parent.parts) > 2 and parent.parts[-3] == folder.absolute().parents[1].name
+    return folder.parent / parent.name if same_run else parent
 
 
 def _scores(folder: Path) -> Iterator[tuple[str, float]]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from conf.choices import ExportForm, Precision
+from conf.choices import ExportForm, Precision, Source
 from conf.compose import compose_settings
-from conf.schema import ModelConfig
+from conf.schema import CorpusConfig, ModelConfig
+from model.huggingface.card import _source
 from model.huggingface.convert import export_weights
 from model.pretrained import open_weights
 from tests.model.huggingface.random_models import random_model, save
@@ -25,7 +26,7 @@ def test_a_stage_of_a_run(tmp_path: Path, tiny: ModelConfig) -> None:
     settings = compose_settings(["model=tiny", "stages.multi.peak_learning_rate=0.00125"])
     write_run(run, replace(settings, model=tiny), ["nl", "multi"])
     lineage(run, "nl", None, ["run/nl"], nl=2000)
-    lineage(run, "multi", str(run / "stages/nl"), ["run/nl", "run/multi"], multi=3000, nl=500)
+    lineage(run, "multi", "runs/run/stages/nl", ["run/nl", "run/multi"], multi=3000, nl=500)
     (run / "stages/multi/evaluation.json").write_text(json.dumps({"bits_per_byte": {"nl": 1.25, "multi": 0.5}}))
     (run / "stages/multi/evaluations").mkdir()
     (run / "stages/multi/evaluations/humaneval.json").write_text(json.dumps({"pass_at_k": {"1": 0.125}}))
@@ -39,13 +40,28 @@ def test_a_stage_of_a_run(tmp_path: Path, tiny: ModelConfig) -> None:
     )
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert rows[1].startswith("| run/nl | 2,000 | nl 2,000 | 7 |")
-    assert rows[2].startswith("| run/multi | 3,500 | multi 3,000, nl 500 | 7 |") and "| 0.00125 |" in rows[2]
+    assert (
+        rows[2].startswith("| run/multi | 3,500 | multi 3,000, nl 500 | 7 |")
+        and "| 0.00125 to 0.0004, cosine, warm-up 10, annealing 110 steps |" in rows[2]
+    )
     assert rows[-3:] == [
         "| nl, bits per byte of validation | 1.25 |",
         "| multi, bits per byte of validation | 0.5 |",
         "| humaneval, pass@1 | 0.125 |",
     ]
     assert "Trained from random weights" in text and str(tmp_path) not in text
+    assert "In the last stage: seed 1234, gradients clipped at 1, z-loss 0.0001, precision auto, dropout 0," in text
+    assert "- nl: text of the training machine's Python packages (nl)\n- multi: text of" in text
+
+
+def test_sources_are_named_without_this_machines_paths() -> None:
+    def said(**settings: object) -> str:
+        return _source(CorpusConfig(**settings))  # type: ignore[arg-type]
+
+    assert said(source=Source.files, name="x", paths=["/home/me/a.jsonl", "code/*.py"]) == "files a.jsonl, code/*.py"
+    assert said(source=Source.git, name="x", paths=["/srv/one"]) == "commits of the git repositories one"
+    hub = said(source=Source.hub, name="owner/set", subsets=["c", "go"])
+    assert hub == "data set owner/set on the hub, subsets c, go, split train"
 
 
 def test_weights_of_another_origin(tmp_path: Path) -> None:
