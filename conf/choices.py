@@ -132,6 +132,12 @@ class ExportForm(Enum):
     gptj = "gptj"  # GPTJForCausalLM, for engines that serve GPT-J and not CodeGen
 
 
+class Quantize(Enum):
+    """Number format of an export's matrices."""
+
+    int4 = "int4"  # GPTQ, with a scale a group of inputs
+
+
 class KernelForm(Enum):
     """Form of an operation."""
 

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from conf.check import LARGEST_SEED, sampling_problems
-from conf.choices import ExportForm, Precision, Sandbox
+from conf.choices import ExportForm, Precision, Quantize, Sandbox
 from conf.command_line import SEARCH_PATH, own_folders
 from conf.errors import ConfigError
 
@@ -108,6 +108,9 @@ class Export:
     form: ExportForm = MISSING
     mp_num: int = MISSING
     dtype: Precision = MISSING
+    quantize: Quantize | None = None
+    group_size: int = MISSING
+    calibration: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -23,7 +23,10 @@ EXPORT = Command(
     usage="SOURCE TARGET [KEY=VALUE ...]",
     summary="Exports a run, one of its stages or an imported folder, for transformers' AutoModelForCausalLM and "
     "AutoTokenizer.",
-    examples=("python -m model.huggingface export runs/mine exported/mine dtype=fp16",),
+    examples=(
+        "python -m model.huggingface export runs/mine exported/mine dtype=fp16",
+        "python -m model.huggingface export runs/mine exported/mine-int4 quantize=int4 group_size=128",
+    ),
     settings="export",
 )
 COMMAND = Command(
@@ -53,6 +56,15 @@ def convert(argv: list[str]) -> int:
     from model.pretrained import open_weights
 
     target = Path(settings.target)
+    if isinstance(settings, Export) and settings.quantize is not None:
+        from model.huggingface.int4 import check_int4, export_int4
+
+        source = open_weights(settings.source)
+        check_int4(source.model, settings.mp_num, settings.group_size)
+        print(f"{target}: quantizing one block after the other", file=sys.stderr)
+        result = export_int4(source, target, settings.group_size, settings.calibration, settings.dtype, settings.form)
+        print(f"{target} (int4, groups of {settings.group_size}): {result.describe()}")
+        return 0
     if isinstance(settings, Import):
         weights = import_weights(open_weights(settings.source, settings.mp_num), target, settings.vocab_size)
     else:

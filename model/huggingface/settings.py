@@ -33,6 +33,8 @@ def settings_of(config: dict[str, Any], source: str) -> ModelConfig:
     absent = [name for name, _, default in NAMES if default is None and name not in config]
     if absent:
         raise ConfigError(f"{source}: config.json does not say {', '.join(absent)}")
+    if "quantization_config" in config:
+        raise ConfigError(f"{source} is quantized, for transformers alone; take what it was made from")
     for key, known in (
         ("activation_function", ("gelu_new",)),
         ("n_inner", (None, 4 * config["n_embd"])),
