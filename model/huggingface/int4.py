@@ -9,9 +9,7 @@ import glob
 import hashlib
 import importlib.util
 import math
-import os
 import shutil
-import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +30,7 @@ from model.tokenizer import Tokenizer, load_tokenizer
 from model.weights import Weights
 
 SEQUENCES = 128  # of the model's context, on which is calibrated: GPTQ's paper
+BATCH_TOKENS = 2048  # that pass a block together
 HELD_OUT = 32  # more of them, on which perplexity is measured
 MOST_FILE_BYTES = 1 << 20
 BLOCKS = {ExportForm.codegen: "CodeGenBlock", ExportForm.gptj: "GPTJBlock"}
@@ -99,8 +98,6 @@ def export_int4(
 
 def _quantize(plain: Path, folder: Path, sequences: Tensor, group_size: int, form: ExportForm) -> Quantized:
     """Quantize the checkpoint in `plain` into `folder`. sequences: token ids `[sequences, context]`."""
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
     import transformers
     from compressed_tensors.offload import load_offloaded_model
     from datasets import Dataset
@@ -108,7 +105,8 @@ def _quantize(plain: Path, folder: Path, sequences: Tensor, group_size: int, for
     from llmcompressor.modifiers.quantization import GPTQModifier
     from loguru import logger
 
-    logger.remove()
+    for library in ("llmcompressor", "compressed_tensors"):  # a line a matrix
+        logger.disable(library)
     model_class = getattr(transformers, CLASSES[form])
     offload = folder / "offload"
     with load_offloaded_model(model_class):
@@ -122,6 +120,7 @@ def _quantize(plain: Path, folder: Path, sequences: Tensor, group_size: int, for
         model=model,
         dataset=Dataset.from_dict({"input_ids": calibration.tolist()}),
         recipe=GPTQModifier(config_groups=groups, ignore=["lm_head"]),
+        batch_size=max(1, BATCH_TOKENS // calibration.shape[1]),
         pipeline="sequential",
         sequential_targets=[BLOCKS[form]],
         num_calibration_samples=len(calibration),
