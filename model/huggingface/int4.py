@@ -129,6 +129,8 @@ def _quantize(plain: Path, folder: Path, sequences: Tensor, group_size: int, for
     )
     after = _perplexity(model, validation)
     model.save_pretrained(folder, save_compressed=True)
+    for path in folder.glob("*.safetensors"):
+        shutil.copymode(plain / "config.json", path)  # it is written for its owner alone
     shutil.rmtree(offload, ignore_errors=True)
     return Quantized(before, after, _size(plain), _size(folder))
 

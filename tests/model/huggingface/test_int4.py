@@ -56,6 +56,7 @@ def test_transformers_loads_it_and_finds_the_same_perplexity(
     assert math.isfinite(loss)
     card = (target / "README.md").read_text()
     assert f"| {result.perplexity_before:.4f} | {result.perplexity_after:.4f} |" in card and "corpus.txt" in card
+    assert (target / "model.safetensors").stat().st_mode == (target / "README.md").stat().st_mode
     assert not {"plain", "offload"} & {path.name for path in target.iterdir()}
     if form is ExportForm.codegen:
         with pytest.raises(ConfigError, match="int4 is quantized, for transformers alone; take what it was made from"):
