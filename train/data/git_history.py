@@ -7,9 +7,11 @@ commits give the same documents: what is checked out, git's configuration and it
 import glob
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -150,7 +152,7 @@ def _document(
     contents = [None if change.status == "A" and not side else read(change.blobs[side]) for side in (0, 1)]
     before, after = contents
     if after is None or (before is None and change.status != "A"):
-        return "large file"
+        return "file that is large or was not fetched"
     if b"\0" in after or b"\0" in (before or b""):
         return "binary file"
     try:
@@ -178,33 +180,46 @@ def _commits(part: Part, head: str) -> Iterator[_Commit]:
         "--find-renames", "-l1000", "-O/dev/null", "--no-relative", "--no-show-signature", "--no-notes", "--no-color",
         "--ignore-submodules=none", "--encoding=UTF-8", f"--format={FIELDS}", head, "--",
     )  # fmt: skip
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=git_environment()
-    ) as process:
-        assert process.stdout is not None and process.stderr is not None
+    with (
+        tempfile.TemporaryFile() as messages,  # no pipe, which git could fill before it ends
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, env=git_environment()
+        ) as process,
+    ):
+        assert process.stdout is not None
         try:
-            fields = _fields(process.stdout)
-            field = next(fields, b"")
-            while field:
-                name, parents, author, message = (one.decode(errors="replace") for one in (field, *_take(fields, 3)))
-                changes, field = [], next(fields, b"")
-                while field.lstrip(b"\n").startswith(b":"):
-                    *modes_and_blobs, status = field.decode().strip().lstrip(":").split(" ")
-                    old_mode, new_mode, old, new = modes_and_blobs
-                    names = list(_take(fields, 2 if status[0] in "RC" else 1))
-                    changes.append(_Change((old_mode, new_mode), (old, new), status[0], names[0]))
-                    field = next(fields, b"")
-                message = TRAILER.sub("", message).strip()
-                yield _Commit(name, parents.split(), author, message, changes)
-            problem = process.stderr.read().decode(errors="replace").strip()
+            yield from _parsed(_fields(process.stdout))
+            if process.wait():
+                messages.seek(0)
+                problem = messages.read().decode(errors="replace").strip() or f"exit code {process.returncode}"
+                raise DataError(f"{part.name}: git cannot read its commits: {problem.splitlines()[-1]}")
         finally:
             process.kill()  # where the reader has enough; one that has ended is not reached
-    if field == b"" and problem:
-        raise DataError(f"{part.name}: git cannot read its commits: {problem.splitlines()[-1]}")
 
 
-def _take(fields: Iterator[bytes], count: int) -> Iterator[bytes]:
-    return (next(fields) for _ in range(count))
+def _parsed(fields: Iterator[bytes]) -> Iterator[_Commit]:
+    """The commits that `FIELDS` and raw changes stand for; one that is cut off, as where git fails, is left out."""
+    field = next(fields, b"")
+    while field:
+        try:
+            name, parents, author, message = (one.decode(errors="replace") for one in (field, *_take(fields, 3)))
+            changes, field = list[_Change](), next(fields, b"")
+            while field.lstrip(b"\n").startswith(b":"):
+                old_mode, new_mode, old, new, status = field.decode().strip().lstrip(":").split(" ")
+                names = _take(fields, 2 if status[0] in "RC" else 1)
+                changes.append(_Change((old_mode, new_mode), (old, new), status[0], names[0]))
+                field = next(fields, b"")
+        except ValueError:
+            return
+        yield _Commit(name, parents.split(), author, TRAILER.sub("", message).strip(), changes)
+
+
+def _take(fields: Iterator[bytes], count: int) -> list[bytes]:
+    """The next fields. Errors: `ValueError` where there are fewer."""
+    taken = list(islice(fields, count))
+    if len(taken) < count:
+        raise ValueError("cut off")
+    return taken
 
 
 def _fields(stream: IO[bytes]) -> Iterator[bytes]:
@@ -231,7 +246,10 @@ def _blobs(folder: str) -> Iterator[Callable[[str], bytes | None]]:
         def read(name: str) -> bytes | None:
             requests.write(f"{name}\n".encode())
             requests.flush()
-            _, kind, *size = answers.readline().split()
+            answer = answers.readline()
+            if not answer:
+                raise DataError(f"{folder}: git cannot read the file {name}, and ended; see `git fsck`")
+            _, kind, *size = answer.split()
             if kind != b"blob":
                 return None
             left, content = int(size[0]) + 1, b""  # a line feed ends it

@@ -163,6 +163,25 @@ def test_files_of_a_shallow_clones_end_are_not_new(repository: Path, tmp_path: P
     assert documents == [] and dropped.counts["commit whose parent was not fetched"] == 1
 
 
+def test_a_damaged_repository_is_one_line(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "-b", "main", "bad")
+    for number in range(3):
+        commit(tmp_path / "bad", {"a.py": b"%d\n" % number}, f"Number {number}")
+    shard, *_ = git_shards("c", corpus(tmp_path / "bad"))
+    objects = tmp_path / "bad/.git/objects"
+    blob, tree = (git(tmp_path / "bad", "rev-parse", f"HEAD~1{what}") for what in (":a.py", "^{tree}"))
+    whole = (objects / blob[:2] / blob[2:]).read_bytes()
+    (objects / blob[:2] / blob[2:]).unlink()
+    dropped = Dropped()
+    assert len(list(read_git(shard.part, shard.state.changed, corpus(tmp_path / "bad"), dropped))) == 1
+    assert dropped.counts == {"file that is large or was not fetched": 2}
+    (objects / blob[:2] / blob[2:]).write_bytes(whole)
+    (objects / tree[:2] / tree[2:]).unlink()
+    with pytest.raises(DataError, match="bad: git cannot read its commits: ") as caught:
+        list(read_git(shard.part, shard.state.changed, corpus(tmp_path / "bad"), Dropped()))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
