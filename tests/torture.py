@@ -4,8 +4,8 @@
 is up, and lets it end. Then it trains once undisturbed, passing over the same samples where gradients became NaN. While
 the layout stays, the weights must be the same bit for bit; with `--layouts` it changes between tries, and they must be
 within 1e-4. Prints what was done, and the goodput: the share of wall time that went into steps which were kept.
-`--seed` repeats the faults; `--faults kill_a_rank,fill_the_disk` makes these, in this order. CI runs a short one
-(tests/test_torture.py).
+`--seed` repeats the faults; `--faults inject_nan+kill_a_rank,fill_the_disk` makes these, in this order, those that `+`
+joins in one try; after the last the run is left to end. CI runs a short one (tests/test_torture.py).
 """
 
 import argparse
@@ -49,6 +49,7 @@ def receive(number, frame):
     def poison(gradient):
         handle.remove()
         return gradient * float("nan")
+    gc.collect()
     found = [each for each in gc.get_objects() if isinstance(each, torch.nn.Parameter) and each.requires_grad]
     handle = found[0].register_hook(poison) if found else None
 
@@ -81,8 +82,10 @@ def inject_nan(process: subprocess.Popen[str], run: Path, chance: random.Random)
     chance.choice(ranks(process)).send_signal(signal.SIGUSR2)
     before = len(gaps(run))
     for _ in range(600):  # not by the clock, which jumps where a virtual machine is halted
-        if len(gaps(run)) > before or process.poll() is not None:
+        if len(gaps(run)) > before:
             return
+        if process.poll() is not None:
+            break
         time.sleep(0.2)
     raise AssertionError("a NaN gradient was not noticed")
 
@@ -160,31 +163,36 @@ def torture(arguments: argparse.Namespace, folder: Path) -> int:
 def disturb(arguments: argparse.Namespace, words: list[str], folder: Path, run: Path) -> tuple[int, float]:
     """Launch the run until it is finished, with a fault in each try: (faults made, seconds)."""
     chance, began, made, code = random.Random(arguments.seed), time.monotonic(), 0, -1
-    given = arguments.faults.split(",") if arguments.faults else None
     names = {fault.__name__: fault for fault in FAULTS}
+    given = (
+        [[names[name] for name in each.split("+")] for each in arguments.faults.split(",")] if arguments.faults else []
+    )
+    tries = 0
     while code != 0:
-        if given is None:
-            fault = chance.choice(FAULTS) if time.monotonic() < began + 60 * arguments.minutes else None
+        if given:
+            faults = given[tries] if tries < len(given) else []
         else:
-            fault = names[given[made]] if made < len(given) else None
+            faults = [chance.choice(FAULTS)] if time.monotonic() < began + 60 * arguments.minutes else []
         layout = [chance.choice(LAYOUTS)] if arguments.layouts else []
-        offline = made == 1 if given else chance.random() < 0.3
+        offline = tries == 1 if given else chance.random() < 0.3
         with socket.socket() as refuses:  # a port that nobody listens on
             refuses.bind(("127.0.0.1", 0))
             server = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{refuses.getsockname()[1]}"}
             variables = {**os.environ, "PYTHONPATH": str(folder), **(server if offline else {})}
             own = [*words, *layout, *(["tracking.wandb=true"] if offline else [])]
-            code = one_try(own, variables, run, fault, chance.randrange(2, 5 if given else 12), chance)
+            left, stops = chance.randrange(2, 5 if given else 12), tries + 1 != len(given)
+            code = one_try(own, variables, run, faults, left, chance, stops)
         if code == 2:  # what the killed launcher held is not yet seen to be left
             time.sleep(1)
             continue
-        made += fault is not None
-        what = f"{fault.__name__ if fault else 'left alone'}{', W&B down' if offline else ''}{', '.join(['', *layout])}"
+        made, tries = made + len(faults), tries + 1
+        what = " and ".join(fault.__name__ for fault in faults) or "left alone"
+        what = ", ".join([what, *(["W&B down"] if offline else []), *layout])
         print(f"{time.monotonic() - began:6.0f} s  {what}: exit code {code}", flush=True)
-        if fault is None and code != 0:
+        if not faults and code != 0:
             raise AssertionError("left alone, it does not end")
-        if code == 0 and given is not None and made < len(given):
-            raise AssertionError(f"the run ended before {given[made:]} could be made; give it more --steps")
+        if code == 0 and tries < len(given):
+            raise AssertionError(f"the run ended before all of {arguments.faults} could be made; give it more --steps")
     return made, time.monotonic() - began
 
 
@@ -215,11 +223,15 @@ def one_try(
     words: list[str],
     variables: dict[str, str],
     run: Path,
-    fault: Callable[[subprocess.Popen[str], Path, random.Random], None] | None,
+    faults: list[Callable[[subprocess.Popen[str], Path, random.Random], None]],
     left: int,
     chance: random.Random,
+    stops: bool,
 ) -> int:
-    """Launch the run, make the fault when it has said `left` lines of steps, and return the launch's exit code."""
+    """Launch the run, make the faults when it has said `left` lines of steps, and return the launch's exit code.
+
+    stops: whether it is asked to stop when it goes on by itself.
+    """
     process = subprocess.Popen(
         words, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -228,12 +240,14 @@ def one_try(
     children: list[psutil.Process] = []
     for line in process.stdout:
         left -= line.startswith("nl ")
-        if left == 0 and fault is not None:
+        if left == 0 and faults:
             drain = threading.Thread(target=process.stdout.read, daemon=True)
             drain.start()
             children = family.children(recursive=True)
-            fault(process, run, chance)
-            stop_when_it_went_on(process, run)
+            for fault in faults:
+                fault(process, run, chance)
+            if stops:
+                stop_when_it_went_on(process, run)
             break
     code = process.wait(300)
     psutil.wait_procs(children, 60)

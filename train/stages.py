@@ -1,5 +1,6 @@
 """Training stages: the weights each starts from, its engine, and its lineage."""
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -102,6 +103,7 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
         else:
             load_layer(weights, layer, index, mesh.tp)
 
+    gc.collect()  # DeepSpeed's objects hold each other: the engine before, of a stage or a return, would stay in memory
     engine = build_engine(
         run_layers(settings, mesh.tp, context.kernels),
         set_weights,

@@ -3,6 +3,7 @@
 import math
 import platform
 import signal
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def run(
     dataset, order = training_samples(settings, data, "nl")
     bad = [torch.as_tensor(dataset[order[position]][0]) for position in range(*(bad_samples or (0, 0)))]
     forward, take, taken = Stack.forward, Engine.train_batch, [0]
+    engines, most = weakref.WeakSet[Any](), [0]
 
     def poisoned(stack: Stack, ids: torch.Tensor, labels: torch.Tensor | None = None, *more: Any) -> torch.Tensor:
         output = forward(stack, ids, labels, *more)
@@ -96,6 +98,8 @@ def run(
 
     def broken(engine: Engine, micro_batches: Any) -> Any:
         taken[0] += 1
+        engines.add(engine.deepspeed)
+        most[0] = max(most[0], len(engines))
         if disturb and taken[0] == at:
             return disturbed(engine, micro_batches)
         if bad_weight and taken[0] >= 5 and engine.mesh.rank == engine.mesh.size - 1:
@@ -131,7 +135,7 @@ def run(
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-    return ended, said
+    return ended, [*said, f"engines in memory at once: {most[0]}"]
 
 
 def all_finite(stage: Path) -> bool:
@@ -213,6 +217,7 @@ def test_a_flipped_bit_in_one_replica_is_found_before_it_is_saved(zero: int, cor
     assert [ended for ended, _ in results] == ["0", "0"]
     (event,) = read_records(corpora / "runs" / name / "stages/nl/health.jsonl")
     assert event["event"] == "rewind" and event["samples"] is None
+    assert results[0][1][-1] == "engines in memory at once: 1"
     assert f"rank 1 on {platform.node()}" in event["what"] and "step 6" in event["what"]
 
 

@@ -11,17 +11,22 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 import pytest
 from safetensors.torch import load_file
 
+from conf.compose import compose_settings
 from conf.run_folder import read_metrics
 from tests.canary import CANARIES, places
+from tests.train import test_loop
 from tests.train.evaluate.cases import ALLOWED
+from tests.worlds import Worlds
 from train.checkpoint.files import checkpoints
 from train.compare.curves import chain_stages
 from train.compare.read import read_folder
+from train.data.prepare import prepare
 from train.report import read_scores
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +71,20 @@ def command(folder: Path, name: str, *more: str) -> list[str]:
 
 def launch(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def trained(words: list[str]) -> int:
+    """The exit code of a run in this world, whose data is prepared."""
+    from train.loop import train
+    from train.stop import SIGNALS, StopSignal
+
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with patch("train.context.leave"):
+            return train(compose_settings(words, 1), StopSignal())
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def weights(run: Path, stage: str) -> dict[str, list]:
@@ -229,13 +248,14 @@ def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path,
     assert steps == sorted(set(steps), key=steps.index) and len(steps) == 3 * STEPS
 
 
-def test_a_wsd_stage_that_is_made_longer_is_the_longer_run(corpora: Path) -> None:
+def test_a_wsd_stage_that_is_made_longer_is_the_longer_run(corpora: Path, worlds: Worlds) -> None:
     """Extended after it was finished, it goes back to where it was stable, and ends with the longer run's weights."""
     short = ["stage=nl", "cluster.processes_per_node=1", "stages.nl.schedule=wsd", "stages.nl.anneal_steps=2"]
-    words = [word for word in command(corpora, "wsd", *short) if not word.startswith(("stages.multi", "stages.mono"))]
+    words = [word for word in command(corpora, "wsd", *short)[3:] if not word.startswith(OTHER_STAGES)]
     longer = [*words, "stages.nl.steps=9"]
-    for done in (launch(*words), launch(*longer, "run.extend=true"), launch(*longer, "run.name=whole")):
-        assert done.returncode == 0, done.stdout + done.stderr
+    prepare(compose_settings(words))
+    for each in (words, [*longer, "run.extend=true"], [*longer, "run.name=whole"]):
+        assert worlds(1).run(test_loop.trained, each) == [0]
     run = corpora / "runs/wsd"
     assert weights(run, "nl") == weights(corpora / "runs/whole", "nl")
     lineage = json.loads((run / "stages/nl/lineage.json").read_text())
