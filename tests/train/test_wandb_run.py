@@ -152,6 +152,7 @@ def test_a_server_that_is_lost_in_mid_run_has_the_whole_curve_after_sync(
 ) -> None:
     """The upload comes to its end in a given time; `python -m launch sync` brings the rest."""
     save_settings(settings, folder)
+    monkeypatch.chdir(folder)  # `wandb sync` makes a folder where it is called
     settings = replace(settings, tracking=replace(settings.tracking, wandb_seconds=1.0))
     with online(monkeypatch) as server:
         run = open_wandb(folder, "nl", settings, {}, ROWS[:1], print)
