@@ -22,7 +22,7 @@ from parallel.mesh import TensorParallelGroup
 from tests.train.checkpoint import test_save
 from tests.worlds import Worlds, mesh_of
 from train.checkpoint.files import Keep, checkpoints, is_complete, write_synced
-from train.checkpoint.save import Saver, serialise
+from train.checkpoint.save import Save, Saver, Writer, _publish, serialise
 
 
 def saver_of(engine: Any, folder: Path, keep: int = 1) -> Saver:
@@ -187,6 +187,24 @@ def not_finite(folder: Path) -> str:
     mesh.barrier()
     engine.destroy()
     return said
+
+
+def test_another_nodes_late_file_is_waited_for_and_one_that_never_comes_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system, where a file appears some time after its node has written it."""
+    partial, folder = tmp_path / "step_00000001.partial", tmp_path / "step_00000001"
+    partial.mkdir()
+    save = Save(folder, partial, ["."], {"part"}, {"step": 1}, Writer(partial))
+    monkeypatch.setattr("train.checkpoint.save.APPEARS_SECONDS", 0.2)
+    why = _publish(save, {"part": (5, 0)})
+    assert why is not None and "part was written elsewhere and does not appear here in 0.2 s" in why
+    assert not folder.exists()
+    monkeypatch.setattr("train.checkpoint.save.APPEARS_SECONDS", 60.0)
+    late = threading.Timer(0.3, lambda: write_synced(partial / "part", b"1234", b"5"))
+    late.start()
+    assert _publish(save, {"part": (5, 0)}) is None
+    assert is_complete(folder) and not partial.exists()
 
 
 def test_a_file_is_what_the_library_reads(tmp_path: Path) -> None:
