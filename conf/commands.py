@@ -49,6 +49,7 @@ class Sample(Sampling):
 
     run: str = MISSING
     prompt: str | None = field(default=None, metadata=TEXT)
+    infill: str | None = field(default=None, metadata=TEXT)
     diff: str | None = field(default=None, metadata=TEXT)
     message: str | None = field(default=None, metadata=TEXT)
     apply: bool = MISSING

@@ -25,6 +25,7 @@ def test_words_are_typed_and_texts_are_taken_as_they_are() -> None:
         (Sample, ["run"], "'run' is not a setting; settings are written key=value"),
         (Sample, ["run=a", "prompt=x", "top_p=b"], "top_p: Value 'b'"),
         (Sample, ["run=a", "prompt=x", "samples=[1"], "samples: while parsing"),
+        (Sample, ["prompt=x"], "run has no value; write run=..."),
         (Evaluate, ["run=x"], "task has no value; write task=..."),
     ],
 )

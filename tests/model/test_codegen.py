@@ -102,7 +102,15 @@ def test_value_stands_in_the_middle_of_each_released_group(tiny: ModelConfig) ->
     assert group[1, 2, 0] == d + d // MP_NUM  # k
 
 
-PUBLISHED = {"350m": 356_712_448, "2b": 2_779_356_160, "6b": 7_064_213_504, "16b": 16_032_155_648}
+PUBLISHED = {
+    "350m": 356_712_448,
+    "2b": 2_779_356_160,
+    "6b": 7_064_213_504,
+    "16b": 16_032_155_648,
+    "codegen2-1b": 1_015_306_240,
+    "codegen2-3.7b": 3_641_174_016,
+    "codegen2-7b": 6_862_858_240,
+}
 
 
 @pytest.mark.parametrize("size", PUBLISHED)

@@ -1,17 +1,19 @@
 """What every process of a parity world runs: a few optimizer steps of one small CodeGen under a given layout."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from conf.choices import IGNORE_INDEX
+from conf.choices import IGNORE_INDEX, Objective
 from conf.commands import Sampling
 from conf.compose import compose_settings
-from conf.schema import Settings
+from conf.schema import DataConfig, ModelConfig, RunConfig, Settings
 from model.build import run_layers
 from model.flops import layer_flops
 from model.init import init_layer
@@ -22,11 +24,15 @@ from parallel.mesh import ProcessMesh
 from parallel.micro_batch import MicroBatch
 from parallel.zero import deepspeed_config
 from tests.worlds import mesh_of
+from train.data.best_fit import BestFitDataset, write_plan
+from train.data.infill import training_tokens, write_infill
+from train.data.token_file import TokenFileWriter
 from train.optimizer import adamw
 from train.validation import continue_prompts
 
 STEPS, BATCH, RATE, SEED = 5, 8, 3e-3, 36
 NEW_TOKENS = 5
+EOS = 90  # of documents in CodeGen2's form
 SMALL_BUCKETS = [  # smaller than the model; ZeRO-3 partitions its matrices, and keeps its vectors whole
     "layout.zero.reduce_bucket_size=4000",
     "layout.zero.allgather_bucket_size=4000",
@@ -42,7 +48,10 @@ Form = Callable[[torch.Tensor], MicroBatch]  # rows `[batch, seq + 1]` as traini
 class Ids:
     """What sampling needs of a tokenizer where there is no text, and nothing ends it."""
 
-    eos, vocab_size = -1, 96
+    vocab_size = 96
+
+    def __init__(self, eos: int = -1, special_tokens: dict[str, int] | None = None) -> None:
+        self.eos, self.special_tokens = eos, special_tokens or {}
 
 
 def settings_of(overrides: list[str]) -> Settings:
@@ -85,6 +94,29 @@ def packed(rows: torch.Tensor) -> MicroBatch:
         labels[row, sum(lengths) :] = IGNORE_INDEX
         positions[row] = torch.cat([torch.arange(n) for n in (*lengths, ids.shape[1] - sum(lengths))])
     return MicroBatch(ids, labels, positions)
+
+
+def infilled(rows: torch.Tensor) -> MicroBatch:
+    """What data.objective=infill makes of `rows` `[batch, seq + 1]`, each two documents, packed whole: `[batch, seq]`.
+
+    The first document of a row is in CodeGen2's form where its draw says so; ids from 90 on are the form's.
+    """
+    data = DataConfig(objective=Objective.infill, infill_fraction=0.5, infill_span=0.5)
+    model = ModelConfig(context_length=rows.shape[1] - 1)
+    tokenizer = Ids(EOS, {"<mask_1>": 91, "<sep>": 92, "<eom>": 93})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.bin"
+        with TokenFileWriter(path, "<u2") as file:
+            file.write([EOS])
+            for row in rows.tolist():
+                file.write([*row[:9], EOS, *row[9:14], EOS])
+        settings = Settings(model=model, data=data, run=RunConfig(seed=SEED))
+        write_infill(path, "<u2", settings, tokenizer)  # type: ignore[arg-type]
+        read = training_tokens(path, settings)
+        write_plan(read, "<u2", model.context_length)
+        packed = BestFitDataset(read, "<u2", model.context_length, document_mask=True)
+        samples = [packed[index] for index in range(len(rows))]
+    return MicroBatch(*(torch.stack([torch.as_tensor(one) for one in each]) for each in zip(*samples, strict=True)))
 
 
 def plain(rows: torch.Tensor) -> MicroBatch:
@@ -155,6 +187,11 @@ def take_steps(engine: Engine, settings: Settings, form: Form = plain) -> dict[s
 def train_documents(overrides: list[str]) -> dict[str, Any]:
     """As `train`, on documents that do not see each other."""
     return train(overrides, packed)
+
+
+def train_infilled(overrides: list[str]) -> dict[str, Any]:
+    """As `train`, on documents of which some are in CodeGen2's form."""
+    return train(overrides, infilled)
 
 
 def train(overrides: list[str], form: Form = plain) -> dict[str, Any]:

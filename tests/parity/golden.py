@@ -1,14 +1,15 @@
 """The run that every layout must reproduce: Hugging Face's model with torch's AdamW and clipping, in one process."""
 
 from collections.abc import Callable
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from transformers import CodeGenForCausalLM
 
+from conf.choices import IGNORE_INDEX
 from model.huggingface import from_huggingface
-from tests.parity.cases import DOCUMENTS, NEW_TOKENS, RATE, SEED, STEPS, batch, settings_of
+from tests.parity.cases import DOCUMENTS, NEW_TOKENS, RATE, SEED, STEPS, batch, infilled, settings_of
 from tests.twin import MP_NUM, initial_weights, twin_of
 
 Summed = Callable[[CodeGenForCausalLM, torch.Tensor], tuple[torch.Tensor, int]]
@@ -54,6 +55,18 @@ def golden(summed: Summed | None = None) -> dict[str, Any]:
         for name, value in from_huggingface(index, state, model, MP_NUM).items()
     }
     return result
+
+
+def each_infilled_document(twin: CodeGenForCausalLM, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """As `cross_entropy`, of the documents of `infilled`, each in a forward pass of its own."""
+    found = []
+    batch = infilled(rows)
+    for ids, labels, positions in zip(*batch, strict=True):
+        begins = [*torch.nonzero(positions == 0).flatten().tolist(), len(ids)]
+        for first, last in pairwise(begins):
+            if labels[first] != IGNORE_INDEX:  # padding is a document of its own
+                found.append(cross_entropy(twin, torch.cat([ids[first:last], labels[last - 1 : last]])[None]))
+    return torch.stack([loss for loss, _ in found]).sum(), sum(count for _, count in found)
 
 
 def continue_greedily(twin: CodeGenForCausalLM, ids: torch.Tensor) -> list[int]:

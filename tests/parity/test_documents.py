@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.parity.cases import train_documents
-from tests.parity.golden import each_document_by_itself, golden
+from tests.parity.cases import EOS, batch, infilled, settings_of, train_documents, train_infilled
+from tests.parity.golden import each_document_by_itself, each_infilled_document, golden
 from tests.parity.test_compiled import AUTO
 from tests.parity.test_layouts import LAYOUTS
 from tests.worlds import Worlds
@@ -42,6 +42,24 @@ def test_documents_that_see_each_other_are_another_run(by_themselves: dict[str, 
 def test_layout_trains_each_document_by_itself(layout: str, worlds: Worlds, by_themselves: dict[str, Any]) -> None:
     size, overrides = LAYOUTS[layout]
     assert_same_run(worlds(size).run(train_documents, overrides), by_themselves)
+
+
+@pytest.fixture(scope="module")
+def in_codegen2s_form() -> dict[str, Any]:
+    """Likewise, documents of which some are in CodeGen2's form, whose one eos inside ends nothing."""
+    rows = batch(0, settings_of([]))
+    (ids, labels, positions) = infilled(rows)
+    assert ((ids == EOS) & (labels == 92)).any(), "some are in the form"
+    assert positions is not None and (positions[(ids == EOS) & (labels == 92)] > 0).all()
+    return golden(each_infilled_document)
+
+
+@pytest.mark.parametrize("layout", ["single", "tp2 sp recompute", "pp2 recompute", "dp2 zero3 recompute"])
+def test_layout_trains_documents_in_codegen2s_form(
+    layout: str, worlds: Worlds, in_codegen2s_form: dict[str, Any]
+) -> None:
+    size, overrides = LAYOUTS[layout]
+    assert_same_run(worlds(size).run(train_infilled, overrides), in_codegen2s_form)
 
 
 @pytest.mark.parametrize("layout", ["pp2"])

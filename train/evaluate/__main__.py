@@ -40,6 +40,7 @@ COMMAND = Command(
         "python -m train.evaluate run=runs/mine task=mtpb problems=mtpb.jsonl",
         "python -m train.evaluate run=runs/mine task=multipl_e problems=humaneval-js.jsonl",
         "python -m train.evaluate run=exported/mine task=perplexity 'paths=[notes.txt]'",
+        "python -m train.evaluate run=runs/mine task=infill 'paths=[code/]'",
         "python -m train.evaluate run=exported/mine task=harness 'harness_tasks=[lambada_openai]'",
         "deepspeed --num_gpus 2 --no_local_rank --module train.evaluate run=... task=...",
     ),
@@ -71,7 +72,7 @@ def check(command: Evaluate) -> None:
     if command.task == "harness":
         lm_harness.check(command)
     for path in command.paths:
-        if not Path(path).is_file():
+        if not Path(path).is_file() and not (command.task == "infill" and Path(path).is_dir()):
             raise ConfigError(f"{path} is not a file")
     for name in ("samples", "max_new_tokens", "batch_size", "seconds", "workers"):
         value = getattr(command, name)
@@ -81,7 +82,7 @@ def check(command: Evaluate) -> None:
         raise ConfigError(problem)
     if any(not temperature >= 0 for temperature in command.temperatures) or not command.temperatures:
         raise ConfigError(f"temperatures={command.temperatures} must be at least 0; 0 takes the most likely token")
-    if command.task not in ("perplexity", "harness"):
+    if command.task not in ("perplexity", "harness", "infill"):
         try:
             check_isolation(command.sandbox)
         except SandboxError as error:
@@ -101,7 +102,7 @@ def evaluate(command: Evaluate, is_main: bool, stop: StopSignal | None = None) -
 
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     from parallel.rendezvous import leave
-    from train.evaluate import completion, mtpb, perplexity
+    from train.evaluate import completion, perplexity
     from train.sample.generator import open_generator
 
     if command.task == "harness":
@@ -123,7 +124,7 @@ def evaluate(command: Evaluate, is_main: bool, stop: StopSignal | None = None) -
         if command.task in COMPLETION_TASKS:
             result = completion.evaluate(task, command, problems, generator, folder, stop)
         else:
-            result = mtpb.evaluate(command, problems, generator, folder, stop)
+            result = task.evaluate(command, problems, generator, folder, stop)
     if is_main:
         save_result(command, result, folder)
         if command.wandb:
@@ -163,6 +164,9 @@ def print_result(task: str, result: Result) -> None:
         rows |= {f"{name}, best of temperatures": values for name, values in result.get("languages", {}).items()}
         header = [f"pass@{k}" for k in result["pass_at_k"]]
         lines = {name: [f"{value:.2%}" for value in values.values()] for name, values in rows.items()}
+    elif task == "infill":
+        header = ["exact match"]
+        lines = {name: [f"{share:.2%}"] for name, share in result["exact_match"].items()}
     elif task == "mtpb":
         header = ["multi-turn", "single-turn"]
         lines = {"all problems": [f"{result['pass_rate']:.2%}", f"{result['single_turn_pass_rate']:.2%}"]}

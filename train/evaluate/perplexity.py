@@ -11,8 +11,10 @@ from torch import Tensor
 from conf.commands import Evaluate
 from conf.compose import load_settings
 from conf.errors import ConfigError
+from conf.run_folder import CONFIG
+from conf.schema import Settings
 from train.data.packed_dataset import PackedDataset
-from train.data.prepare import find_prepared
+from train.data.prepare import PreparedData, find_prepared
 from train.sample.generator import Generator
 
 Text = tuple[Iterator[Tensor], int]  # tokens in blocks [1 to context + 1] that overlap by one, bytes of UTF-8
@@ -38,14 +40,7 @@ def load_texts(run: Path, paths: list[str], generator: Generator) -> dict[str, T
     """
     if paths:
         return {Path(path).name: _file_blocks(Path(path), generator) for path in paths}
-    if not (run / "config.yaml").is_file():
-        raise ConfigError(f"{run} is no run with validation sets; name text files with paths=[...]")
-    settings = load_settings(run / "config.yaml")
-    data = find_prepared(settings)
-    if data is None:
-        raise ConfigError(
-            f"the prepared data of {run} is gone from {settings.data.cache}; prepare it or use paths=[...]"
-        )
+    settings, data = data_of(run)
     length = settings.model.context_length
     return {
         name: (
@@ -54,6 +49,19 @@ def load_texts(run: Path, paths: list[str], generator: Generator) -> dict[str, T
         )
         for name, files in data.corpora.items()
     }
+
+
+def data_of(run: Path) -> tuple[Settings, PreparedData]:
+    """The settings of `run` and its prepared data. Errors: `ConfigError` where it is no run, or the data is gone."""
+    if not (run / CONFIG).is_file():
+        raise ConfigError(f"{run} is no run with validation sets; name text files with paths=[...]")
+    settings = load_settings(run / CONFIG)
+    data = find_prepared(settings)
+    if data is None:
+        raise ConfigError(
+            f"the prepared data of {run} is gone from {settings.data.cache}; prepare it or use paths=[...]"
+        )
+    return settings, data
 
 
 def score(text: Text, generator: Generator, batch_size: int) -> tuple[float, float]:

@@ -19,22 +19,24 @@ from conf.commands import Sample, read_command
 from conf.errors import ConfigError
 from conf.run_folder import open_atomic
 from train.sample.diff import sample_diff
+from train.sample.gap import Gap, gap_in
 
 COMMAND = Command(
     program="python -m train.sample",
-    usage="run=... prompt=...|diff=... [KEY=VALUE ...]",
-    summary="Samples completions of prompts, or with diff= the change of a file, from a run, one of its stages, an "
-    "imported or exported folder, or a model on the hub. The deepspeed launcher spreads the model over several "
-    "devices; the samples are the same.",
+    usage="run=... prompt=...|infill=...|diff=... [KEY=VALUE ...]",
+    summary="Samples completions of prompts, with infill= what stands at <mask_1>, or with diff= the change of a file, "
+    "from a run, one of its stages, an imported or exported folder, or a model on the hub. The deepspeed launcher "
+    "spreads the model over several devices; the samples are the same.",
     examples=(
         "python -m train.sample run=runs/quickstart-tiny prompt='def add(a, b):' samples=3",
         "python -m train.sample run=Salesforce/codegen-350M-mono prompt=@prompts.jsonl output=samples.jsonl",
+        "python -m train.sample run=Salesforce/codegen2-1B_P infill=$'def add(a, b):\\n<mask_1>    return c\\n'",
         "python -m train.sample run=runs/commits diff=setup.py message='Require Python 3.11' apply=true",
         "deepspeed --num_gpus 2 --no_local_rank --module train.sample run=... prompt=...",
     ),
     settings="sample",
 )
-KINDS = ("prompt", "diff")  # settings that say what is sampled
+KINDS = ("prompt", "infill", "diff")  # settings that say what is sampled
 
 
 def main(argv: list[str]) -> int:
@@ -50,7 +52,9 @@ def sample_prompts(argv: list[str]) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
     if kind == "diff":
         return sample_diff(command, is_main)
-    prompts = read_prompts(value)
+    prompts = read_prompts(value, kind)
+    for prompt in prompts if kind == "infill" else ():
+        gap_in(prompt)  # said before the model is loaded
     with _writer(command.output if is_main else None) as output:
         sample(command, prompts, output, is_main)
     return 0
@@ -64,6 +68,7 @@ def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main:
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     from train.evaluate.truncation import truncate
     from train.sample.generator import open_generator
+    from train.sample.infill import fill
     from train.sample.replicas import spread
 
     generator = open_generator(command.run, command.precision, tensor_parallel=command.tensor_parallel_size)
@@ -75,8 +80,10 @@ def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main:
     special: Any = "all" if "all" in command.allowed_special else command.allowed_special
 
     def complete(batch: list[tuple[str, int, int]]) -> list[str]:
-        texts = [prompt for prompt, _, _ in batch]
-        return generator.generate(texts, command, [seed for *_, seed in batch], tuple(command.stop), special)
+        texts, seeds, stop = [prompt for prompt, _, _ in batch], [seed for *_, seed in batch], tuple(command.stop)
+        if command.infill is not None:
+            return fill(generator, [gap_in(text) for text in texts], command, seeds, stop)
+        return generator.generate(texts, command, seeds, stop, special)
 
     rounds = spread(generator.mesh, every, command.batch_size, complete)
     bar = Progress(console=Console(stderr=True), disable=not (is_main and sys.stderr.isatty()), transient=True)
@@ -86,7 +93,8 @@ def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main:
             completion = truncate(text) if command.truncate else text
             if is_main:
                 console.rule(f"sample {index + 1} of {command.samples}, seed {seed}", align="left", style="dim")
-                console.print(Text(prompt, style="dim"), Text(completion), sep="")
+                gap = Gap(prompt, "") if command.infill is None else gap_in(prompt)
+                console.print(Text(gap.prefix, style="dim"), Text(completion), Text(gap.suffix, style="dim"), sep="")
             if output is not None:
                 line = {"prompt": prompt, "sample": index, "seed": seed, "completion": completion}
                 output.write(json.dumps(line) + "\n")
@@ -106,18 +114,18 @@ def asked_for(command: Sample) -> tuple[str, str]:
     return given[0]
 
 
-def read_prompts(prompt: str) -> list[str]:
+def read_prompts(prompt: str, name: str = "prompt") -> list[str]:
     """`prompt` itself, or what the file holds that `@FILE` names: its text, or of .jsonl a prompt a line.
 
-    Errors: `ConfigError` for a file that cannot be read, naming the line.
+    name: of the setting. Errors: `ConfigError` for a file that cannot be read, naming the line.
     """
     if not prompt.startswith("@"):
-        return [_encodable(prompt, "prompt")]
+        return [_encodable(prompt, name)]
     path = Path(prompt[1:])
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"prompt={prompt} cannot be read ({error}); name a text file") from None
+        raise ConfigError(f"{name}={prompt} cannot be read ({error}); name a text file") from None
     if path.suffix != ".jsonl":
         return [text]
     prompts = []

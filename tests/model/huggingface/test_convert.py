@@ -20,6 +20,9 @@ from model.huggingface.convert import export_weights, import_weights, new_folder
 from model.huggingface.files import read_config
 from model.huggingface.settings import settings_of
 from model.pretrained import open_weights
+from model.tokenizer import load_tokenizer
+from model.tokenizer.codegen2 import CODEGEN2
+from model.tokenizer.gpt2 import EOS, WHITESPACE, byte_of_character
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from model.weights import Weights
 from tests.model.huggingface.random_models import random_model, save
@@ -141,6 +144,47 @@ def test_a_target_appears_whole_or_not_at_all(tmp_path: Path) -> None:
             raise error
         assert isinstance(error, KeyboardInterrupt) or str(caught.value).endswith("written: No space left on device")
         assert not list(tmp_path.glob("new*"))
+
+
+def regrouped(weight: torch.Tensor, heads: int, before: int, after: int) -> torch.Tensor:
+    """qkv_proj `[3d, d]` in `after` groups instead of `before`, each [q | v | k] of its heads, as released."""
+    kinds = weight.view(before, 3, heads // before, -1, weight.shape[1]).transpose(0, 1)  # [3, group, head, size, d]
+    return kinds.reshape(3, after, heads // after, -1, weight.shape[1]).transpose(0, 1).reshape(weight.shape)
+
+
+@pytest.mark.parametrize(("name", "mp_num"), [("codegen2-1B", 8), ("codegen2-3_7B", 8), ("codegen2-7B", 4)])
+def test_codegen2_goes_in_and_out_with_its_groups_and_its_tokens(tmp_path: Path, name: str, mp_num: int) -> None:
+    """A folder as released: .bin, a config.json that names neither groups nor eos, tokens in added_tokens.json."""
+    twin, released = random_model(vocab_size=1300), tmp_path / name
+    released.mkdir()
+    tensors = {
+        key: regrouped(value, 8, 4, mp_num) if key.endswith("qkv_proj.weight") else value
+        for key, value in twin.state_dict().items()
+    }
+    torch.save(tensors, released / "pytorch_model.bin")
+    config = {**twin.config.to_dict(), "_name_or_path": f"checkpoints/{name}/", "eos_token_id": 2, "bos_token_id": 1}
+    (released / "config.json").write_text(json.dumps(config))
+    alphabet = {character: token for token, character in enumerate(sorted(byte_of_character()))}
+    (released / "vocab.json").write_text(json.dumps(alphabet | {EOS: 256}))
+    (released / "merges.txt").write_text("#version: 0.2\n")
+    added = {text: 257 + number for number, text in enumerate([*WHITESPACE, *CODEGEN2])}
+    (released / "added_tokens.json").write_text(json.dumps(added))
+
+    made = import_weights(open_weights(released), tmp_path / "ours")
+    assert made.tokenizer_folder is not None and load_tokenizer(made.tokenizer_folder).kind == "codegen2"
+    ids = torch.randint(0, 400, (2, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = twin(ids).logits
+        torch.testing.assert_close(logits(made), expected, rtol=1e-5, atol=1e-5)
+        export_weights(made, tmp_path / "released", mp_num, Precision.auto)
+        assert same(tensors_in(tmp_path / "released"), {key: value.contiguous() for key, value in tensors.items()})
+        export_weights(made, tmp_path / "for_transformers", 4, Precision.auto)
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "for_transformers").eval()
+        torch.testing.assert_close(theirs(ids).logits, expected, rtol=0, atol=0)
+    assert theirs.config.eos_token_id == 256
+    (released / "config.json").write_text(json.dumps({**config, "_name_or_path": ""}))
+    with pytest.raises(ConfigError, match="write mp_num=8" if mp_num == 8 else "mp_num=3 does not divide"):
+        open_weights(released, 4 if mp_num == 8 else 3)
 
 
 MEASURE = """

@@ -15,8 +15,10 @@ from conf.choices import IGNORE_INDEX, INFILL_TOKENS, Objective, Packing
 from conf.errors import DataError
 from conf.schema import DataConfig, ModelConfig, RunConfig, Settings
 from tests.train.data.test_best_fit import EOS, ids_of, write
+from train.data.batches import micro_batches
 from train.data.best_fit import BestFitDataset, write_plan
 from train.data.infill import Form, InfillTokens, span_of, training_tokens, write_infill
+from train.data.mixture import MixedOrder
 from train.data.packed_dataset import PackedDataset
 from train.data.prepare import find_prepared, prepare
 from train.data.tokens_read import tokens_read
@@ -110,6 +112,30 @@ def test_packed_whole_or_cut_a_document_in_the_form_is_one(lengths: list[int], s
                     if samples is whole and SEP in own:
                         found.append(own[:-1])
         assert sorted(found) == sorted(part for part in documents_of(ids) if SEP in part)
+
+
+def test_every_layout_and_a_resumed_run_reads_the_same_forms(tmp_path: Path) -> None:
+    """(ranks, micro-batch size) before and after an interruption at 8 samples, each with the plan opened anew."""
+    path = infilled(tmp_path, list(range(3, 60)), settings_of(fraction=0.7))
+    write_plan(path, "<u2", LENGTH)
+
+    def read(position: int, ranks: int, size: int) -> list[str]:
+        datasets = [BestFitDataset(path, "<u2", LENGTH, document_mask=True) for _ in range(ranks)]
+        orders = [MixedOrder([len(one)], [(0, [1.0])], 5) for one in datasets]
+        readers = [
+            micro_batches(dataset, order, position, size, rank, ranks)
+            for rank, (dataset, order) in enumerate(zip(datasets, orders, strict=True))
+        ]
+        rows = []
+        for _ in range(8 // (ranks * size)):
+            for batch in map(next, readers):
+                rows += [str([part[row].tolist() for part in batch if part is not None]) for row in range(size)]
+        return sorted(rows)
+
+    alone = read(0, 1, 1), read(8, 1, 1)
+    assert any(str(SEP) in row for row in alone[0]) and alone[0] != alone[1]
+    for ranks, size in ((1, 8), (2, 2), (4, 1), (8, 1)):
+        assert (read(0, ranks, size), read(8, ranks, size)) == alone
 
 
 def test_a_draw_is_of_the_seed_and_the_document_alone(tmp_path: Path) -> None:

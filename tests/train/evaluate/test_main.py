@@ -116,7 +116,7 @@ def test_perplexity_is_the_models_own_loss(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["task=humanevil"], "task=humanevil is not known; use harness, humaneval, humaneval_plus, mbpp, "),
+        (["task=humanevil"], "task=humanevil is not known; use harness, humaneval, humaneval_plus, infill, mbpp, "),
         (["task=mtpb"], "task=mtpb needs problems=mtpb.jsonl; no package brings it"),
         (["task=mtpb", "problems=/none.jsonl"], "problems=/none.jsonl is not a file"),
         (["task=humaneval", "samples=5"], "pass@k of 5 samples needs 1 <= k <= 5; k=[1, 10, 100], use k=[1]"),
@@ -125,6 +125,9 @@ def test_perplexity_is_the_models_own_loss(run: Path, tmp_path: Path) -> None:
         (["task=humaneval", "top_p=2"], "top_p=2.0 must be above 0 and at most 1"),
         (["task=perplexity", "paths=[/none.txt]"], "/none.txt is not a file"),
         (["task=perplexity", "run=/none"], "/none"),
+        (["task=infill", "paths=[/none]"], "/none is not a file"),
+        (["task=infill"], "the prepared data of"),
+        (["task=infill", "problems=nothing.jsonl"], "problems=nothing.jsonl is not a file"),
         (["task=perplexity", "batch=3"], "unknown setting 'batch'; did you mean 'batch_size'?"),
     ],
 )

@@ -98,6 +98,7 @@ def test_special_tokens_in_a_prompt(run: Path, tmp_path: Path, capsys: pytest.Ca
         (["precision=fp16"], "precision=fp16 does not work on a CPU"),
         (["prompt=a\udcffb"], "prompt is no text at character 2"),
         (["prompt=@nowhere.txt"], "prompt=@nowhere.txt cannot be read"),
+        (["infill=a"], "say what to sample by one of prompt=, infill=, diff=; there is prompt= and infill="),
         (["output=nowhere/at/all.jsonl"], "output=nowhere/at/all.jsonl cannot be written"),
         (["sampels=3"], "did you mean 'samples'?"),
     ],
@@ -112,6 +113,23 @@ def test_one_thing_is_sampled(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     for words, said in (([], "there is none"), (["prompt=x", "diff=y"], "there is prompt= and diff=")):
         assert main([f"run={run}", *words]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["infill=@nowhere.txt"], "infill=@nowhere.txt cannot be read"),
+        (["infill=no place"], "infill= holds <mask_1> 0 times; write it once, where text is to be filled in"),
+        (["infill=<mask_1><mask_1>"], "infill= holds <mask_1> 2 times"),
+        (["infill=a<mask_1>b"], "cannot infill: its tokenizer has no <mask_1>, <sep>, <eom>; use a CodeGen2 model"),
+    ],
+)
+def test_what_cannot_be_filled_in_is_one_line(
+    words: list[str], said: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"run={run}", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1
 
 
 def test_a_prompt_file_with_a_wrong_line_names_it(
