@@ -166,8 +166,10 @@ def _texts(calibration: list[str]) -> Iterator[str]:
     """Text files; of the standard library in the order of their names' hashes, so that no topic comes first."""
     if not calibration:
         library = Path(sysconfig.get_path("stdlib"))
-        names = [path.relative_to(library).as_posix() for path in library.rglob("*.py") if path.is_file()]
-        kept = [name for name in names if not {"site-packages", "test", "tests"} & set(name.split("/"))]
+        tops = [path for path in library.iterdir() if path.name not in ("site-packages", "dist-packages", "test")]
+        found_in = [path for top in tops for path in (top.rglob("*.py") if top.is_dir() else [top])]
+        names = [path.relative_to(library).as_posix() for path in found_in if path.suffix == ".py"]
+        kept = [name for name in names if "tests" not in name.split("/")]
         paths = [library / name for name in sorted(kept, key=lambda name: hashlib.sha256(name.encode()).digest())]
     else:
         found = [(name, sorted(glob.glob(name, recursive=True))) for name in calibration]
