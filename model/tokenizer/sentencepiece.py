@@ -92,7 +92,8 @@ class SentencePieceTokenizer:
                 str(token): {"content": text, "special": True} for text, token in self.special_tokens.items()
             },
             "clean_up_tokenization_spaces": False,
-            "eos_token": self._processor.id_to_piece(EOS),
+            # CTranslate2 reads no tokenizer that lacks one of the three; GPT-2's are its end of text as well
+            **dict.fromkeys(("bos_token", "eos_token", "unk_token"), self._processor.id_to_piece(EOS)),
             # the text '</s>' is ordinary text, as the others are, unless a template writes them
             "split_special_tokens": not (self._added or self.chat_template),
             "tokenizer_class": "PreTrainedTokenizerFast",
