@@ -144,7 +144,7 @@ def _cluster(settings: Settings) -> Iterator[str]:
     for name, value in asdict(settings.cluster).items():
         if name in ABOVE_ZERO and value <= 0:
             yield f"cluster.{name}={value} must be more than 0"
-        if name in ("grace_seconds", "restarts") and value < 0:
+        if name in ("grace_seconds", "restarts", "restart_seconds", "spares") and value < 0:
             yield f"cluster.{name}={value} must be 0 or more"
     for name in filter(is_secret, settings.cluster.slurm.environment):
         yield f"cluster.slurm.environment.{name} would be read by others; export it in the shell that submits"

@@ -52,6 +52,8 @@ class ClusterConfig:
     nodes: int = MISSING
     processes_per_node: int | None = None
     hostfile: str | None = None
+    exclude: list[str] = field(default_factory=list)
+    spares: int = MISSING
     remote_shell: choices.RemoteShell = MISSING
     cpu_processes: int = MISSING
     port: int = MISSING
@@ -60,6 +62,7 @@ class ClusterConfig:
     grace_seconds: float = MISSING
     lock_seconds: float = MISSING
     restarts: int = MISSING
+    restart_seconds: int = MISSING
     min_free_gib: float = MISSING
     max_clock_skew_seconds: float = MISSING
     shared_folder_seconds: float = MISSING

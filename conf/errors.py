@@ -3,6 +3,8 @@
 import os
 import platform
 
+HOST = "RUN_HOST"  # environment variable by which a launch tells a host the name that the hostfile has for it
+
 
 class ConfigError(Exception):
     """The settings cannot make a run. Exit code 2."""
@@ -40,5 +42,5 @@ class UnreachableError(NodeError):
 
 
 def node_name() -> str:
-    """This machine's name: `SLURMD_NODENAME` where Slurm started the process, else the host name."""
-    return os.environ.get("SLURMD_NODENAME") or platform.node()
+    """This machine's name: Slurm's where it started the process, the hostfile's on its hosts, else the host name."""
+    return os.environ.get("SLURMD_NODENAME") or os.environ.get(HOST) or platform.node()

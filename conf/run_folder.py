@@ -179,6 +179,13 @@ def newest_step(run: Path) -> dict[str, Any]:
     return {}
 
 
+def newest_checkpoint(run: Path) -> tuple[str, int] | None:
+    """Stage and step of the checkpoint that was saved last: a folder gets such a name when it is complete."""
+    found = [path for path in run.glob(f"{STAGES}/*/{CHECKPOINTS}/step_*") if path.name[5:].isdigit()]
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    return None if newest is None else (newest.parts[-3], int(newest.name[5:]))
+
+
 def last_lines(path: Path) -> list[str]:
     """The lines in the last `TAIL_BYTES` of a file; none where it is missing."""
     if not path.is_file():

@@ -20,7 +20,7 @@ from conf.run_folder import run_folder
 from conf.schedule import schedule_lines
 from launch import control, evaluate, slurm, status
 from launch.here import LaunchPlan, open_folder, start_here
-from launch.hostfile import read_hostfile
+from launch.hostfile import hosts_of
 from launch.jobs import REFUSED, add_job
 from launch.local import world_size
 from launch.status import active_job, queue_of
@@ -48,7 +48,6 @@ COMMAND = Command(
         "--multirun": "as -m",
     },
     groups=True,
-    resumable=True,
 )
 SUBCOMMANDS: dict[str, tuple[Command, Callable[[list[str]], int]]] = {
     "status": (status.COMMAND, status.show),
@@ -103,7 +102,7 @@ def plan_launch(overrides: list[str]) -> LaunchPlan:
     settings = compose_settings(overrides)
     cluster = settings.cluster
     if cluster.kind is ClusterKind.hostfile:
-        processes = sum(read_hostfile(cluster).values())
+        processes = sum(hosts_of(cluster)[0].values())
     else:
         processes = world_size(cluster, settings.layout)
     check(settings, processes)

@@ -8,10 +8,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-# In this order: Slurm's word of a task that was killed; a rank's, the watchdog's or preflight's own line; any task that
-# ended. A rank that only lost another says `lost another rank` (conf/command_line.py) and is not to blame.
-KILLED = re.compile(r"srun: error: (\S+): tasks? [\d,-]+: (?!Exited)\S")
-SAID = re.compile(r"error: (?!.*\blost another rank\b)(?:rank \d+ on )?(\S+?)[:,]? ")
+# In this order: Slurm's or ssh's word of a task or a host that was lost; a rank's, the watchdog's, a launcher's or
+# preflight's own line; any task that ended. A rank that only lost another says `lost another rank`
+# (conf/command_line.py) and is not to blame. pdsh writes the host before what it said.
+KILLED = re.compile(r"srun: error: (\S+): tasks? [\d,-]+: (?!Exited)\S|pdsh@\S+: (\S+): ssh exited with exit code 255")
+SAID = re.compile(
+    r"(?:\S+: )?error: (?!.*\blost another rank\b)"
+    r"(?:ranks? [\d, ]+(?:and \d+ more )?\((\S+?)[,)]|(?:rank \d+ (?:\(process \d+ )?on )?(\S+?)[:,)]? )"
+)
 ENDED = re.compile(r"srun: error: (\S+): tasks? [\d,-]+: ")
 
 
@@ -21,8 +25,9 @@ def blamed_node(lines: Iterable[str], nodes: Sequence[str]) -> str | None:
     for pattern in (KILLED, SAID, ENDED):
         for line in text:
             found = pattern.match(line)
-            if found and found[1] in nodes:
-                return found[1]
+            node = next(filter(None, found.groups()), None) if found else None
+            if node in nodes:
+                return node
     return None
 
 

@@ -54,6 +54,11 @@ def cancel(argv: list[str]) -> int:
                 if done.returncode:
                     raise ConfigError(f"scancel refused job {job.id}: {done.stderr.strip()}")
             elif job.host == platform.node():
+                asked = (run / job.exit).with_suffix(".cancel")
+                if asked.exists():  # a second signal would kill it while it saves
+                    print(f"{run}: process {job.id} was asked to stop before, and ends when it has saved")
+                    continue
+                asked.touch()
                 os.kill(int(job.id), signal.SIGTERM)
             else:  # a signal does not cross hosts, a file does
                 stop_file(run, (living_holder(run) or {}).get("owner", "")).touch()

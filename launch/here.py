@@ -5,7 +5,6 @@ import platform
 import shlex
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +13,16 @@ import psutil  # type: ignore[import-untyped]
 from conf.choices import ClusterKind
 from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED, UNHEALTHY
 from conf.resume import record_extension
-from conf.run_folder import newest_step, run_folder, save_settings
+from conf.run_folder import newest_checkpoint, newest_step, run_folder, save_settings
 from conf.run_lock import OWNER, owner, run_lock, stop_file
 from conf.schema import Settings
-from launch import slurm
-from launch.hostfile import main_address, read_hostfile, remote_command, secrets_file
+from launch.hosts import Hosts
 from launch.jobs import add_job
 from launch.local import environment, train_command
 from launch.processes import STOPPING, ending_on_signals, run
 
-ENDED = {0, BAD_INPUT, UNHEALTHY, INTERRUPTED, *(128 + number for number in STOPPING)}  # codes after which no try helps
+STOPPED = {128 + number for number in STOPPING}  # codes of a run that was asked to stop, and did not save itself
+ENDED = {0, BAD_INPUT, UNHEALTHY, INTERRUPTED, *STOPPED}  # codes after which no try helps
 
 
 @dataclass(frozen=True)
@@ -44,48 +43,43 @@ class LaunchPlan:
         """The run's folder."""
         return run_folder(self.settings)
 
-    @property
-    def secrets(self) -> Path:
-        """What other hosts read the secret environment variables from while the run is under way."""
-        return self.folder.with_name(f".{self.folder.name}.secrets")
-
 
 def start_here(plan: LaunchPlan, dry_run: bool) -> int:
     """Prepare the data and train, on this machine or on the hosts of a hostfile; return the exit code."""
     cluster, holder = plan.settings.cluster, owner()
-    variables = {**environment(plan.processes, plan.settings.layout), OWNER: holder}
     prepare = [sys.executable, "-m", "train.data", "prepare", *plan.overrides]
-    if cluster.kind is ClusterKind.hostfile:
-        slots = read_hostfile(cluster)
-        address = next(iter(slots)) if dry_run else main_address(cluster, slots)
-        variables = {**environment(max(slots.values()), plan.settings.layout), OWNER: holder}
-        train = remote_command(
-            cluster, slots, address, plan.overrides, variables, plan.secrets, stop_file(plan.folder, holder)
-        )
-    else:
-        train = train_command(plan.overrides, {"localhost": plan.processes})
+    hosts = Hosts(plan.folder, plan.overrides, plan.settings) if cluster.kind is ClusterKind.hostfile else None
+    processes = plan.processes if hosts is None else max(hosts.used.values())
+    variables = {**environment(processes, plan.settings.layout), OWNER: holder}
     if dry_run:
+        if hosts is None:
+            train = train_command(plan.overrides, {"localhost": plan.processes})
+        else:
+            train = hosts.command(variables, next(iter(hosts.used)))
         print(shlex.join(prepare), shlex.join(train), sep="\n")
         return 0
-    secrets = secrets_file(plan.secrets) if cluster.kind is ClusterKind.hostfile else nullcontext()
-    with ending_on_signals(), run_lock(plan.folder, holder, cluster.lock_seconds), secrets:
+    if hosts is not None:
+        hosts.meet()  # before data is prepared for hosts that are not there
+    with ending_on_signals(), run_lock(plan.folder, holder, cluster.lock_seconds):
         code = run(prepare, {**os.environ, **variables}, cluster.grace_seconds)
-        return code or train_until_ended(plan, train, {**os.environ, **variables})
+        if code:
+            return code
+        return train_until_ended(plan, variables, hosts)
 
 
-def train_until_ended(plan: LaunchPlan, command: list[str], variables: dict[str, str]) -> int:
+def train_until_ended(plan: LaunchPlan, variables: dict[str, str], hosts: Hosts | None = None) -> int:
     """`train_here`, again after a failure, from the last checkpoint, until tries come no further; the exit code."""
     cluster, tries, furthest = plan.settings.cluster, 0, progress(plan.folder)
     while True:
-        code, reached = train_here(plan, command, variables), progress(plan.folder)
+        code, reached = train_here(plan, variables, hosts), progress(plan.folder)
         came_further = reached != furthest
         unfit = code == BAD_NODE and not came_further and tries == 0  # it has said so before the first step
-        if code in ENDED or unfit:
+        if code in ENDED or (unfit and not (hosts and hosts.spares)):
             return code
         tries, furthest = 1 if came_further else tries + 1, reached
         if tries > cluster.restarts:
             return code
-        pause = slurm.RESTART_SECONDS * 2 ** (tries - 1)
+        pause = cluster.restart_seconds * 2 ** (tries - 1)
         print(
             f"failed with code {code}; going on from the last checkpoint in {pause:g} s "
             f"(try {tries} of {cluster.restarts} without coming further)",
@@ -101,22 +95,32 @@ def progress(run: Path) -> tuple[str, int]:
     return row.get("stage", ""), row.get("step", 0)
 
 
-def train_here(plan: LaunchPlan, command: list[str], variables: dict[str, str]) -> int:
-    """Run the ranks by `command`, with a log and a record of the job in the run's folder; return the exit code."""
+def train_here(plan: LaunchPlan, variables: dict[str, str], hosts: Hosts | None) -> int:
+    """Run the ranks, with a log and a record of the job in the run's folder; return the exit code.
+
+    What is said of a stop is what is on the disk: which checkpoint the run goes on from.
+    """
     cluster = plan.settings.cluster
     kind, stop = cluster.kind.value, None
-    if cluster.kind is ClusterKind.hostfile:
+    open_folder(plan)
+    log, exit_file = f"jobs/{kind}.log", f"jobs/{kind}.exit"
+    add_job(plan.folder, kind, str(os.getpid()), list(plan.settings.stages), platform.node(), log, exit_file)
+    if hosts is None:
+        command = train_command(plan.overrides, {"localhost": plan.processes})
+        code = run(command, {**os.environ, **variables}, cluster.grace_seconds, plan.folder / log)
+    else:
 
         def stop(_: psutil.Process) -> None:  # a signal does not cross hosts, a file does
             stop_file(plan.folder, variables[OWNER]).touch()
 
-    open_folder(plan)
-    log, exit_file = f"jobs/{kind}.log", f"jobs/{kind}.exit"
-    add_job(plan.folder, kind, str(os.getpid()), list(plan.settings.stages), platform.node(), log, exit_file)
-    code = run(command, variables, cluster.grace_seconds, plan.folder / log, stop)
-    (plan.folder / exit_file).write_text(f"{code}\n")
+        code = hosts.train(variables, plan.folder / log, stop)
+    saved = newest_checkpoint(plan.folder)
+    where = "from the beginning" if saved is None else f"after {saved[0]} step {saved[1]}"
     if code == INTERRUPTED:
-        print(f"saved; the same command goes on with {plan.folder}", file=sys.stderr)
+        print(f"saved; the same command goes on with {plan.folder} {where}", file=sys.stderr)
+    elif code in STOPPED:
+        print(f"ended before it had saved; the same command goes on with {plan.folder} {where}", file=sys.stderr)
+    (plan.folder / exit_file).write_text(f"{code}\n")
     return code
 
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from conf.choices import RemoteShell
-from conf.errors import ConfigError
+from conf.errors import HOST, ConfigError
 from conf.schema import ClusterConfig
 from conf.secrets import is_secret, secrets_in
 from launch.local import train_command
@@ -22,6 +21,16 @@ SSH = [
     "ssh",
     *(word for option in ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=15") for word in ("-o", option)),
 ]
+WAIT = """\
+code=0
+for node in "${!pids[@]}"; do
+    wait "${pids[$node]}" && continue
+    ended=$?
+    (( code > 1 )) || code=$ended  # 1 says nothing
+    (( ended != 255 )) || echo "error: ${hosts[$node]}: the connection to it ended" >&2
+done
+exit "$code"
+"""
 FORWARDED = (  # prefixes of the environment variables that every host gets
     "NCCL_",
     "WANDB_",
@@ -60,25 +69,32 @@ def read_hostfile(cluster: ClusterConfig) -> dict[str, int]:
     return slots
 
 
-def main_address(cluster: ClusterConfig, slots: dict[str, int]) -> str:
-    """The first host's IP address, asked over ssh: a name in the hostfile may be known to ssh only.
+def hosts_of(cluster: ClusterConfig) -> tuple[dict[str, int], dict[str, int]]:
+    """(host -> its processes, the same of the spare hosts), without those that are left out.
 
-    Errors: `ConfigError` naming every host that does not answer, or the remote shell that is missing.
+    Errors: as `read_hostfile`; `ConfigError` where a host that is left out is none, or no host is left to train.
     """
-    for program in {"ssh", cluster.remote_shell.value}:
-        if shutil.which(program) is None:
-            raise ConfigError(f"there is no {program} on this machine; install it or set cluster.remote_shell=ssh")
+    slots = read_hostfile(cluster)
+    unknown = [host for host in cluster.exclude if host not in slots]
+    if unknown:
+        raise ConfigError(f"cluster.exclude={unknown[0]} is no host of {cluster.hostfile}: {', '.join(slots)}")
+    kept = {host: count for host, count in slots.items() if host not in cluster.exclude}
+    first = len(kept) - cluster.spares
+    if first < 1:
+        raise ConfigError(f"cluster.spares={cluster.spares} leaves none of the {len(kept)} hosts to train")
+    hosts = list(kept.items())
+    return dict(hosts[:first]), dict(hosts[first:])
+
+
+def ask_addresses(hosts: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """(host -> its IP address, of those that answer over ssh; host -> what ssh said, of those that do not).
+
+    A name in the hostfile may be known to ssh only.
+    """
     with ThreadPoolExecutor(64) as pool:
-        answers = dict(zip(slots, pool.map(_answer, slots), strict=True))
-    silent = [f"{host} ({said})" for host, (answered, said) in answers.items() if not answered]
-    if silent:
-        said = f"no answer from {', '.join(silent)}; ssh must work without a password"
-        left = len(slots) - len(silent)
-        raise ConfigError(
-            f"{said}; to go on with the other {left}, take them out of {cluster.hostfile}" if left else said
-        )
-    first = next(iter(slots))
-    return (answers[first][1].split() or [first])[0]
+        answers = dict(zip(hosts, pool.map(_answer, hosts), strict=True))
+    addresses = {host: (said.split() or [host])[0] for host, (answered, said) in answers.items() if answered}
+    return addresses, {host: said for host, (answered, said) in answers.items() if not answered}
 
 
 def _answer(host: str) -> tuple[bool, str]:
@@ -90,21 +106,25 @@ def _answer(host: str) -> tuple[bool, str]:
 
 
 @contextlib.contextmanager
-def secrets_file(path: Path) -> Iterator[None]:
-    """A file at `path`, readable by this user only, that exports the secrets among the forwarded variables.
+def secrets_files(path: Path, hosts: int) -> Iterator[None]:
+    """A file for each host, `path` with the host's index after it, that exports the secrets among what is forwarded.
 
-    It is there while the block runs, beside the run's folder, on the file system that the hosts share: a command line
-    is seen by every user.
+    They stand beside the run's folder, on the file system that the hosts share, readable by this user only: a command
+    line is seen by every user. A host removes its own as it has read it; what is left goes as the block ends.
     """
     forwarded = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in secrets_in(forwarded).items()]
+    files = [Path(f"{path}.{host}") for host in range(hosts)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in secrets_in(forwarded).items())
     try:
+        for file in files:
+            file.unlink(missing_ok=True)
+            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+                opened.writelines(lines)
         yield
     finally:
-        path.unlink(missing_ok=True)
+        for file in files:
+            file.unlink(missing_ok=True)
 
 
 def remote_command(
@@ -119,22 +139,20 @@ def remote_command(
     """The command that starts the ranks on every host and ends when the last has ended.
 
     address: of the first host. Where one host's launcher fails, the others' ranks fail in their next collective.
-    secrets: a file that exports what must not stand on a command line, `secrets_file`. stop: the
-    file by which the launch asks the ranks to stop.
+    secrets: as `path` of `secrets_files`. stop: the file by which the launch asks the ranks to stop.
     """
     forwarded_here = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
     kept = {name: value for name, value in forwarded_here.items() if not is_secret(name)} | variables
-    forwarded = [f"{name}={value}" for name, value in {**kept, "NODES": " ".join(slots)}.items()]
 
-    def on(node: str) -> str:
-        host = [sys.executable, "-m", "launch.host", str(stop.absolute()), f"{cluster.grace_seconds:g}"]
-        command = [*host, *train_command(overrides, slots, address, cluster.port, node)]
-        own = f". {shlex.quote(str(secrets.absolute()))} && "
-        return f"{own}cd {shlex.quote(os.getcwd())} && exec env {shlex.join([*forwarded, *command])}"
+    def on(host: str, node: str) -> str:
+        started = [sys.executable, "-m", "launch.host", str(stop.absolute()), f"{cluster.grace_seconds:g}"]
+        command = [*started, *train_command(overrides, slots, address, cluster.port, node)]
+        forwarded = [f"{name}={value}" for name, value in {**kept, HOST: host}.items()]
+        own = shlex.quote(f"{secrets.absolute()}.{node}")
+        return f". {own} && rm {own} && cd {shlex.quote(os.getcwd())} && exec env {shlex.join([*forwarded, *command])}"
 
     if cluster.remote_shell is RemoteShell.pdsh:
-        return ["pdsh", "-S", "-R", "ssh", "-f", "1024", "-w", ",".join(slots), on("%n")]
+        return ["pdsh", "-S", "-R", "ssh", "-f", "1024", "-w", ",".join(slots), on("%h", "%n")]
     # A shell gives what it starts in the background no standard input of its own accord.
-    starts = [f"{shlex.join([*SSH, host, on(str(node))])} <&0 & pids+=($!)" for node, host in enumerate(slots)]
-    waits = 'code=0; for pid in "${pids[@]}"; do wait "$pid" || code=$?; done; exit "$code"'
-    return ["bash", "-c", "\n".join(["pids=()", *starts, waits])]
+    starts = [f"{shlex.join([*SSH, host, on(host, str(node))])} <&0 & pids+=($!)" for node, host in enumerate(slots)]
+    return ["bash", "-c", "\n".join([f"hosts=({shlex.join(slots)}) pids=()", *starts, WAIT])]

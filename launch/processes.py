@@ -22,6 +22,7 @@ from conf.exit_codes import BAD_INPUT, BAD_NODE, HUNG, INTERRUPTED, UNHEALTHY
 from conf.run_lock import end_with_parent
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+QUIET = {0, BAD_INPUT, BAD_NODE, UNHEALTHY, HUNG, INTERRUPTED}  # codes of which a line has told, or none is needed
 WATCH_SECONDS = 0.2  # between two checks of which ranks are alive
 
 
@@ -93,26 +94,26 @@ def run(
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-    if signals and code == INTERRUPTED:
-        return INTERRUPTED
-    if signals and code:
-        print("stopped, not saved; what was saved before is kept", file=sys.stderr)
-        return 128 + signals[0]
-    # Who failed has said why, also a rank that lost another one; who was killed could not.
-    if code not in (0, BAD_INPUT, BAD_NODE, UNHEALTHY, HUNG) and first is not None and first[0] not in said:
+    # Who failed has said why, also a rank that lost another one; who was killed could not. A second signal kills all.
+    if code not in QUIET and len(signals) < 2 and first is not None and first[0] not in said:
         which = f"rank {first[0]} (process {first[1]} on {node_name()})"
         print(f"error: {which} ended first; the others were stopped", file=sys.stderr)
+    if signals and code not in (0, INTERRUPTED):
+        return 128 + signals[0]
     return code if code >= 0 else 128 - code
 
 
 @contextlib.contextmanager
 def ending_on_signals() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP raise SystemExit while the block runs and no command does, so that it leaves nothing."""
+    """End the program, in one line, on a signal while the block runs and no command does, so that it leaves nothing."""
 
     def end(number: int, _: FrameType | None) -> NoReturn:
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        print("stopped while nothing was being trained", file=sys.stderr, flush=True)
         sys.exit(128 + number)
 
-    previous = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.signal(number, end) for number in STOPPING}
     try:
         yield
     finally:

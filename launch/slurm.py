@@ -18,7 +18,6 @@ from conf.schema import ClusterConfig, LayoutConfig, Settings
 from launch.local import CPU_ENVIRONMENT, gpu_environment
 
 QUEUE_TRIES, QUEUE_SECONDS = 3, 1.0  # squeue may fail once, where its controller is busy
-RESTART_SECONDS = 10  # before the first try after a failure; doubled before each further one
 
 SCRIPT = """\
 #!/bin/bash
@@ -135,7 +134,7 @@ def script(
         interrupted=INTERRUPTED,
         max_requeues=slurm.max_requeues,
         restarts=cluster.restarts,
-        restart_seconds=RESTART_SECONDS,
+        restart_seconds=cluster.restart_seconds,
     )
 
 

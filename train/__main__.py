@@ -9,6 +9,7 @@ from conf.compose import compose_settings
 from conf.run_lock import end_with_parent
 from train.logs import log_failure
 from train.stop import StopSignal
+from train.watchdog import watch_start
 
 COMMAND = Command(
     program="python -m train",
@@ -36,11 +37,16 @@ def run_rank(argv: list[str]) -> int:
     bind_cores()
     _, overrides = COMMAND.split_flags(argv)
     settings = compose_settings(overrides, int(os.environ.get("WORLD_SIZE", "1")))
+    watchdog = watch_start(settings)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
     from train.loop import train  # torch and DeepSpeed are loaded only for settings that can run
 
-    with log_failure():
-        return train(settings, stop)
+    try:
+        with log_failure():
+            return train(settings, stop, watchdog)
+    finally:
+        if watchdog is not None:
+            watchdog.close()
 
 
 def bind_cores() -> None:

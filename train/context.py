@@ -56,10 +56,11 @@ class RunContext:
 
 
 @contextmanager
-def open_context(settings: Settings) -> Iterator[RunContext]:
+def open_context(settings: Settings, watchdog: Watchdog | None = None) -> Iterator[RunContext]:
     """Join the other processes, open the run's folder and the prepared data, choose precision and kernels.
 
     The run is locked against other writers (`conf/run_lock.py`) until the block ends; after it the processes part.
+    watchdog: of this process, where it is watched already.
     Errors: `ConfigError` for settings that these devices or this folder cannot serve; `DataError` without data;
     `NodeError` for a machine that is not fit.
     """
@@ -88,7 +89,8 @@ def open_context(settings: Settings) -> Iterator[RunContext]:
     with ExitStack() as lock:
         folder = Path(on_main(mesh, lambda: str(_open_locked(settings, data, lock))))
         nodes = mesh.all_gather_object(node_name())
-        watchdog = Watchdog(folder, mesh.rank, nodes, settings.health.hang_seconds)
+        watchdog = watchdog or Watchdog(folder, mesh.rank, nodes, settings.health.hang_seconds)
+        watchdog.nodes = nodes
         lock.callback(watchdog.close)
         yield _context(settings, folder, data, mesh, kernels, watchdog)
         mesh.barrier()  # a launcher takes the end of the others for the main process's, which may still report

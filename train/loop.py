@@ -20,11 +20,12 @@ from train.schedule import last_stable_step, learning_rate
 from train.stages import check_parents, lineage, open_engine, open_saver, parent_of, stage_batches
 from train.stop import StopSignal
 from train.tracking import Tracker, open_tracker
+from train.watchdog import Watchdog
 
 
-def train(settings: Settings, stop: StopSignal) -> int:
+def train(settings: Settings, stop: StopSignal, watchdog: Watchdog | None = None) -> int:
     """Run the stages of `settings` that are not finished; return 0, or `INTERRUPTED` where a signal came."""
-    with open_context(settings) as context:
+    with open_context(settings, watchdog) as context:
         check_parents(context)
         report_schedule(context)
         log_estimates(context)

@@ -50,15 +50,21 @@ def run_preflight(settings: Settings) -> None:
 
 def _offer(settings: Settings, came: Sequence[int]) -> str:
     """How the run goes on with the nodes all of whose processes came, as a clause; said by the main process alone."""
-    from train.plan.fewer import fewer_nodes  # the planner is loaded only where something is missing
+    from train.plan.fewer import fewer_hosts, fewer_nodes  # the planner is loaded only where something is missing
 
-    if settings.cluster.kind is ClusterKind.hostfile:
-        return f"; to go on without, take them out of {settings.cluster.hostfile}"
-    if os.environ["RANK"] != "0" or settings.cluster.nodes == 1:
+    if os.environ["RANK"] != "0":
         return ""
-    per_node = int(os.environ["WORLD_SIZE"]) // settings.cluster.nodes
-    whole = sum(count == per_node for count in Counter(rank // per_node for rank in came).values())
-    words = fewer_nodes(settings, whole)
+    if settings.cluster.kind is ClusterKind.hostfile:
+        if settings.cluster.spares:  # one takes the place, as the launcher says
+            return ""
+        ranks = os.environ["NODES"].split()
+        words = fewer_hosts(settings, ranks, {host for rank, host in enumerate(ranks) if rank not in came})
+    elif settings.cluster.nodes == 1:
+        return ""
+    else:
+        per_node = int(os.environ["WORLD_SIZE"]) // settings.cluster.nodes
+        whole = sum(count == per_node for count in Counter(rank // per_node for rank in came).values())
+        words = fewer_nodes(settings, whole)
     return f"; to go on without, launch again with {' '.join(words)}" if words else ""
 
 

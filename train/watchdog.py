@@ -4,7 +4,8 @@ A collective waits for a process that does not come as long as its own limit, an
 each rank gives a sign of life at every step and section, and within those that are long; a rank that gives none for too
 long writes the collective that it waits in and the stacks of all its threads to `hangs/rank_<n>.txt`. A rank that
 cannot even do that (stopped, its node gone) is to blame; else one that has not begun the collective that the others
-wait in, or that waits in none.
+wait in, or that waits in none. Before a stage's first step is done nothing has a usual time; then a rank that is
+stopped is known by its signs of life (`train/signs.py`).
 """
 
 import faulthandler
@@ -20,11 +21,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from conf.errors import node_name
 from conf.exit_codes import HUNG
-from parallel.flight_recorder import behind, collectives
+from conf.run_folder import is_run_folder, run_folder
+from conf.schema import Settings
+from train.signs import Signs
 
 HANGS = "hangs"
-START_SECONDS = 600.0  # until a stage's first step is done no less is a hang: engines are built, kernels compiled
+START_SECONDS = 600.0  # until a stage's first step is done no less is a hang of a rank that gives signs of life
 STEPS = 5  # as many usual steps are no hang
 NOTICED = 0.75  # of the time allowed, after which stacks are written: the rest is for those of other ranks
 WINDOW = 20  # newest steps whose median is the usual one; the first of a stage is none of them
@@ -46,6 +50,7 @@ class Watchdog:
         self.ended = threading.Event()
         self.folder.mkdir(exist_ok=True)
         self._report_file(rank).unlink(missing_ok=True)
+        self.signs = Signs(self.folder, rank, len(nodes))
         self.thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self.thread.start()
 
@@ -67,6 +72,7 @@ class Watchdog:
         """End the watch."""
         self.ended.set()
         self.thread.join()
+        self.signs.end()
 
     @property
     def timeout(self) -> float:
@@ -80,10 +86,12 @@ class Watchdog:
             now = time.monotonic()
             if now - woken > self.seconds / 2:  # this whole process was stopped, and goes on
                 self.since = now
+                self.signs.forget()
             woken = now
-            if now - self.since > NOTICED * self.timeout:
+            silent = self.signs.lack(NOTICED * self.seconds)
+            if silent or now - self.since > NOTICED * self.timeout:
                 self._report()
-                self._wait_for_reports()
+                self._wait_for_reports(silent)
                 self.end(HUNG)
                 return
 
@@ -95,7 +103,7 @@ class Watchdog:
         )
         head = {
             "rank": self.rank,
-            "node": self.nodes[self.rank],
+            "node": node_name(),
             "place": self.place,
             "line": f"{'/'.join(Path(own.filename).parts[-2:])}:{own.lineno} {own.name}",
             "waits": any(part in frame.filename for frame in frames for part in WAITING),
@@ -108,15 +116,18 @@ class Watchdog:
             faulthandler.dump_traceback(file, all_threads=True)
         partial.rename(self._report_file(self.rank))
 
-    def _wait_for_reports(self) -> None:
-        """Give the others time to report; then the lowest rank that did says who is to blame."""
-        until = time.monotonic() + max(1.0, 0.8 * (1 - NOTICED) * self.timeout)
+    def _wait_for_reports(self, silent: bool) -> None:
+        """Give the others time to report; then the lowest rank that did says who is to blame. silent: as one's signs of
+        life tell."""
+        until = time.monotonic() + max(1.0, 0.8 * (1 - NOTICED) * (self.seconds if silent else self.timeout))
         while time.monotonic() < until and not all(self._report_file(rank).exists() for rank in range(len(self.nodes))):
             time.sleep(0.1)
         reports = {rank: json.loads(path.read_text().partition("\n")[0]) for rank, path in self._reports()}
+        seconds = self.signs.silence() if silent else time.monotonic() - self.since
+        nodes = [known or told for known, told in zip(self.nodes, self.signs.nodes(), strict=True)]
         if self.rank == min(reports):
             print(
-                f"error: {blame(reports, self.nodes, time.monotonic() - self.since)} (stacks: {self.folder})",
+                f"error: {blame(reports, nodes, seconds)} (stacks: {self.folder})",
                 file=sys.stderr,
                 flush=True,
             )
@@ -129,9 +140,22 @@ class Watchdog:
         return self.folder / f"rank_{rank}.txt"
 
 
+def watch_start(settings: Settings) -> Watchdog | None:
+    """Watch a rank of several from its start, before torch is loaded; None where no launcher has made the folder."""
+    size, run = int(os.environ.get("WORLD_SIZE", "1")), run_folder(settings)
+    if size == 1 or not is_run_folder(run):
+        return None
+    try:
+        return Watchdog(run, int(os.environ["RANK"]), [""] * size, settings.health.hang_seconds)
+    except OSError:  # a disk that is full, or is not this node's: preflight says so
+        return None
+
+
 def _collectives() -> dict[str, Any]:
     """`collectives`, and nothing of them where torch's record cannot be read: a rank that is silent would be blamed."""
     try:
+        from parallel.flight_recorder import collectives  # torch is being loaded as the watch begins
+
         return collectives()
     except Exception:
         return {"begun": {}, "groups": {}, "waiting": None}
@@ -139,8 +163,8 @@ def _collectives() -> dict[str, Any]:
 
 def blame(reports: Mapping[int, Mapping[str, Any]], nodes: Sequence[str], seconds: float) -> str:
     """Who keeps the others waiting, where, and in what they wait. reports: of the ranks that wrote one, by rank; nodes:
-    of all ranks."""
-    silent = [rank for rank in range(len(nodes)) if rank not in reports]
+    of all ranks, "" of those that have not come."""
+    silent = [rank for rank, node in enumerate(nodes) if node and rank not in reports]
     guilty = silent or _stuck(reports)
     waiting = Counter(report["waiting"] for rank, report in reports.items() if rank not in guilty and report["waiting"])
     others = "".join(f"; {_ranks_in(reports, guilty, words)} in {words}" for words, _ in waiting.most_common(2))
@@ -153,6 +177,8 @@ def blame(reports: Mapping[int, Mapping[str, Any]], nodes: Sequence[str], second
 
 def _stuck(reports: Mapping[int, Mapping[str, Any]]) -> list[int]:
     """The ranks that are elsewhere than in a collective, or have not begun one that others are in; all without such."""
+    from parallel.flight_recorder import behind
+
     late = behind(reports)
     own = [rank for rank, report in reports.items() if not report["waits"]]  # by its stack in a call of its own
     idle = [rank for rank in own if not reports[rank]["waiting"]]

@@ -1,6 +1,8 @@
 """`cancel` and `logs` on any kind of cluster; `sync` finds what the server of W&B lacks."""
 
 import os
+import platform
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -72,3 +74,21 @@ def test_logs_follow_on_while_slurm_does_not_answer(
     monkeypatch.setattr(control, "FOLLOW_SECONDS", 0)
     assert control.logs(["-f", str(tmp_path)]) == 0
     assert capfd.readouterr().out.splitlines() == ["step 1", "step", "step", "step"]
+
+
+def test_a_second_cancel_does_not_kill_what_is_saving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The launcher takes a second signal for a person who does not want to wait."""
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "jobs").mkdir()
+    add_job(tmp_path, "local", str(os.getpid()), ["nl"], platform.node(), "jobs/local.log", "jobs/local.exit")
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda process, number: sent.append(number) if number else None)  # 0: is it there
+    for _ in range(2):
+        assert control.cancel([str(tmp_path)]) == 0
+    assert sent == [signal.SIGTERM]
+    assert "was asked to stop before, and ends when it has saved" in capsys.readouterr().out
+    add_job(tmp_path, "local", str(os.getpid()), ["nl"], platform.node(), "jobs/local.log", "jobs/local.exit")
+    assert control.cancel([str(tmp_path)]) == 0
+    assert sent == [signal.SIGTERM] * 2, "another try"

@@ -10,7 +10,7 @@ import pytest
 
 from conf.compose import compose_settings
 from conf.run_lock import run_lock
-from launch.here import LaunchPlan, train_until_ended
+from launch.here import LaunchPlan, train_here, train_until_ended
 from launch.processes import ending_on_signals
 
 
@@ -31,7 +31,7 @@ def tries_of(
 
     monkeypatch.setattr("launch.here.train_here", end)
     monkeypatch.setattr("launch.here.time.sleep", pauses.append)
-    return train_until_ended(plan, [], {}), pauses
+    return train_until_ended(plan, {}), pauses
 
 
 @pytest.mark.parametrize(
@@ -54,10 +54,40 @@ def test_a_failure_is_tried_again_while_it_comes_further(
     assert tries_of(tmp_path, monkeypatch, codes, steps) == (code, pauses)
 
 
-def test_a_signal_between_two_commands_leaves_no_lock(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_between_two_commands_leaves_no_lock_and_is_not_taken_for_a_save(
+    number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As while it waits to try again: the next launch would be refused for a minute."""
     with pytest.raises(SystemExit) as ended, ending_on_signals(), run_lock(tmp_path / "run", "one", 60.0):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         time.sleep(60)
-    assert ended.value.code == 128 + signal.SIGTERM
+    assert ended.value.code == 128 + number
+    assert capsys.readouterr().err == "stopped while nothing was being trained\n"
     assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "saved", "said"),
+    [
+        (75, 7, "saved; the same command goes on with {run} after nl step 7\n"),
+        (130, 7, "ended before it had saved; the same command goes on with {run} after nl step 7\n"),
+        (130, None, "ended before it had saved; the same command goes on with {run} from the beginning\n"),
+        (1, 7, ""),
+    ],
+)
+def test_what_is_said_of_a_stop_is_what_is_on_the_disk(
+    code: int,
+    saved: int | None,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = LaunchPlan([], compose_settings([f"run.root={tmp_path}"]), 1, False, [])
+    for name in (f"step_{saved:08d}", "step_00000009.partial") if saved else ():
+        (plan.folder / "stages/nl/checkpoints" / name).mkdir(parents=True)
+    monkeypatch.setattr("launch.here.run", lambda *_: code)
+    assert train_here(plan, {}, None) == code
+    assert capsys.readouterr().err == said.format(run=plan.folder)
+    assert (plan.folder / "jobs/local.exit").read_text() == f"{code}\n"

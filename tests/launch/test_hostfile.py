@@ -1,5 +1,6 @@
 """Hosts of a hostfile: what is read, what is refused, and a run over two of them through a real sshd."""
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -14,11 +15,11 @@ import psutil
 import pytest
 
 from conf.compose import compose_settings
-from conf.errors import ConfigError
+from conf.errors import HOST, ConfigError
 from conf.schema import ClusterConfig
-from launch.hostfile import read_hostfile, remote_command, secrets_file
+from launch.hostfile import read_hostfile, remote_command, secrets_files
 from tests.canary import CANARIES, places
-from tests.train.test_loop import ROOT, command, weights, write_corpora
+from tests.train.test_loop import OTHER_STAGES, ROOT, command, weights, write_corpora
 
 
 def cluster_of(path: Path) -> ClusterConfig:
@@ -59,11 +60,12 @@ def test_no_secret_is_on_a_command_line(shell: str, tmp_path: Path, monkeypatch:
     file = tmp_path / ".run.secrets"
     words = " ".join(remote_command(cluster, {"n1": 1}, "10.0.0.1", ["model=tiny"], {}, file, tmp_path / "stop"))
     assert canary not in words and "NCCL_DEBUG=WARN" in words and str(file) in words
-    with secrets_file(file):
-        assert file.stat().st_mode & 0o777 == 0o600
-        shown = subprocess.run(["sh", "-c", f". {file}; env"], capture_output=True, text=True, check=True, env={})
+    with secrets_files(file, 2):
+        assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o600] * 2
+        shown = subprocess.run(["sh", "-c", f". {file}.1; env"], capture_output=True, text=True, check=True, env={})
         assert f"HF_TOKEN={canary}" in shown.stdout and f"WANDB_API_KEY={canary}" in shown.stdout
-    assert not file.exists()
+        Path(f"{file}.1").unlink()  # as the host does once it has read it
+    assert not list(tmp_path.iterdir())
 
 
 MISSING = [program for program in ("ssh", "ssh-keygen") if shutil.which(program) is None]
@@ -75,7 +77,7 @@ needs_sshd = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with an `ssh` that reaches the hosts a and b, both this machine, and with a hostfile of the two."""
+    """A folder with an `ssh` that reaches the hosts a, b and c, all this machine, and with a hostfile of the three."""
     folder = tmp_path_factory.mktemp("hosts")
     for name in ("host_key", "key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
@@ -91,13 +93,13 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with (folder / "sshd.log").open("wb") as log:
         server = subprocess.Popen(words, stderr=log)
     (folder / "config").write_text(
-        f"Host a b\n HostName 127.0.0.1\n Port {port}\n User {getpass.getuser()}\n IdentityFile {folder}/key\n"
+        f"Host a b c\n HostName 127.0.0.1\n Port {port}\n User {getpass.getuser()}\n IdentityFile {folder}/key\n"
         " StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n LogLevel ERROR\n"
     )
     (folder / "bin").mkdir()
     (folder / "bin/ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n')
     (folder / "bin/ssh").chmod(0o755)
-    (folder / "hosts").write_text("a slots=1\nb slots=1\n")
+    (folder / "hosts").write_text("a slots=1\nb slots=1\nc slots=1\n")
     time.sleep(1)
     yield folder
     server.terminate()
@@ -110,29 +112,60 @@ def launch(hosts: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 @needs_sshd
-def test_a_host_that_does_not_answer_is_named(hosts: Path, tmp_path: Path) -> None:
+def test_a_host_that_does_not_answer_is_named_with_how_to_go_on_without(hosts: Path, tmp_path: Path) -> None:
+    """In one line. Two hosts that take two sequences at once divide the batch of 24 as three do."""
     write_corpora(tmp_path)
-    (tmp_path / "hosts").write_text("a slots=1\nnowhere.invalid slots=1\n")
-    shell = [f"cluster.hostfile={tmp_path}/hosts", "cluster.remote_shell=ssh"]
-    done = launch(hosts, command(tmp_path, "silent", "cluster=hostfile", *shell))
-    assert done.returncode == 2
+    (tmp_path / "hosts").write_text("a slots=1\nb slots=1\nnowhere.invalid slots=1\nb2 slots=1\n")
+    shell = [f"cluster.hostfile={tmp_path}/hosts", "cluster.remote_shell=ssh", "cluster.exclude=[b2]"]
+    words = [*command(tmp_path, "silent", "cluster=hostfile", *shell), "layout.micro_batch_size=2"]
+    done = launch(hosts, [*words, *(f"stages.{name}.global_batch_size=24" for name in ("nl", "multi", "mono"))])
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "no answer from nowhere.invalid (" in done.stderr and "ssh must work without a password" in done.stderr
+    assert done.stderr.endswith("to go on with fewer, launch again with cluster.exclude=[b2,nowhere.invalid]\n")
+
+
+@pytest.fixture(scope="module")
+def alone(hosts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with corpora, and the run `local` of this machine alone."""
+    folder = tmp_path_factory.mktemp("alone")
+    write_corpora(folder)
+    done = launch(hosts, short(folder, "local"))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def short(folder: Path, name: str, *more: str) -> list[str]:
+    """A launch that trains the first stage."""
+    words = command(folder, name, "stage=nl", *more)
+    return [word for word in words if not word.startswith(OTHER_STAGES)]
 
 
 @needs_sshd
 @pytest.mark.parametrize("shell", ["ssh", "pdsh"])
-def test_two_hosts_train_like_one(hosts: Path, shell: str, tmp_path: Path) -> None:
+def test_two_hosts_train_like_one_and_a_spare_takes_the_place_of_one_that_failed_twice(
+    hosts: Path, shell: str, alone: Path
+) -> None:
+    """With pdsh nothing fails."""
     if shutil.which(shell) is None:
         pytest.skip(f"no {shell} on this machine")
-    write_corpora(tmp_path)
-    words = [word for word in command(tmp_path, "local") if not word.startswith(("stages.multi", "stages.mono"))]
-    alone = launch(hosts, [*words, "stage=nl"])
-    assert alone.returncode == 0, alone.stderr
-    there = ["cluster=hostfile", f"cluster.hostfile={hosts}/hosts", f"cluster.remote_shell={shell}", "run.name=both"]
-    done = launch(hosts, [*words, "stage=nl", *there])
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "all-reduce over every process" in done.stdout
-    assert weights(tmp_path / "runs/both", "nl") == weights(tmp_path / "runs/local", "nl")
+    there = ["cluster=hostfile", f"cluster.hostfile={hosts}/hosts", f"cluster.remote_shell={shell}", "cluster.spares=1"]
+    there += ["cluster.restarts=3", "cluster.restart_seconds=0", "cluster.grace_seconds=1"]
+    process = start(hosts, short(alone, f"both-{shell}", *there), alone / shell)
+    for _ in range(2 if shell == "ssh" else 0):
+        until = time.monotonic() + 120
+        while not (found := [rank for rank in ranks_of(f"both-{shell}") if host_of(rank) == "b"]):
+            assert time.monotonic() < until and process.poll() is None, (alone / shell).read_text()
+            time.sleep(0.1)
+        time.sleep(1)  # its launcher looks at its ranks five times a second
+        found[0].kill()
+        psutil.wait_procs(found, 60)
+    assert process.wait(300) == 0, (alone / shell).read_text()
+    said = (alone / shell).read_text()
+    assert "all-reduce over every process" in said
+    assert said.count("error: rank 1 (process ") == said.count(" on b) ended first") == (2 if shell == "ssh" else 0)
+    assert ("b failed twice; c takes its place" in said) == (shell == "ssh")
+    assert weights(alone / f"runs/both-{shell}", "nl") == weights(alone / "runs/local", "nl")
+    assert not list(alone.glob("runs/.*")), "no secrets are left"
 
 
 @needs_sshd
@@ -145,18 +178,17 @@ def test_no_rank_on_any_host_outlives_the_launcher(
         pytest.skip(f"no {shell} on this machine")
     write_corpora(tmp_path)
     there = ["cluster=hostfile", f"cluster.hostfile={hosts}/hosts", f"cluster.remote_shell={shell}"]
-    words = command(tmp_path, f"left-{shell}", *there, "stage=nl", "stages.nl.steps=100000", "run.save_every=100000")
-    words = [word for word in words if not word.startswith(("stages.multi", "stages.mono"))]
+    there.append("cluster.exclude=[c]")
     run = tmp_path / f"runs/left-{shell}"
-    variables = {**os.environ, **CANARIES, "PATH": f"{hosts}/bin:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    with (tmp_path / "out").open("wb") as out:
-        launcher = subprocess.Popen(words, cwd=ROOT, env=variables, stdout=out, stderr=out)
+    endless = ["stages.nl.steps=100000", "run.save_every=100000"]
+    launcher = start(hosts, short(tmp_path, run.name, *there, *endless), tmp_path / "out", **CANARIES)
     until = time.monotonic() + 240
     while not (run / "metrics.jsonl").is_file():
         assert time.monotonic() < until and launcher.poll() is None, (tmp_path / "out").read_text()
         time.sleep(0.5)
     ranks = [process for process in psutil.process_iter() if f"run.name={run.name}" in words_of(process)]
     assert not places(tmp_path)
+    assert not list(tmp_path.glob("runs/.*")), "the secrets went as soon as every host had read them"
     assert any(rank.environ().get("HF_TOKEN") == CANARIES["HF_TOKEN"] for rank in ranks), "they have it all the same"
     assert len(ranks) >= 6  # two ranks, their launchers, and what starts these on each host
     if len(ended_by) == 2:
@@ -173,6 +205,27 @@ def test_no_rank_on_any_host_outlives_the_launcher(
         assert list(run.glob("stages/nl/checkpoints/step_*")), "asked to stop, the ranks saved"
     else:
         assert launcher.returncode == 128 + signal.SIGTERM
+        said = (tmp_path / "out").read_text()
+        assert f"ended before it had saved; the same command goes on with {run} from the beginning" in said
+
+
+def start(hosts: Path, words: list[str], out: Path, **more: str) -> subprocess.Popen[bytes]:
+    """A launch that goes on; what it says is in the file `out`."""
+    variables = {**os.environ, "PATH": f"{hosts}/bin:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", **more}
+    with out.open("wb") as file:
+        return subprocess.Popen(words, cwd=ROOT, env=variables, stdout=file, stderr=file)
+
+
+def ranks_of(name: str) -> list[psutil.Process]:
+    """The ranks of a run, at this moment."""
+    named = [process for process in psutil.process_iter() if f"run.name={name}" in words_of(process)]
+    return [process for process in named if words_of(process)[1:4] == ["-u", "-m", "train"]]
+
+
+def host_of(process: psutil.Process) -> str | None:
+    with contextlib.suppress(psutil.Error):
+        return process.environ().get(HOST)
+    return None
 
 
 def words_of(process: psutil.Process) -> list[str]:

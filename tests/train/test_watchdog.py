@@ -96,17 +96,27 @@ def test_long_steps_are_no_hang_and_a_long_first_one_hides_none(tmp_path: Path) 
 
 
 def test_a_stopped_rank_ends_the_run_within_the_setting(tmp_path: Path) -> None:
-    """kill -STOP of one rank of a real run; the run ends once the launcher has killed what is left, too."""
+    """kill -STOP of one rank of a real run, as torch is being loaded, and again as the next try trains."""
     write_corpora(tmp_path)
     length = ["stages.nl.steps=100000", "run.save_every=100000"]  # no save that the rank might be stopped in
+    length += ["cluster.restarts=1", "cluster.restart_seconds=0"]
     words = command(tmp_path, "stopped", f"health.hang_seconds={HANG_SECONDS}", "stage=nl", *length)
     words = [word for word in words if not word.startswith(OTHER_STAGES)]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signs = [tmp_path / f"runs/stopped/hangs/rank_{rank}.alive" for rank in range(2)]
+    while not all(path.is_file() for path in signs):
+        assert process.poll() is None
+        time.sleep(0.1)
+    since = time.monotonic()
+    ranks(process)[1].send_signal(signal.SIGSTOP)
+    assert process.stderr is not None
+    early = next(line for line in process.stderr if line.startswith("error: "))
+    assert time.monotonic() - since < HANG_SECONDS
+    assert f"rank 1 on {platform.node()}: no sign of life for " in early and " s in start" in early
     list(until(process, "nl      3/"))
     stopped, since = ranks(process)[1], time.monotonic()
     stopped.send_signal(signal.SIGSTOP)
     lines, noticed = list[str](), 0.0
-    assert process.stderr is not None
     for line in process.stderr:
         lines += [line] if line.startswith("error: ") else []
         noticed = time.monotonic() - since if len(lines) == 1 else noticed

@@ -1,14 +1,17 @@
 """How a run that lost nodes goes on with those that are left: the same global batch, the layout adjusted.
 
-`python -m train.plan.fewer NODES WORDS ...` prints the settings to change in a launch with WORDS, or nothing.
+`python -m train.plan.fewer NODES WORDS ...` prints the settings to change in a launch with WORDS, or nothing. With
+cluster=hostfile NODES are the names of hosts to leave out, `n1,n2`, of those that NODES in the environment has by rank.
 """
 
 import os
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from conf.check import AUTO, check
+from conf.choices import ClusterKind
 from conf.compose import compose_settings
 from conf.errors import ConfigError
 from conf.schema import Settings
@@ -29,6 +32,23 @@ def fewer_nodes(settings: Settings, nodes: int) -> list[str]:
             if changed is not None:
                 return [f"nodes={count}", *words, *changed]
     return []
+
+
+def fewer_hosts(settings: Settings, ranks: Sequence[str], missing: Collection[str]) -> list[str]:
+    """As `fewer_nodes`, for hosts of a hostfile without those of `missing`; ranks: the host of every rank, by rank."""
+    slots = Counter(ranks)
+    left = [host for host in slots if host not in missing]
+    per_host = min(slots.values())
+    if not left or per_host < max(slots.values()):
+        return []  # hosts of several sizes are a person's to combine
+    cluster = replace(settings.cluster, nodes=len(slots), processes_per_node=per_host)
+    words = fewer_nodes(replace(settings, cluster=cluster), len(left))
+    if not words:
+        return []
+    kept = left[: int(words[0].partition("=")[2])]
+    out = [*settings.cluster.exclude, *(host for host in slots if host not in kept)]
+    spares = ["cluster.spares=0"] if settings.cluster.spares else []
+    return [f"cluster.exclude=[{','.join(out)}]", *spares, *words[1:]]
 
 
 def _candidates(settings: Settings, nodes: int, per_node: int) -> Iterator[tuple[list[str], Settings]]:
@@ -61,7 +81,12 @@ def _to_fit(settings: Settings, size: int) -> list[str] | None:
 def main(argv: list[str]) -> int:
     """Print the words."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    print(*fewer_nodes(compose_settings(argv[1:]), int(argv[0])))
+    settings = compose_settings(argv[1:])
+    if settings.cluster.kind is ClusterKind.hostfile:
+        words = fewer_hosts(settings, os.environ["NODES"].split(), argv[0].split(","))
+    else:
+        words = fewer_nodes(settings, int(argv[0]))
+    print(*words)
     return 0
 
 
