@@ -274,8 +274,9 @@ def _numbers(settings: Settings) -> Iterator[str]:
                 yield f"evaluation.tasks.{name}.{key}={value} must be at least 1"
     if not 0 <= run.seed < LARGEST_SEED:
         yield f"run.seed={run.seed} must be at least 0 and below {LARGEST_SEED}"
-    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+=-]*", run.name) is None:
-        yield f"run.name={run.name!r} must be the name of a folder in run.root={run.root}: letters, digits and ._+=-"
+    for key, value in (("name", run.name), ("group", run.group)):
+        if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+=-]*", value) is None:
+            yield f"run.{key}={value!r} must be the name of a folder in run.root={run.root}: letters, digits and ._+=-"
     if run.resume not in ("auto", "never"):
         yield f"run.resume={run.resume} is not known; use auto or never"
     health, threshold = settings.health, settings.tracking.straggler_threshold

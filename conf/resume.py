@@ -5,12 +5,13 @@ stage under way, or the last one that was finished, goes on from its newest chec
 data or optimizer; `stages/STAGE/extensions.json` keeps each change with the step and the sample it came after.
 """
 
+import re
 import shutil
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from conf.choices import Schedule
+from conf.choices import ClusterKind, Schedule
 from conf.compose import load_settings
 from conf.errors import ConfigError
 from conf.run_folder import (
@@ -94,9 +95,13 @@ def rule_of(key: str) -> tuple[Rule, str]:
 def check_run_folder(settings: Settings) -> bool:
     """True where the folder holds this run already, false where it holds none that has recorded a step.
 
-    Errors: `ConfigError` where it holds a different run, naming the settings that differ, or where run.resume=never.
+    Errors: `ConfigError` where it holds a different run, naming the settings that differ, where run.resume=never, or
+    for a path that a job's script cannot hold.
     """
     folder = run_folder(settings)
+    path = str(folder.absolute())
+    if re.search(r"\s" if settings.cluster.kind is ClusterKind.slurm else r"[^\S ]", path):
+        raise ConfigError(f"run.root: {path!r} has a line break, or a space, which Slurm does not read; choose another")
     if not is_run_folder(folder):
         if folder.is_dir() and not all(map(is_of_lock, folder.iterdir())):
             raise ConfigError(f"{folder} is not empty and holds no run; choose another folder with run.name=...")

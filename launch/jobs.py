@@ -49,8 +49,8 @@ def read_jobs(run: Path) -> list[Job]:
 
 def add_job(run: Path, kind: str, id: str, stages: list[str], host: str, log: str, exit: str) -> None:
     """Append a job that was just started to `jobs.json`; what an earlier one left is removed."""
-    (run / exit).unlink(missing_ok=True)
-    (run / exit).with_suffix(".cancel").unlink(missing_ok=True)
+    for suffix in (".exit", ".cancel", ".tries", ".nodes"):  # a person who launches again begins to count anew
+        (run / exit).with_suffix(suffix).unlink(missing_ok=True)
     (run / REFUSED).unlink(missing_ok=True)
     jobs = [*read_jobs(run), Job(kind, id, stages, host, log, exit, time.time())]
     write_json(run / JOBS, [asdict(job) for job in jobs])

@@ -73,7 +73,7 @@ if (( code != 0 && code != 2 && code != 4 && code != {interrupted} )) && [[ ! -e
     [[ $reached == "$before" ]] && tries=$((tries + 1)) || tries=1
     printf '%s\n' "$tries" "$reached" > "$tries_file"
     if (( tries <= {restarts} )); then
-        echo "failed with code $code: requeued, and goes on from the last checkpoint (time $tries of {restarts})"
+        echo "failed with code $code: to be requeued, and to go on from the last checkpoint (time $tries of {restarts})"
         sleep $(( {restart_seconds} * (1 << (tries - 1)) ))
         {python} -m launch.blame "$errors_file" $nodes >> "$nodes_file"
         trap '' TERM  # a requeued job's processes are ended, and some work is left

@@ -54,6 +54,14 @@ def test_a_new_folder_holds_no_run(tmp_path: Path) -> None:
     assert not list((tmp_path / "mine").iterdir()), "a look leaves nothing"
 
 
+@pytest.mark.parametrize("words", [['run.root="/a\nb"'], ["run.root='/a b'", "cluster=slurm"]])
+def test_a_path_that_a_script_cannot_hold_is_refused_in_one_line(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match="has a line break, or a space, which Slurm does not read") as caught:
+        check_run_folder(compose_settings(words))
+    assert "\n" not in str(caught.value)
+    assert check_run_folder(compose_settings(["run.root='/a b'"])) is False
+
+
 def test_a_run_that_never_took_a_step_gives_way(held: Path) -> None:
     (held / "mine" / "metrics.jsonl").unlink()
     assert check_run_folder(asked(held, "model.n_layer=5")) is False

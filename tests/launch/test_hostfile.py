@@ -20,6 +20,7 @@ from conf.schema import ClusterConfig
 from launch.hostfile import read_hostfile, remote_command, secrets_files
 from tests.canary import CANARIES, places
 from tests.train.test_loop import OTHER_STAGES, ROOT, command, weights, write_corpora
+from train.checkpoint.files import damage
 
 
 def cluster_of(path: Path) -> ClusterConfig:
@@ -126,12 +127,27 @@ def test_a_host_that_does_not_answer_is_named_with_how_to_go_on_without(hosts: P
 
 @pytest.fixture(scope="module")
 def alone(hosts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with corpora, and the run `local` of this machine alone."""
+    """A folder with corpora, and the run `local` of this machine alone, whose last report takes long."""
     folder = tmp_path_factory.mktemp("alone")
     write_corpora(folder)
-    done = launch(hosts, short(folder, "local"))
-    assert done.returncode == 0, done.stderr
+    (folder / "sitecustomize.py").write_text(SLOW_REPORT)
+    with start(hosts, short(folder, "local", "cluster.grace_seconds=2"), folder / "out", PYTHONPATH=str(folder)) as run:
+        assert run.wait(300) == 0, (folder / "out").read_text()
+    (folder / "sitecustomize.py").unlink()
     return folder
+
+
+SLOW_REPORT = """
+import os, sys, time
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "matplotlib" and os.environ.get("RANK") == "0" and not os.path.exists(__file__ + ".met"):
+            open(__file__ + ".met", "w").close()
+            time.sleep(5)
+
+sys.meta_path.insert(0, Slow())
+"""
 
 
 def short(folder: Path, name: str, *more: str) -> list[str]:
@@ -141,30 +157,49 @@ def short(folder: Path, name: str, *more: str) -> list[str]:
 
 
 @needs_sshd
+def test_a_last_report_that_takes_longer_than_ranks_are_given_is_waited_for(alone: Path) -> None:
+    assert (alone / "sitecustomize.py.met").is_file() and (alone / "runs/local/stages.png").is_file()
+
+
+@needs_sshd
 @pytest.mark.parametrize("shell", ["ssh", "pdsh"])
-def test_two_hosts_train_like_one_and_a_spare_takes_the_place_of_one_that_failed_twice(
-    hosts: Path, shell: str, alone: Path
-) -> None:
-    """With pdsh nothing fails."""
+def test_two_hosts_train_like_one_also_when_disturbed(hosts: Path, shell: str, alone: Path) -> None:
+    """With ssh a host fails twice, and a spare one takes its place; with pdsh the run is cancelled as it starts."""
     if shutil.which(shell) is None:
         pytest.skip(f"no {shell} on this machine")
     there = ["cluster=hostfile", f"cluster.hostfile={hosts}/hosts", f"cluster.remote_shell={shell}", "cluster.spares=1"]
     there += ["cluster.restarts=3", "cluster.restart_seconds=0", "cluster.grace_seconds=1"]
-    process = start(hosts, short(alone, f"both-{shell}", *there), alone / shell)
-    for _ in range(2 if shell == "ssh" else 0):
+    run = alone / f"runs/both-{shell}"
+    words = short(alone, run.name, *there)
+    process = start(hosts, words, alone / shell)
+
+    def rank_on_b() -> psutil.Process:
         until = time.monotonic() + 120
-        while not (found := [rank for rank in ranks_of(f"both-{shell}") if host_of(rank) == "b"]):
+        while not (found := [rank for rank in ranks_of(run.name) if host_of(rank) == "b"]):
             assert time.monotonic() < until and process.poll() is None, (alone / shell).read_text()
             time.sleep(0.1)
         time.sleep(1)  # its launcher looks at its ranks five times a second
-        found[0].kill()
-        psutil.wait_procs(found, 60)
+        return found[0]
+
+    if shell == "ssh":
+        for _ in range(2):
+            rank = rank_on_b()
+            rank.kill()
+            psutil.wait_procs([rank], 60)
+    else:
+        rank_on_b()
+        assert launch(hosts, [*words[:3], "cancel", str(run)]).returncode == 0
+        assert process.wait(300) == 75, (alone / shell).read_text()
+        said = (alone / shell).read_text()
+        assert f"saved; the same command goes on with {run} after nl step 1\n" in said
+        assert damage(run / "stages/nl/checkpoints/step_00000001") is None
+        process = start(hosts, words, alone / shell)
     assert process.wait(300) == 0, (alone / shell).read_text()
     said = (alone / shell).read_text()
     assert "all-reduce over every process" in said
     assert said.count("error: rank 1 (process ") == said.count(" on b) ended first") == (2 if shell == "ssh" else 0)
     assert ("b failed twice; c takes its place" in said) == (shell == "ssh")
-    assert weights(alone / f"runs/both-{shell}", "nl") == weights(alone / "runs/local", "nl")
+    assert weights(run, "nl") == weights(alone / "runs/local", "nl")
     assert not list(alone.glob("runs/.*")), "no secrets are left"
 
 

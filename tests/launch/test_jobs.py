@@ -8,9 +8,11 @@ from launch.jobs import JOBS, add_job, read_jobs
 
 
 def test_jobs_are_kept_in_order_with_their_exit_codes(tmp_path: Path) -> None:
-    (tmp_path / "nl.exit").write_text("1\n")  # of an earlier attempt
+    for suffix in ("exit", "cancel", "tries", "nodes"):  # of an earlier attempt
+        (tmp_path / f"nl.{suffix}").write_text("1\n")
     add_job(tmp_path, "slurm", "17", ["nl"], "login", "nl.log", "nl.exit")
     add_job(tmp_path, "local", "4711", ["nl", "multi"], "laptop", "local.log", "local.exit")
+    assert [path.name for path in tmp_path.iterdir()] == [JOBS]
     first, second = read_jobs(tmp_path)
     assert (first.kind, first.id, first.stages, first.exit_code(tmp_path)) == ("slurm", "17", ["nl"], None)
     assert (second.kind, second.id, second.host) == ("local", "4711", "laptop") and first.started <= second.started

@@ -120,13 +120,13 @@ def run_script(folder: Path, tries: str = "", **tools: str) -> tuple[subprocess.
     path = folder / "script"
     if not path.exists():
         text = dry_run(folder, "cluster=slurm", "stage=nl", f"run.root={folder}/runs").split("#!/bin/bash\n")[1]
-        path.write_text(text.partition("\n# sbatch ")[0].replace("sleep ", "true "))
+        path.write_text(text.partition("\n# sbatch ")[0].replace("sleep ", "pause "))
     run, programs = folder / "runs/codegen-tiny", folder / "bin"
     (run / "stages/nl/checkpoints/step_00000007").mkdir(parents=True, exist_ok=True)
     (run / "jobs").mkdir(exist_ok=True)
     programs.mkdir(exist_ok=True)
     does = {"scontrol": 'echo "scontrol $*"', "srun": "exit 1", "squeue": "echo RUNNING", "scancel": "true"}
-    for name, what in {**does, "sinfo": "echo n1", **tools}.items():
+    for name, what in {**does, "sinfo": "echo n1", "pause": "true", **tools}.items():
         (programs / name).write_text(f"#!/bin/sh\n{what}\n")
         (programs / name).chmod(0o755)
     found = f"ls -d {run}/stages/*/checkpoints/step_????????* {run}/stages/*/weights 2>/dev/null | cksum"
@@ -170,9 +170,9 @@ def test_squeue_failing_once_is_no_cancelled_job(tmp_path: Path) -> None:
 
 
 def test_a_cancel_while_it_waits_to_try_again_ends_it(tmp_path: Path) -> None:
-    cancelled = f"touch {tmp_path}/runs/codegen-tiny/jobs/nl.cancel; exit 1"
-    done, run = run_script(tmp_path, srun=cancelled, scancel="echo cancelled")
-    assert "requeue" not in done.stdout and "cancelled" in done.stdout
+    cancelled = f"touch {tmp_path}/runs/codegen-tiny/jobs/nl.cancel"
+    done, run = run_script(tmp_path, pause=cancelled, scancel="echo cancelled")
+    assert "scontrol requeue" not in done.stdout and "cancelled" in done.stdout
     assert (run / "jobs/nl.exit").read_text() == "1\n"
 
 

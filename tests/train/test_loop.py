@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,12 +19,13 @@ import pytest
 from safetensors.torch import load_file
 
 from conf.compose import compose_settings
-from conf.run_folder import read_metrics
+from conf.run_folder import newest_step, read_metrics
+from launch.control import cancel
 from tests.canary import CANARIES, places
 from tests.train import test_loop
 from tests.train.evaluate.cases import ALLOWED
 from tests.worlds import Worlds
-from train.checkpoint.files import checkpoints
+from train.checkpoint.files import checkpoints, damage, step_of
 from train.compare.curves import chain_stages
 from train.compare.read import read_folder
 from train.data.prepare import prepare
@@ -208,7 +210,16 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "a rank is killed"])
+def goes_on_after(errors: str, saved: str) -> int:
+    """The step that the launcher says the run goes on after; there is a whole checkpoint of it."""
+    found = re.search(rf"^{saved}; the same command goes on with (.*) after multi step (\d+)$", errors, re.MULTILINE)
+    assert found is not None, errors
+    (newest,) = checkpoints(Path(found[1]) / "stages/multi/checkpoints")[-1:]
+    assert step_of(newest) == int(found[2]) and damage(newest) is None
+    return int(found[2])
+
+
+@pytest.mark.parametrize("how", ["it is cancelled", "a rank is killed while it stops"])
 def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path, corpora: Path) -> None:
     name = how.replace(" ", "-")
     words = command(corpora, name, "tracking.wandb=true")
@@ -218,26 +229,42 @@ def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path,
     lines = list(until(process, "multi 4/6"))  # the checkpoints of steps 1 and 2 are on the disk: one save is in flight
     assert not places(corpora)
     started = time.monotonic()
-    if how == "a rank is killed":
-        ranks(process)[1].kill()
+    run = corpora / "runs" / name
+    killed = how == "a rank is killed while it stops"
+    if killed:
+        victim = ranks(process)[1]
+        victim.suspend()  # so that it does not save
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        victim.kill()
     else:
-        process.send_signal(signal.SIGTERM)
+        assert cancel([str(run)]) == 0
     rest, errors = process.communicate(timeout=60)
-    if how == "a rank is killed":
-        assert process.returncode not in (0, 2, 75)
+    if killed:
+        assert process.returncode == 128 + signal.SIGINT
         assert "error: rank 1 (process" in errors
         assert time.monotonic() - started < 30
+        reached = goes_on_after(errors, "ended before it had saved")
+        twice = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=pipe, text=True)
+        while len(ranks(twice)) < 2:
+            assert twice.poll() is None
+            time.sleep(0.1)
+        for _ in range(2):  # it is only starting, and has nothing new to save
+            twice.send_signal(signal.SIGINT)
+            time.sleep(1)
+        _, errors = twice.communicate(timeout=60)
+        assert twice.returncode == 128 + signal.SIGINT and goes_on_after(errors, "ended before it had saved") == reached
     else:
         assert process.returncode == 75, "".join(lines) + rest + errors
         assert "the same command goes on from here" in rest
+        assert goes_on_after(errors, "saved") == newest_step(run)["step"]
 
-    run = corpora / "runs" / name
-    if how == "a rank is killed":
+    if killed:
         newest = checkpoints(run / "stages/multi/checkpoints")[-1]
         flip(max(newest.rglob("*.safetensors"), key=lambda path: path.stat().st_size))
     done = launch(*words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert ("is damaged: " in done.stdout) == (how == "a rank is killed")
+    assert ("is damaged: " in done.stdout) == killed
     assert "going on with" in done.stdout and "stage nl: finished before, kept" in done.stdout
     assert "stage multi: going on after step" in done.stdout
     for stage in ("nl", "multi", "mono"):

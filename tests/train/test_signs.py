@@ -27,6 +27,8 @@ def test_who_has_ended_and_what_an_earlier_try_left_are_not_missed(tmp_path: Pat
     os.utime(tmp_path / "rank_1.alive", (time.time() - 1000,) * 2)
     first, last = Signs(tmp_path, 0, 3), Signs(tmp_path, 2, 3)
     assert not first.lack(1.0) and first.nodes()[1] == ""
-    last.end()
+    os.utime(last.own, (time.time() - 5,) * 2)
     first.since -= 10.0
+    assert first.lack(1.0)
+    last.end()
     assert not first.lack(1.0)
