@@ -233,20 +233,6 @@ def test_refused_in_one_line_that_says_what_works(words: str, said: str, instead
     accept(instead)
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["run.name='a b'"], "run.name='a b' must be the name of a folder"),
-        (['run.name="a\nb"'], r"run.name='a\nb' must be the name of a folder"),
-        (["run.group='a b'", "run.name=ab"], "run.group='a b' must be the name of a folder"),
-    ],
-)
-def test_names_with_spaces_or_line_breaks_are_refused(words: list[str], said: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        compose_settings(words)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
-
-
 NUMBERS = ["optimizer.gradient_clipping", "optimizer.epsilon", "optimizer.z_loss", "stages.nl.peak_learning_rate"]
 
 

@@ -62,6 +62,20 @@ def test_a_path_that_a_script_cannot_hold_is_refused_in_one_line(words: list[str
     assert check_run_folder(compose_settings(["run.root='/a b'"])) is False
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run.name='a b'"], "run.name='a b' must be the name of a folder"),
+        (['run.name="a\nb"'], r"run.name='a\nb' must be the name of a folder"),
+        (["run.group='a b'", "run.name=ab"], "run.group='a b' must be the name of a folder"),
+    ],
+)
+def test_names_with_spaces_or_line_breaks_are_refused(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_settings(words)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_a_run_that_never_took_a_step_gives_way(held: Path) -> None:
     (held / "mine" / "metrics.jsonl").unlink()
     assert check_run_folder(asked(held, "model.n_layer=5")) is False
