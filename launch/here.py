@@ -103,6 +103,8 @@ def train_here(plan: LaunchPlan, variables: dict[str, str], hosts: Hosts | None)
     cluster = plan.settings.cluster
     kind, stop = cluster.kind.value, None
     open_folder(plan)
+    for sign in plan.folder.glob("hangs/*.alive"):  # of the last try's ranks (train/signs.py)
+        sign.unlink(missing_ok=True)
     log, exit_file = f"jobs/{kind}.log", f"jobs/{kind}.exit"
     add_job(plan.folder, kind, str(os.getpid()), list(plan.settings.stages), platform.node(), log, exit_file)
     if hosts is None:

@@ -39,7 +39,7 @@ run=${{exit_file%/jobs/*}} job=${{exit_file%.exit}}
 tries_file=$job.tries cancel_file=$job.cancel errors_file=$job.errors nodes_file=$job.nodes
 code=0
 trap : TERM  # this script gets it too, and still has to write the exit code
-rm -f "$exit_file" "$cancel_file"
+rm -f "$exit_file" "$cancel_file" "$run"/hangs/*.alive
 {prepare}if (( code == 0 )); then  # when a rank ends, the others have a minute
     {{
         srun --kill-on-bad-exit=0 --wait=60 {srun}bash -c \\

@@ -14,14 +14,15 @@ from conf.errors import node_name
 class Signs:
     """The signs of `size` ranks in the folder of their reports, of which this process gives that of `rank`.
 
-    What is older than this process, or than its last `forget`, is an earlier try's or of a pause, and counts for none.
+    What is older than this process by more than `earlier` seconds, or than its last `forget`, is an earlier try's or of
+    a pause, and counts for none; a launcher removes what its last try left.
     """
 
-    def __init__(self, folder: Path, rank: int, size: int) -> None:
+    def __init__(self, folder: Path, rank: int, size: int, earlier: float) -> None:
         self.folder, self.rank, self.size = folder, rank, size
         self.own = self._file(rank)
         self.own.write_text(node_name())
-        self.forget()
+        self.since = self._give() - earlier
 
     def forget(self) -> None:
         """Only signs from now on count: this process has just been woken, and others may be about to be."""

@@ -50,7 +50,7 @@ class Watchdog:
         self.ended = threading.Event()
         self.folder.mkdir(exist_ok=True)
         self._report_file(rank).unlink(missing_ok=True)
-        self.signs = Signs(self.folder, rank, len(nodes))
+        self.signs = Signs(self.folder, rank, len(nodes), seconds)
         self.thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self.thread.start()
 

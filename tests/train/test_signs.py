@@ -8,11 +8,9 @@ from train.signs import Signs
 
 
 def test_the_first_and_the_last_rank_miss_one_and_tell_the_others(tmp_path: Path) -> None:
-    signs = [Signs(tmp_path, rank, 5) for rank in range(4)]  # the last has not come
+    signs = [Signs(tmp_path, rank, 5, 10.0) for rank in range(4)]  # the last has not come
     assert not any(each.lack(1.0) for each in signs)
     assert signs[0].nodes() == [*[signs[0].own.read_text()] * 4, ""]
-    for each in signs:
-        each.since -= 10.0
     os.utime(signs[2].own, (time.time() - 5,) * 2)
     assert [signs[rank].lack(1.0) for rank in (0, 1, 3)] == [True, False, False]
     assert 5 <= signs[0].silence() < 6
@@ -25,10 +23,9 @@ def test_the_first_and_the_last_rank_miss_one_and_tell_the_others(tmp_path: Path
 def test_who_has_ended_and_what_an_earlier_try_left_are_not_missed(tmp_path: Path) -> None:
     (tmp_path / "rank_1.alive").write_text("n1")
     os.utime(tmp_path / "rank_1.alive", (time.time() - 1000,) * 2)
-    first, last = Signs(tmp_path, 0, 3), Signs(tmp_path, 2, 3)
+    first, last = Signs(tmp_path, 0, 3, 10.0), Signs(tmp_path, 2, 3, 10.0)
     assert not first.lack(1.0) and first.nodes()[1] == ""
     os.utime(last.own, (time.time() - 5,) * 2)
-    first.since -= 10.0
     assert first.lack(1.0)
     last.end()
     assert not first.lack(1.0)
