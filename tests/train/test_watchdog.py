@@ -119,7 +119,7 @@ def test_a_stopped_rank_ends_the_run_within_the_setting(tmp_path: Path) -> None:
     lines, noticed = list[str](), 0.0
     for line in process.stderr:
         lines += [line] if line.startswith("error: ") else []
-        noticed = time.monotonic() - since if len(lines) == 1 else noticed
+        noticed = time.monotonic() - since if line.startswith("error: ") else noticed
         if line.startswith(f"failed with code {HUNG}; "):  # it has come further, and would be tried again
             process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM
