@@ -113,6 +113,10 @@ class SlurmCluster:
         shown = self.command("scontrol", "show", "job", job)
         return shown.partition("JobState=")[2].split()[0] if "JobState=" in shown else "UNKNOWN"
 
+    def begins_now(self, job: str) -> bool:
+        """Have a requeued job begin at once, not after the time that Slurm adds; false until it waits."""
+        return self.state(job) == "PENDING" and not self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+
     def stop(self) -> None:
         self.command("scancel", "--signal=KILL", "--full", "--user=root")
         self.command("scancel", "--user=root")

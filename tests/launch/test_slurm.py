@@ -97,6 +97,7 @@ def test_a_chain_that_is_requeued_cut_short_and_cancelled_ends_like_the_local_ru
 
     wait_for(lambda: step_of(run, "nl") >= 5)
     cluster.command("scontrol", "requeue", nl)
+    wait_for(lambda: cluster.begins_now(nl))
     wait_for(lambda: cluster.state(nl) == "COMPLETED")
     assert "going on after step" in logs(run)
 
@@ -109,6 +110,7 @@ def test_a_chain_that_is_requeued_cut_short_and_cancelled_ends_like_the_local_ru
     cluster.command("scontrol", "update", f"JobId={multi}", "TimeLimit=1")  # its USR1 is due at once
     wait_for(lambda: "requeued, and goes on from there" in logs(run))
     cluster.command("scontrol", "update", f"JobId={multi}", "TimeLimit=30")
+    wait_for(lambda: cluster.begins_now(multi))
     wait_for(lambda: cluster.state(multi) == "COMPLETED")
 
     wait_for(lambda: step_of(run, "mono") >= 5)
