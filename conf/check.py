@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from conf.chat_templates import conversation_problems
 from conf.choices import ClusterKind, Handover, Offload, Precision
 from conf.errors import ConfigError
 from conf.mixture import mixture_problems
@@ -46,7 +47,9 @@ def check(settings: Settings, world_size: int | None = None) -> None:
     world_size: number of processes; None: not known, and the checks that need it are left out.
     """
     values = chain(_finite(asdict(settings)), _model(settings), _stages(settings), mixture_problems(settings))
-    for problem in chain(values, _cluster(settings), _layout(settings, world_size), _numbers(settings)):
+    for problem in chain(
+        values, conversation_problems(settings), _cluster(settings), _layout(settings, world_size), _numbers(settings)
+    ):
         raise ConfigError(problem)
 
 

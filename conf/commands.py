@@ -53,6 +53,7 @@ class Sample(Sampling):
     diff: str | None = field(default=None, metadata=TEXT)
     message: str | None = field(default=None, metadata=TEXT)
     apply: bool = MISSING
+    chat: str | None = field(default=None, metadata=TEXT)
     samples: int = MISSING
     batch_size: int = MISSING
     stop: list[str] = field(default_factory=list)

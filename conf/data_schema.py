@@ -27,6 +27,7 @@ class CorpusConfig:
     text_column: str = "text"
     language_column: str | None = None
     language_prefix: bool = False
+    conversations: bool = False
     code: bool = False
     extensions: list[str] = field(default_factory=list)
     languages: list[str] = field(default_factory=list)

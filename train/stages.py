@@ -20,6 +20,7 @@ from model.init import init_layer
 from model.layer_costs import layer_costs
 from model.pretrained import open_weights
 from model.tokenizer import load_tokenizer
+from model.vocabulary import grown
 from model.weights import Weights, load_layer
 from parallel.engine import Engine, build_engine
 from parallel.full_state import WEIGHTS
@@ -52,11 +53,31 @@ def parent_of(run: Path, name: str, settings: Settings) -> Weights | None:
         f"model.{key} is {getattr(weights.model, key)} there and {getattr(settings.model, key)} here"
         for key in SHAPE
         if getattr(weights.model, key) != getattr(settings.model, key)
+        and not (key == "vocab_size" and weights.model.vocab_size < settings.model.vocab_size)
     ]
     if different:
         raise ConfigError(f"stages.{name}.init_from={stage.init_from} holds another model: {', '.join(different)}")
     _refuse_other_tokenizer(name, weights, run / "tokenizer")
-    return weights
+    return _with_new_tokens(name, weights, settings, run / "tokenizer")
+
+
+def _with_new_tokens(name: str, weights: Weights, settings: Settings, own: Path) -> Weights:
+    """`weights` with this run's rows; those of tokens that they were not trained with are the mean of the others.
+
+    Errors: `ConfigError` where the optimizer's state would have to grow as well.
+    """
+    rows, known = settings.model.vocab_size, weights.model.vocab_size
+    if weights.tokenizer_folder is not None:
+        before, now = load_tokenizer(weights.tokenizer_folder).vocab_size, load_tokenizer(own).vocab_size
+        known = before if now > before or rows > known else known
+    if known == rows == weights.model.vocab_size:
+        return weights
+    if settings.stages[name].handover is Handover.full:
+        raise ConfigError(
+            f"stages.{name}.handover=full cannot take the optimizer's state of {weights.source}, whose vocabulary has "
+            f"{known:,} tokens and no new ones; use handover=weights"
+        )
+    return grown(weights, rows, known)
 
 
 def _refuse_other_tokenizer(name: str, weights: Weights, own: Path) -> None:

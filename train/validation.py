@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import islice
-from pathlib import Path
 
 import torch
 
@@ -13,7 +12,6 @@ from model.tokenizer import Tokenizer
 from parallel.engine import Engine
 from train.context import RunContext
 from train.data.batches import validation_batches
-from train.data.packed_dataset import PackedDataset
 from train.data.prepare import CorpusFiles
 from train.sample.choose import before, choose, uniforms
 
@@ -35,7 +33,7 @@ def bits_per_byte(
     The separators between documents are predicted and paid for too; they are no bytes of the text.
     document_mask: as in training. Every process calls it together.
     """
-    dataset = PackedDataset(Path(files.validation), files.dtype, context_length, True, document_mask)
+    dataset = files.validation_samples(context_length, document_mask)
     mesh = engine.mesh
     nats = 0.0
     batches = validation_batches(dataset, batch_size, mesh.dp_rank, mesh.dp_size)

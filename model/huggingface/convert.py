@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from model.huggingface.gptj import gptj_config, to_gptj
 from model.huggingface.settings import check_mp_num, config_of
 from model.huggingface.shards import ShardWriter
 from model.tokenizer import Tokenizer, load_tokenizer
+from model.tokenizer.chat import ChatTemplate
+from model.vocabulary import with_rows
 from model.weights import Weights, open_native, write_layer, write_model
 
 SHARD_BYTES = 5 * 10**9  # of one exported file, unless a single layer is larger
@@ -47,7 +49,7 @@ def import_weights(weights: Weights, target: Path, vocab_size: int | None = None
         for index in _progress(f"importing {weights.source}", model.n_layer + 2):
             layer = weights.layer(index)
             if index in (0, model.n_layer + 1):
-                layer = {name: _with_rows(name, value, rows) for name, value in layer.items()}
+                layer = {name: with_rows(name, value, rows) for name, value in layer.items()}
             write_layer(folder / "weights", index, layer)
         write_model(folder, model, {"from": weights.source, "form": weights.form})
     return open_native(target)
@@ -85,6 +87,8 @@ def export_weights(
         config = gptj_config(config) if gptj else {**config, "mp_num": mp_num}
         (folder / "README.md").write_text(model_card(weights, form, target.name))
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        if tokenizer is not None and tokenizer.chat_template is not None:
+            _write_ends(tokenizer, folder)
     if gptj:
         return replace(weights, source=str(target), folder=target, form="GPT-J's form")
     return open_huggingface(str(target), target)
@@ -119,12 +123,11 @@ def _copy_tokenizer(weights: Weights, folder: Path) -> Tokenizer | None:
     return tokenizer
 
 
-def _with_rows(name: str, value: Tensor, rows: int) -> Tensor:
-    """A tensor of the embedding or the head, cut or padded to `rows` of the vocabulary."""
-    if name.startswith("norm.") or len(value) == rows:
-        return value
-    mean = value.mean(dim=0, keepdim=True, dtype=torch.float32).to(value.dtype)
-    return torch.cat([value[:rows], mean.expand(max(0, rows - len(value)), *value.shape[1:])])
+def _write_ends(tokenizer: Tokenizer, folder: Path) -> None:
+    """Tell transformers' `generate` which tokens end an answer, where the chat template says it."""
+    with suppress(ConfigError):  # a template of another origin
+        ends = [tokenizer.eos, *sorted(ChatTemplate(tokenizer).ends)]
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}) + "\n")
 
 
 def _cast(name: str, value: Tensor, dtype: Precision) -> Tensor:

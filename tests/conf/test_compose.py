@@ -75,9 +75,18 @@ CHOICES = [
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_choice_of_every_group_composes(group: str, choice: str) -> None:
     words = [f"{'corpus@data.corpora.nl' if group == 'corpus' else group}={choice}"]
-    if choice.startswith("a100"):
-        words.append("model=350m")
-    compose_settings(words)
+    compose_settings([*words, *companions(group, choice)])
+
+
+def companions(group: str, choice: str) -> list[str]:
+    """What a choice of a group needs of the others."""
+    needs = {
+        ("stage", "sft"): ["data=conversations"],
+        ("data", "conversations"): ["stage=sft"],
+        ("corpus", "conversations"): ["data.packing=best_fit", "data.document_mask=true"],
+    }
+    template = ["data.tokenizer.chat_template=moss"] if group == "corpus" else []
+    return [*needs.get((group, choice), []), *template, *(["model=350m"] if choice.startswith("a100") else [])]
 
 
 @pytest.mark.parametrize("names", ["nl,multi,mono", "mono,nl", "[multi,mono]", "multi"])
@@ -103,7 +112,7 @@ def comments(path: Path) -> tuple[set[str], set[str]]:
 
 PREFIXES = {  # below what the keys of a group's files are, where it is not the group's own name
     "stage": ["stages.FILE"],
-    "corpus": [f"data.corpora.{name}" for name in ("nl", "multi", "mono")],
+    "corpus": [f"data.corpora.{name}" for name in ("nl", "multi", "mono", "sft")],
     "command": [],
     "experiment": [],
 }
@@ -198,7 +207,7 @@ def test_every_choice_that_a_message_lists_can_be_chosen(group: str) -> None:
     with pytest.raises(ConfigError) as caught:
         compose_settings([f"{group}=zork"])
     for choice in str(caught.value).partition("there are ")[2].split(", "):
-        compose_settings([f"{group}={choice}", *(["model=350m"] if choice.startswith("a100") else [])])
+        compose_settings([f"{group}={choice}", *companions(group, choice)])
 
 
 def test_a_cluster_layout_without_the_size_takes_a_larger_ones_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,6 +119,17 @@ def infilled(rows: torch.Tensor) -> MicroBatch:
     return MicroBatch(*(torch.stack([torch.as_tensor(one) for one in each]) for each in zip(*samples, strict=True)))
 
 
+def conversations(rows: torch.Tensor) -> MicroBatch:
+    """As `packed`, with labels for some tokens of each document only; a few have none at all."""
+    ids, labels, positions = packed(rows)
+    return MicroBatch(ids, labels.masked_fill(~learnt(labels), IGNORE_INDEX), positions)
+
+
+def learnt(labels: torch.Tensor) -> torch.Tensor:
+    """Whether each label is the assistant's, in the parity runs."""
+    return labels % 5 > 2
+
+
 def plain(rows: torch.Tensor) -> MicroBatch:
     """`rows` `[batch, seq + 1]`, every token seeing all before it."""
     return MicroBatch(rows[:, :-1], rows[:, 1:])
@@ -192,6 +203,11 @@ def train_documents(overrides: list[str]) -> dict[str, Any]:
 def train_infilled(overrides: list[str]) -> dict[str, Any]:
     """As `train`, on documents of which some are in CodeGen2's form."""
     return train(overrides, infilled)
+
+
+def train_conversations(overrides: list[str]) -> dict[str, Any]:
+    """As `train_documents`, on conversations of which only what the assistant wrote is learnt."""
+    return train(overrides, conversations)
 
 
 def train(overrides: list[str], form: Form = plain) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from transformers import CodeGenForCausalLM
 
 from conf.choices import IGNORE_INDEX
 from model.huggingface import from_huggingface
-from tests.parity.cases import DOCUMENTS, NEW_TOKENS, RATE, SEED, STEPS, batch, infilled, settings_of
+from tests.parity.cases import DOCUMENTS, NEW_TOKENS, RATE, SEED, STEPS, batch, infilled, learnt, settings_of
 from tests.twin import MP_NUM, initial_weights, twin_of
 
 Summed = Callable[[CodeGenForCausalLM, torch.Tensor], tuple[torch.Tensor, int]]
@@ -91,3 +91,19 @@ def each_document_by_itself(twin: CodeGenForCausalLM, rows: torch.Tensor) -> tup
         for start, length in zip(accumulate(lengths, initial=0), lengths, strict=False):
             found.append(cross_entropy(twin, row[None, start : start + length + 1]))
     return torch.stack([loss for loss, _ in found]).sum(), sum(labels for _, labels in found)
+
+
+def padded_conversations(twin: CodeGenForCausalLM, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """As `each_document_by_itself`, in one batch padded on the right, and of the labels that are `learnt` only."""
+    spans = [
+        row[start : start + length + 1]
+        for row, lengths in zip(rows, DOCUMENTS, strict=True)
+        for start, length in zip(accumulate(lengths, initial=0), lengths, strict=False)
+    ]
+    ids = torch.nn.utils.rnn.pad_sequence([span[:-1] for span in spans], batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones(len(span) - 1) for span in spans], batch_first=True)
+    targets = [span[1:].masked_fill(~learnt(span[1:]), IGNORE_INDEX) for span in spans]
+    labels = torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=IGNORE_INDEX)
+    logits = twin(ids, attention_mask=mask).logits
+    total = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    return total, int((labels != IGNORE_INDEX).sum())

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.parity.cases import EOS, batch, infilled, settings_of, train_documents, train_infilled
-from tests.parity.golden import each_document_by_itself, each_infilled_document, golden
+from tests.parity.cases import EOS, batch, infilled, settings_of, train_conversations, train_documents, train_infilled
+from tests.parity.golden import each_document_by_itself, each_infilled_document, golden, padded_conversations
 from tests.parity.test_compiled import AUTO
 from tests.parity.test_layouts import LAYOUTS
 from tests.worlds import Worlds
@@ -60,6 +60,20 @@ def test_layout_trains_documents_in_codegen2s_form(
 ) -> None:
     size, overrides = LAYOUTS[layout]
     assert_same_run(worlds(size).run(train_infilled, overrides), in_codegen2s_form)
+
+
+@pytest.fixture(scope="module")
+def padded() -> dict[str, Any]:
+    """Hugging Face's model, given conversations unpacked and padded, and the mean over what the assistant wrote."""
+    return golden(padded_conversations)
+
+
+@pytest.mark.parametrize("layout", ["single", "dp2 zero3 recompute", "tp2 pp2 dp2 sp"])
+def test_layout_learns_what_the_assistant_wrote_in_packed_conversations(
+    layout: str, worlds: Worlds, padded: dict[str, Any]
+) -> None:
+    size, overrides = LAYOUTS[layout]
+    assert_same_run(worlds(size).run(train_conversations, overrides), padded)
 
 
 @pytest.mark.parametrize("layout", ["pp2"])

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import train.stages
 from conf.check import check
@@ -60,11 +61,11 @@ def test_a_run_a_stage_and_a_released_checkpoint_are_parents(
 
 def test_another_model_is_one_line_with_every_key_that_differs(tmp_path: Path, settings: Settings) -> None:
     released = save(random_model(), tmp_path / "released")
-    settings = from_source(settings, released, n_layer=3, vocab_size=512, context_length=16)
+    settings = from_source(settings, released, n_layer=3, vocab_size=304, context_length=16)
     with pytest.raises(ConfigError) as caught:
         parent_of(tmp_path / "run", "mono", settings)
     assert str(caught.value).endswith(
-        "holds another model: model.n_layer is 2 there and 3 here, model.vocab_size is 400 there and 512 here"
+        "holds another model: model.n_layer is 2 there and 3 here, model.vocab_size is 400 there and 304 here"
     )
 
 
@@ -122,3 +123,28 @@ def test_a_checkpoint_of_another_order_of_samples_is_not_gone_on_from(tmp_path: 
             train.stages._refuse_other_order(tmp_path)
     (tmp_path / "state.json").write_text(json.dumps({"step": 1, "order": ORDER}))
     train.stages._refuse_other_order(tmp_path)
+
+
+def test_a_larger_vocabulary_begins_with_the_mean_for_new_tokens(tmp_path: Path, settings: Settings) -> None:
+    released = save(random_model(), tmp_path / "released")
+    own = tmp_path / "run/tokenizer"
+    before = SentencePieceTokenizer.train(TEXTS, 300)
+    before.save(released)
+    before.with_special(["<a>"]).save(own)
+    plain, known = open_weights(released).layer(3), before.vocab_size
+    for rows in (416, 400):  # more rows; or as many, of which one now stands for a token
+        grows = from_source(settings, released, vocab_size=rows)
+        parent = parent_of(tmp_path / "run", "mono", grows)
+        assert parent is not None and parent.model.vocab_size == rows
+        for name in ("weight", "bias"):
+            value = parent.layer(3)[name]
+            assert len(value) == rows and torch.equal(value[:known], plain[name][:known])
+            torch.testing.assert_close(value[known], plain[name][:known].mean(0))
+    before.save(own)
+    same = parent_of(tmp_path / "run", "mono", from_source(settings, released))
+    assert same is not None and torch.equal(same.layer(3)["weight"], plain["weight"])
+    grows.stages["mono"].handover = Handover.full
+    with pytest.raises(ConfigError, match=r"handover=full cannot take the optimizer's state"):
+        parent_of(tmp_path / "run", "mono", grows)
+    with pytest.raises(ConfigError, match="vocab_size is 400 there and 304 here"):
+        parent_of(tmp_path / "run", "mono", from_source(settings, released, vocab_size=304))

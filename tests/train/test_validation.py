@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 from model.tokenizer import Tokenizer
 from tests.parity.cases import engine_of, mesh_for, settings_of
 from tests.worlds import Worlds
+from train.data.prepare import CorpusFiles
 from train.data.token_file import TokenFileWriter
 from train.validation import bits_per_byte, sample
 
@@ -39,7 +39,10 @@ def measured(folder: str, overrides: list[str]) -> tuple[float, dict[str, str]]:
     """A case: bits per byte of the file below `folder`, and samples, of the seed's weights."""
     settings = settings_of(overrides)
     engine = engine_of(settings, mesh_for(settings))
-    files = SimpleNamespace(validation=f"{folder}/validation.bin", dtype="<u2", validation_bytes=77)
+    path = Path(folder) / "validation.bin"
+    files = CorpusFiles(
+        path, path, "<u2", 1, 1, 1, 1, validation_bytes=77, validation_tokens=1, languages={}, dropped={}
+    )
     length = settings.model.context_length
     beats: list[None] = []
     bits = bits_per_byte(engine, cast(Any, files), length, batch_size=2, beat=lambda: beats.append(None))

@@ -24,6 +24,7 @@ from train.data.duplicates import Keys, repeated
 from train.data.filters import ValidationSelection, is_held_out
 from train.data.languages import LanguageWriter
 from train.data.lone_document import held_out_tokens, split_inside
+from train.data.loss_mask import ids_of
 from train.data.minhash import BANDS
 from train.data.shard import DOCUMENT, ShardTask
 from train.data.token_file import TokenFile, TokenFileWriter
@@ -99,6 +100,7 @@ def _write_corpus(
 ) -> dict[str, Any]:
     _mark_above_limit(parts)
     lone = sum(_kept(parts, TRAIN)) == 1 and all(_can_be_cut(part) for part in parts)
+    lone = lone and not parts[0].task.corpus.conversations
     if not lone:
         _mark_validation(parts, data)
     for part in parts:
@@ -138,7 +140,14 @@ def _write_corpus(
             counts["validation_documents"], counts["validation_bytes"] = 1, counts["split_inside_bytes"]
             counts["train_bytes"] -= counts["split_inside_bytes"]
     (folder / "dropped.json").write_text(json.dumps(dropped.record(), indent=2) + "\n")
-    return {"dtype": dtype, **counts, "languages": languages.tokens, "dropped": dict(sorted(dropped.counts.items()))}
+    conversations = parts[0].task.corpus.conversations
+    return {
+        "dtype": dtype,
+        "conversations": conversations,
+        **counts,
+        "languages": languages.tokens,
+        "dropped": dict(sorted(dropped.counts.items())),
+    }
 
 
 def _mark_above_limit(parts: list[_Part]) -> None:
@@ -206,7 +215,7 @@ def _beginning(part: _Part, row: int, tokenizer: Tokenizer) -> str:
     counts = part.documents()["tokens"][: row + 1].astype(numpy.int64)
     start, own = int(counts[:-1].sum()), int(counts[-1]) - 1
     ids = TokenFile(part.task.folder / SHARD_TOKENS, part.task.dtype).read(start, start + own)
-    return tokenizer.decode(ids[: 4 * SHOWN_CHARACTERS].tolist())
+    return tokenizer.decode(ids_of(ids[: 4 * SHOWN_CHARACTERS]).tolist())
 
 
 def _refer_to_tokens(part: _Part, documents: NDArray[Any], train: TokenSpansWriter) -> None:

@@ -15,6 +15,7 @@ import numpy
 
 from conf.choices import IGNORE_INDEX
 from train.data.infill import ends_document, labels_in_corpus, open_training_tokens
+from train.data.loss_mask import ids_of, labels_of
 from train.data.packed_dataset import Numbers, Pieces, Sample, positions_from
 from train.data.partial_folder import partial_folder
 from train.data.token_file import TokenFile, TokenFileWriter
@@ -28,8 +29,13 @@ def plan_folder(tokens: Path, context_length: int) -> Path:
     return tokens.with_name(f"{tokens.stem}.best_fit_{context_length}")
 
 
-def write_plan(tokens: Path, dtype: str, context_length: int, window_tokens: int = WINDOW_TOKENS) -> None:
-    """Plan the samples of a corpus, unless that is done. Errors: `DataError` where it is damaged."""
+def write_plan(
+    tokens: Path, dtype: str, context_length: int, conversations: bool = False, window_tokens: int = WINDOW_TOKENS
+) -> None:
+    """Plan the samples of a corpus, unless that is done. Errors: `DataError` where it is damaged.
+
+    conversations: their pieces begin with their own first token and end before the label of their last one.
+    """
     folder = plan_folder(tokens, context_length)
     if folder.is_dir():
         return
@@ -39,7 +45,7 @@ def write_plan(tokens: Path, dtype: str, context_length: int, window_tokens: int
         TokenFileWriter(partial / "samples.bin", "<u8") as samples,
     ):
         for starts, ends in _documents(open_training_tokens(tokens, dtype), window_tokens):
-            found, counts = _pack(starts, ends, context_length)
+            found, counts = _pack(starts + conversations, ends - conversations, context_length)
             firsts = pieces.tokens // 2 + numpy.cumsum(counts) - counts
             pieces.write(found.ravel())
             samples.write(firsts)
@@ -100,15 +106,23 @@ class BestFitDataset:
 
     A document's inputs are the eos before it and its tokens but the last, its labels these shifted by one: every token
     of the corpus but the first is a label exactly once. Padding has token 0 and the label `IGNORE_INDEX`.
-    document_mask: see `PackedDataset`.
+    document_mask: see `PackedDataset`. conversations: labels are what the assistant wrote, and a
+    conversation's inputs are its tokens but the last, without the eos before it.
     """
 
-    def __init__(self, path: Path, dtype: str, context_length: int, document_mask: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        dtype: str,
+        context_length: int,
+        document_mask: bool = False,
+        conversations: bool = False,
+    ) -> None:
         folder = plan_folder(path, context_length)
         self._tokens = open_training_tokens(path, dtype)
         self._pieces, self._samples = TokenFile(folder / "pieces.bin", "<u8"), TokenFile(folder / "samples.bin", "<u8")
         self._length = context_length
-        self._document_mask = document_mask
+        self._document_mask, self._conversations = document_mask, conversations
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -117,7 +131,10 @@ class BestFitDataset:
     @property
     def padding(self) -> float:
         """See `CorpusSamples`."""
-        return 1 - (len(self._tokens) - 1) / (len(self) * self._length)
+        labels = len(self._tokens) - 1
+        if self._conversations:
+            labels = int(self._pieces.read(0, len(self._pieces))[1::2].sum())
+        return 1 - labels / (len(self) * self._length)
 
     def pieces(self, first: int, last: int) -> Pieces:
         """See `CorpusSamples`."""
@@ -136,7 +153,8 @@ class BestFitDataset:
         begins, at = numpy.zeros(self._length + 1, numpy.bool_), 0
         for start, length in self._pieces.read(2 * first, 2 * last).reshape(-1, 2).tolist():
             tokens = self._tokens.read(start, start + length + 1)
-            inputs[at : at + length], labels[at : at + length] = tokens[:-1], tokens[1:]
+            inputs[at : at + length] = ids_of(tokens[:-1]) if self._conversations else tokens[:-1]
+            labels[at : at + length] = labels_of(tokens[1:]) if self._conversations else tokens[1:]
             begins[at] = True
             at += length
         begins[at] = True  # of padding

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from train.data.conversations import Conversation
+
 # The six languages of the paper's BigQuery corpus. `.h` is C or C++: `language_of` decides by the content.
 EXTENSIONS = {
     ".c": "C",
@@ -33,6 +35,7 @@ class Document:
     language: str | None = None  # one of the six programming languages, None for other text
     licence: str | None = None  # as stated by its package or data set, None where unknown
     repository: str | None = None  # likewise
+    conversation: Conversation | None = None  # of which `text` is what everyone says
 
 
 def language_of(suffix: str, text: str) -> str | None:

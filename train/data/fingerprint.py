@@ -59,6 +59,7 @@ def fingerprint(settings: Settings) -> str:
         "filters": plain(data.filters),
         "dedup": [data.dedup.value, data.dedup_across_corpora],
         "redact": sorted(data.redact),
+        "conversations": settings.model.context_length if any(one.conversations for one in selected.values()) else None,
         "decontaminate": decontamination_inputs(data),
         "tokenizer": given_tokenizer(settings),
         "selected": list(selected),

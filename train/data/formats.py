@@ -20,6 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from conf.schema import CorpusConfig
+from train.data.conversations import CHAT, META, TOOLS, conversation_of
 from train.data.documents import EXTENSIONS, Document, language_of
 from train.data.dropped import Dropped
 from train.data.json_stream import json_values
@@ -81,13 +82,20 @@ def read_part(part: Part, key: str, corpus: CorpusConfig, dropped: Dropped) -> I
 
 def row_document(row: dict[str, Any], place: str, key: str, corpus: CorpusConfig, dropped: Dropped) -> Document | None:
     """The document in one row of a table; None where the row is unreadable and skipped. place: for error messages."""
-    if corpus.text_column not in row:
+    conversation = None
+    if corpus.conversations:
+        try:
+            conversation = conversation_of(row, corpus.text_column)
+        except ValueError as error:
+            dropped.unreadable(f"{place}: {error}")
+            return None
+    elif corpus.text_column not in row:
         dropped.unreadable(
             f"{place} has no column '{corpus.text_column}' (it has {', '.join(map(str, row)) or 'none'}); "
             f"name the column of the text with data.corpora.{key}.text_column=..."
         )
         return None
-    text = row[corpus.text_column]
+    text = row[corpus.text_column] if conversation is None else conversation.text()
     if not isinstance(text, str):
         dropped.unreadable(f"{place}: column '{corpus.text_column}' holds {type(text).__name__}, not text")
         return None
@@ -101,7 +109,7 @@ def row_document(row: dict[str, Any], place: str, key: str, corpus: CorpusConfig
         return None
     language = row.get(corpus.language_column) if corpus.language_column else None
     licence, repository = _first_filled(row, LICENCE_COLUMNS), _first_filled(row, REPOSITORY_COLUMNS)
-    return Document(text, place, str(language) if language else None, licence, repository)
+    return Document(text, place, str(language) if language else None, licence, repository, conversation)
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,8 @@ class _Rows:
     def columns(self, names: list[str]) -> list[str]:
         """Those that are read, of a table's columns; all of them where the text's is missing, for the message."""
         wanted = {self.corpus.text_column, self.corpus.language_column, *LICENCE_COLUMNS, *REPOSITORY_COLUMNS}
+        if self.corpus.conversations:
+            return [name for name in names if name in wanted | {CHAT, META, TOOLS}]
         return [name for name in names if name in wanted] if self.corpus.text_column in names else names
 
 
@@ -191,7 +201,7 @@ def _csv(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
 def _parquet(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
     with pyarrow.parquet.ParquetFile(file) as table:
         names, groups = table.schema_arrow.names, range(table.num_row_groups)
-        if rows.corpus.text_column not in names:
+        if rows.corpus.text_column not in names and not (rows.corpus.conversations and CHAT in names):
             rows.document(dict.fromkeys(names), part.name)
             return
         number = sum(table.metadata.row_group(group).num_rows for group in groups[: part.start])

@@ -20,12 +20,14 @@ from conf.errors import DataError
 from conf.mixture import corpora_of
 from conf.schema import Settings, StageConfig, plain
 from model.tokenizer import Tokenizer, load_tokenizer
+from model.tokenizer.chat import ChatTemplate
 from train.data.assemble import assemble
 from train.data.best_fit import BestFitDataset, plan_folder, write_plan
 from train.data.files import unread_files
 from train.data.fingerprint import fingerprint, selected_corpora
 from train.data.infill import training_tokens, write_infill
-from train.data.packed_dataset import CorpusSamples, PackedDataset
+from train.data.loss_mask import DTYPE
+from train.data.packed_dataset import CorpusSamples, PackedDataset, Samples
 from train.data.partial_folder import partial_folder, remove_abandoned
 from train.data.pool import make_shards
 from train.data.progress import progress_bar
@@ -49,6 +51,13 @@ class CorpusFiles:
     validation_tokens: int
     languages: dict[str, int]  # programming language -> tokens to train on, by code (languages.py); "none": other text
     dropped: dict[str, int]  # reason -> number of documents
+    conversations: bool = False  # tokens say whether they are learnt (loss_mask.py); then bytes are those that are
+
+    def validation_samples(self, context_length: int, document_mask: bool) -> Samples:
+        """The validation set in order, the last sample padded; conversations whole."""
+        if self.conversations:
+            return BestFitDataset(self.validation, self.dtype, context_length, document_mask, conversations=True)
+        return PackedDataset(self.validation, self.dtype, context_length, True, document_mask)
 
 
 @dataclass(frozen=True)
@@ -61,12 +70,15 @@ class PreparedData:
     def training(self, settings: Settings, stage: StageConfig | None = None) -> dict[str, CorpusSamples]:
         """Corpus -> its training samples, packed as `settings.data` says; of those that the stage reads."""
         length, data = settings.model.context_length, settings.data
-        packed = BestFitDataset if data.packing is Packing.best_fit else PackedDataset
         read = self.corpora if stage is None else {key: self.corpora[key] for key in corpora_of(stage)}
-        return {
-            key: packed(training_tokens(files.train, settings), files.dtype, length, document_mask=data.document_mask)
-            for key, files in read.items()
-        }
+        found: dict[str, CorpusSamples] = {}
+        for key, files in read.items():
+            tokens = training_tokens(files.train, settings)
+            if data.packing is Packing.best_fit:
+                found[key] = BestFitDataset(tokens, files.dtype, length, data.document_mask, files.conversations)
+            else:
+                found[key] = PackedDataset(tokens, files.dtype, length, document_mask=data.document_mask)
+        return found
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the token files."""
@@ -112,7 +124,7 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedD
 
 def _is_packed(settings: Settings, prepared: PreparedData) -> bool:
     length, best_fit = settings.model.context_length, settings.data.packing is Packing.best_fit
-    read = [training_tokens(files.train, settings) for files in prepared.corpora.values()]
+    read = [path for files in prepared.corpora.values() for path in _read(files, settings)]
     return all(path.exists() and (not best_fit or plan_folder(path, length).is_dir()) for path in read)
 
 
@@ -126,9 +138,16 @@ def _pack(settings: Settings, prepared: PreparedData, log: Callable[[str], None]
                 write_infill(files.train, files.dtype, settings, prepared.tokenizer())
             if settings.data.packing is not Packing.best_fit:
                 continue
-            write_plan(read, files.dtype, length)
-        samples = BestFitDataset(read, files.dtype, length)
+            for tokens in _read(files, settings):
+                write_plan(tokens, files.dtype, length, files.conversations)
+        samples = BestFitDataset(read, files.dtype, length, conversations=files.conversations)
         log(f"data: {key}: {len(samples):,} samples of {length:,} tokens, {samples.padding:.2%} of them padding")
+
+
+def _read(files: CorpusFiles, settings: Settings) -> list[Path]:
+    """The tokens that samples are made of; a validation set of text is read in order, without a plan."""
+    train = training_tokens(files.train, settings)
+    return [train, files.validation] if files.conversations else [train]
 
 
 def _write(settings: Settings, directory: Path, log: Callable[[str], None]) -> None:
@@ -138,10 +157,20 @@ def _write(settings: Settings, directory: Path, log: Callable[[str], None]) -> N
     started = time.perf_counter()
     folder = prepare_tokenizer(settings)
     tokenizer, name = load_tokenizer(folder), tokenizer_hash(folder)
+    if any(corpus.conversations for corpus in corpora.values()):
+        _ = ChatTemplate(tokenizer).ends  # refused before anything is read
     log(f"data: tokenizer with {tokenizer.vocab_size:,} pieces in {time.perf_counter() - started:.0f} s")
-    dtype = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
+    small, length = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4", settings.model.context_length
     tasks = [
-        ShardTask(shard, corpus, data, folder, dtype, cache / "shards" / shard_name(shard, corpus, data, name))
+        ShardTask(
+            shard,
+            corpus,
+            data,
+            folder,
+            DTYPE if corpus.conversations else small,
+            cache / "shards" / shard_name(shard, corpus, data, name, length),
+            length,
+        )
         for key, corpus in corpora.items()
         for shard in list_shards(key, corpus)
     ]

@@ -12,7 +12,7 @@ restarted preparation, nor for another validation set, mixture, stage or model.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+from numpy.typing import NDArray
 
 from conf.choices import Dedup, Source
 from conf.errors import DataError
 from conf.schema import CorpusConfig, DataConfig, plain
 from model.tokenizer import Tokenizer, load_tokenizer
+from model.tokenizer.chat import ChatTemplate
+from train.data.conversations import Conversation, encode_conversation
 from train.data.decontaminate import contamination
 from train.data.documents import Document
 from train.data.dropped import Dropped
@@ -44,6 +47,9 @@ from train.data.token_spans import SHARD_TOKENS
 FORMAT = 1  # increase when the same settings and sources give another shard
 DOCUMENT = numpy.dtype([("sha256", ">u8", (4,)), ("tokens", "<u8"), ("bytes", "<u8"), ("language", "<u4")])
 MOST_HASHES = 1 << 20  # of a shard's documents, kept to find duplicates at once; `duplicates.py` finds the others
+
+
+Encoded = tuple[list[int] | NDArray[numpy.integer], int]  # tokens, bytes
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class ShardTask:
     tokenizer: Path
     dtype: str  # of the token ids
     folder: Path
+    context_length: int  # tokens; a conversation that is longer is not kept whole
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class KeptDocument:
     text: str
     sha256: bytes  # of the text without the language
     document: Document
+    conversation: Conversation | None = None
 
 
 def list_shards(key: str, corpus: CorpusConfig) -> list[Shard]:
@@ -109,9 +117,10 @@ def list_shards(key: str, corpus: CorpusConfig) -> list[Shard]:
     ]
 
 
-def shard_name(shard: Shard, corpus: CorpusConfig, data: DataConfig, tokenizer: str) -> str:
+def shard_name(shard: Shard, corpus: CorpusConfig, data: DataConfig, tokenizer: str, context_length: int = 0) -> str:
     """A hash of what determines the shard's content. tokenizer: its files' hash."""
     settings = plain(corpus)
+    settings["conversations"] = context_length if corpus.conversations else None
     for name in ("paths", "subsets", "max_bytes"):
         del settings[name]
     inputs = {
@@ -150,7 +159,13 @@ def kept_documents(shard: Shard, corpus: CorpusConfig, data: DataConfig, dropped
     seen, total = set[bytes](), 0
     limit = None if corpus.source is Source.files else shard.limit_bytes
     for document in _read(shard, corpus, dropped):
-        text = redact(document.text, data.redact) if data.redact else document.text
+        text, conversation = document.text, document.conversation
+        if corpus.conversations and conversation is None:
+            dropped.unreadable(f"{document.source} is text; conversations are rows of tables, such as JSONL")
+            continue
+        if data.redact:
+            text = redact(text, data.redact)
+            conversation = conversation and conversation.mapped(lambda one: redact(one, data.redact))
         if text is not document.text and text != document.text:
             dropped.add("redacted, kept", document.source, around_a_mark(text))
         sha256 = text_sha256(text)
@@ -165,7 +180,7 @@ def kept_documents(shard: Shard, corpus: CorpusConfig, data: DataConfig, dropped
         before, total = total, total + len(text.encode())
         if limit is not None and total > limit and before:
             break
-        yield KeptDocument(text, sha256, document)
+        yield KeptDocument(text, sha256, document, conversation)
     if corpus.source is Source.files and any(state_of(state.name) != state for state in shard.states):
         changed = next(state.name for state in shard.states if state_of(state.name) != state)
         raise DataError(f"{changed} changed while it was read; the same command reads it again")
@@ -196,15 +211,18 @@ def _write(task: ShardTask, partial: Path) -> dict[str, Any]:
     languages: dict[str, int] = {}
     minhash = task.data.dedup is Dedup.minhash
     documents = size = 0
+    encode = _encoder(task, tokenizer, dropped)
     with ExitStack() as stack:
         tokens = stack.enter_context(TokenFileWriter(partial / SHARD_TOKENS, task.dtype))
         rows = stack.enter_context((partial / "documents.bin").open("wb"))
         bands = stack.enter_context((partial / "bands.bin").open("wb")) if minhash else None
         manifest = stack.enter_context((partial / "manifest.jsonl").open("w"))
         for kept in kept_documents(task.shard, task.corpus, task.data, dropped):
-            ids = [*tokenizer.encode(kept.text), tokenizer.eos]
+            encoded = encode(kept)
+            if encoded is None:
+                continue
+            ids, length = encoded
             tokens.write(ids)
-            length = len(kept.text.encode())
             language = languages.setdefault(kept.document.language or "", len(languages))
             hashes = numpy.frombuffer(kept.sha256, ">u8")
             rows.write(numpy.array([(hashes, len(ids), length, language)], DOCUMENT).tobytes())
@@ -214,6 +232,20 @@ def _write(task: ShardTask, partial: Path) -> dict[str, Any]:
             documents, size = documents + 1, size + length
     counts = {"documents": documents, "bytes": size, "tokens": tokens.tokens}
     return {**counts, "languages": list(languages), "dropped": dropped.record()}
+
+
+def _encoder(task: ShardTask, tokenizer: Tokenizer, dropped: Dropped) -> Callable[[KeptDocument], Encoded | None]:
+    """What gives the tokens of a document with the eos after it, and the bytes that are learnt of it."""
+    if not task.corpus.conversations:
+        return lambda kept: ([*tokenizer.encode(kept.text), tokenizer.eos], len(kept.text.encode()))
+    template = ChatTemplate(tokenizer)
+
+    def encode(kept: KeptDocument) -> Encoded | None:
+        assert kept.conversation is not None
+        place = kept.document.source
+        return encode_conversation(template, tokenizer, task.context_length, dropped, kept.conversation, place)
+
+    return encode
 
 
 @lru_cache(maxsize=1)

@@ -6,6 +6,7 @@ from itertools import islice
 
 import numpy
 
+from train.data.loss_mask import ids_of
 from train.data.prepare import PreparedData
 from train.data.token_spans import open_tokens
 
@@ -41,7 +42,7 @@ def inspection(data: PreparedData) -> Iterator[str]:
         ends = numpy.flatnonzero(ids == tokenizer.eos)
         for number, row in enumerate(shown[: max(1, len(ends) - 1)]):
             end = int(ends[number + 1]) if number + 1 < len(ends) else len(ids)
-            own = ids[int(ends[number]) + 1 : end].tolist()
+            own = ids_of(ids[int(ends[number]) + 1 : end]).tolist()
             facts = (row["path"], row["language"], row["licence"], row["repository"], f"{row['bytes']:,} bytes")
             text = tokenizer.decode(own)
             cut = " ..." if len(text) > SHOWN_CHARACTERS else ""

@@ -52,7 +52,7 @@ def prepare_tokenizer(settings: Settings) -> Path:
             texts = (
                 text for key, sampled in shards.items() for text in _sample(sampled, corpora[key], settings.data, share)
             )
-            tokenizer = train_tokenizer(config.kind, texts, rows, _special(settings))
+            tokenizer = train_tokenizer(config.kind, texts, rows - len(config.special_tokens), _special(settings))
         tokenizer = tokenizer.with_special(config.special_tokens, read_template(config.chat_template))
         if tokenizer.vocab_size > rows:
             raise ConfigError(
@@ -75,9 +75,8 @@ def given_tokenizer(settings: Settings) -> dict[str, Any]:
 
 
 def _special(settings: Settings) -> list[str]:
-    """The special tokens, beside eos, of a tokenizer that is trained."""
-    infilling = INFILLING if settings.data.objective is Objective.infill else ()
-    return list(dict.fromkeys([*infilling, *settings.data.tokenizer.special_tokens]))
+    """The special tokens, beside eos, that a tokenizer is trained with; those that settings name come after its ids."""
+    return list(INFILLING) if settings.data.objective is Objective.infill else []
 
 
 def tokenizer_hash(folder: Path) -> str:

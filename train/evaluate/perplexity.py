@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy
@@ -13,11 +14,12 @@ from conf.compose import load_settings
 from conf.errors import ConfigError
 from conf.run_folder import CONFIG
 from conf.schema import Settings
-from train.data.packed_dataset import PackedDataset
+from train.data.packed_dataset import Samples
 from train.data.prepare import PreparedData, find_prepared
 from train.sample.generator import Generator
 
-Text = tuple[Iterator[Tensor], int]  # tokens in blocks [1 to context + 1] that overlap by one, bytes of UTF-8
+Block = tuple[Tensor, Tensor]  # ids [2 to context + 1], and of each but the first whether it counts
+Text = tuple[Iterator[Block], int]  # blocks that overlap by one, bytes of UTF-8
 
 
 def evaluate(command: Evaluate, generator: Generator) -> dict[str, dict[str, float]]:
@@ -42,11 +44,9 @@ def load_texts(run: Path, paths: list[str], generator: Generator) -> dict[str, T
         return {Path(path).name: _file_blocks(Path(path), generator) for path in paths}
     settings, data = data_of(run)
     length = settings.model.context_length
+    mask = settings.data.document_mask
     return {
-        name: (
-            _packed_blocks(PackedDataset(files.validation, files.dtype, length, True, settings.data.document_mask)),
-            files.validation_bytes,
-        )
+        name: (_packed_blocks(files.validation_samples(length, mask)), files.validation_bytes)
         for name, files in data.corpora.items()
     }
 
@@ -65,19 +65,20 @@ def data_of(run: Path) -> tuple[Settings, PreparedData]:
 
 
 def score(text: Text, generator: Generator, batch_size: int) -> tuple[float, float]:
-    """(bits per byte, perplexity per token) of a text."""
+    """(bits per byte, perplexity per token) of a text; of conversations, of what the assistant wrote."""
     blocks, bytes_of_text = text
     nats, tokens = 0.0, 0
-    batch: list[Tensor] = []
+    batch: list[Block] = []
 
     def add() -> None:
         nonlocal nats, tokens
-        losses = generator.token_losses(torch.stack(batch))
-        nats, tokens = nats + losses.double().sum().item(), tokens + losses.numel()
+        losses = generator.token_losses(torch.stack([ids for ids, _ in batch]))
+        counted = losses[torch.stack([mask for _, mask in batch])]
+        nats, tokens = nats + counted.double().sum().item(), tokens + counted.numel()
         batch.clear()
 
     for block in blocks:
-        if batch and (len(batch) == batch_size or len(block) != len(batch[0])):
+        if batch and (len(batch) == batch_size or len(block[0]) != len(batch[0][0])):
             add()
         batch.append(block)
     if batch:
@@ -85,13 +86,16 @@ def score(text: Text, generator: Generator, batch_size: int) -> tuple[float, flo
     return nats / math.log(2) / bytes_of_text, math.exp(nats / tokens)
 
 
-def _packed_blocks(blocks: PackedDataset) -> Iterator[Tensor]:
-    for index in range(len(blocks)):
-        inputs, labels, *positions = blocks[index]
-        known = int((labels >= 0).sum())
-        begins = numpy.flatnonzero(positions[0][:known] == 0) if positions else numpy.zeros(1, int)
-        for first, last in zip(begins, [*begins[1:], known], strict=True):
-            yield torch.from_numpy(numpy.append(inputs[first:last], labels[last - 1]))
+def _packed_blocks(samples: Samples) -> Iterator[Block]:
+    for index in range(len(samples)):
+        inputs, labels, *positions = samples[index]
+        begins = numpy.flatnonzero(positions[0] == 0).tolist() if positions else [0]
+        for first, end in pairwise([*begins, len(inputs)]):
+            counted = numpy.flatnonzero(labels[first:end] >= 0)
+            if len(counted):
+                stop = first + int(counted[-1]) + 1
+                ids = numpy.append(inputs[first:stop], labels[stop - 1])
+                yield torch.from_numpy(ids), torch.from_numpy(labels[first:stop] >= 0)
 
 
 def _file_blocks(path: Path, generator: Generator) -> Text:
@@ -104,4 +108,5 @@ def _file_blocks(path: Path, generator: Generator) -> Text:
     eos, length = generator.tokenizer.eos, generator.model.context_length
     ids = torch.tensor([eos, *generator.tokenizer.encode(text), eos])
     starts = range(0, len(ids) - 1, length)
-    return (ids[start : start + length + 1] for start in starts), len(text.encode())
+    blocks = (ids[start : start + length + 1] for start in starts)
+    return ((block, torch.ones(len(block) - 1, dtype=torch.bool)) for block in blocks), len(text.encode())

@@ -18,25 +18,27 @@ from conf.command_line import Command, run_command
 from conf.commands import Sample, read_command
 from conf.errors import ConfigError
 from conf.run_folder import open_atomic
+from train.sample.chat import as_text, read_chat, whole
 from train.sample.diff import sample_diff
 from train.sample.gap import Gap, gap_in
 
 COMMAND = Command(
     program="python -m train.sample",
-    usage="run=... prompt=...|infill=...|diff=... [KEY=VALUE ...]",
-    summary="Samples completions of prompts, with infill= what stands at <mask_1>, or with diff= the change of a file, "
-    "from a run, one of its stages, an imported or exported folder, or a model on the hub. The deepspeed launcher "
-    "spreads the model over several devices; the samples are the same.",
+    usage="run=... prompt=...|infill=...|chat=...|diff=... [KEY=VALUE ...]",
+    summary="Samples completions of prompts, with infill= what stands at <mask_1>, with chat= the assistant's answers, "
+    "or with diff= the change of a file, from a run, one of its stages, an imported or exported folder, or a model on "
+    "the hub. The deepspeed launcher spreads the model over several devices; the samples are the same.",
     examples=(
         "python -m train.sample run=runs/quickstart-tiny prompt='def add(a, b):' samples=3",
         "python -m train.sample run=Salesforce/codegen-350M-mono prompt=@prompts.jsonl output=samples.jsonl",
         "python -m train.sample run=Salesforce/codegen2-1B_P infill=$'def add(a, b):\\n<mask_1>    return c\\n'",
+        "python -m train.sample run=runs/mine chat='What is 2 and 3?'",
         "python -m train.sample run=runs/commits diff=setup.py message='Require Python 3.11' apply=true",
         "deepspeed --num_gpus 2 --no_local_rank --module train.sample run=... prompt=...",
     ),
     settings="sample",
 )
-KINDS = ("prompt", "infill", "diff")  # settings that say what is sampled
+KINDS = ("prompt", "infill", "chat", "diff")  # settings that say what is sampled
 
 
 def main(argv: list[str]) -> int:
@@ -52,7 +54,7 @@ def sample_prompts(argv: list[str]) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
     if kind == "diff":
         return sample_diff(command, is_main)
-    prompts = read_prompts(value, kind)
+    prompts: list[Any] = read_chat(_encodable(value, kind)) if kind == "chat" else read_prompts(value, kind)
     for prompt in prompts if kind == "infill" else ():
         gap_in(prompt)  # said before the model is loaded
     with _writer(command.output if is_main else None) as output:
@@ -60,13 +62,14 @@ def sample_prompts(argv: list[str]) -> int:
     return 0
 
 
-def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main: bool) -> None:
+def sample(command: Sample, prompts: list[Any], output: IO[str] | None, is_main: bool) -> None:
     """Sample `command.samples` completions a prompt, in batches; show them and write them to `output` as JSON lines."""
     import torch  # it and DeepSpeed are loaded only for settings that can run
 
     # DeepSpeed would say on stdout, where the samples go, that it finds no GPU.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     from train.evaluate.truncation import truncate
+    from train.sample.answer import answer
     from train.sample.generator import open_generator
     from train.sample.infill import fill
     from train.sample.replicas import spread
@@ -79,8 +82,10 @@ def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main:
     ]
     special: Any = "all" if "all" in command.allowed_special else command.allowed_special
 
-    def complete(batch: list[tuple[str, int, int]]) -> list[str]:
+    def complete(batch: list[tuple[Any, int, int]]) -> list[Any]:
         texts, seeds, stop = [prompt for prompt, _, _ in batch], [seed for *_, seed in batch], tuple(command.stop)
+        if command.chat is not None:
+            return answer(generator, texts, command, seeds)
         if command.infill is not None:
             return fill(generator, [gap_in(text) for text in texts], command, seeds, stop)
         return generator.generate(texts, command, seeds, stop, special)
@@ -90,15 +95,24 @@ def sample(command: Sample, prompts: list[str], output: IO[str] | None, is_main:
     with bar:
         task = bar.add_task("sampling", total=len(every))
         for (prompt, index, seed), text in zip(every, chain.from_iterable(rounds), strict=True):
-            completion = truncate(text) if command.truncate else text
+            completion: Any = truncate(text) if command.truncate and command.chat is None else text
             if is_main:
                 console.rule(f"sample {index + 1} of {command.samples}, seed {seed}", align="left", style="dim")
-                gap = Gap(prompt, "") if command.infill is None else gap_in(prompt)
-                console.print(Text(gap.prefix, style="dim"), Text(completion), Text(gap.suffix, style="dim"), sep="")
+                before, new, after = shown(command, prompt, completion)
+                console.print(Text(before, style="dim"), Text(new), Text(after, style="dim"), sep="")
             if output is not None:
-                line = {"prompt": prompt, "sample": index, "seed": seed, "completion": completion}
-                output.write(json.dumps(line) + "\n")
+                asked = {"prompt": prompt, "completion": completion}
+                asked = asked if command.chat is None else whole(prompt, completion)
+                output.write(json.dumps({"sample": index, "seed": seed, **asked}) + "\n")
             bar.advance(task)
+
+
+def shown(command: Sample, prompt: Any, completion: Any) -> tuple[str, str, str]:
+    """What the terminal shows: the text before what is new, that, and the text after it."""
+    if command.chat is not None:
+        return f"{as_text(prompt.messages)}\n", as_text(completion), ""
+    gap = Gap(prompt, "") if command.infill is None else gap_in(prompt)
+    return gap.prefix, completion, gap.suffix
 
 
 def asked_for(command: Sample) -> tuple[str, str]:

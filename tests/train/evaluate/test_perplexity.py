@@ -3,13 +3,14 @@
 import math
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
 from conf.errors import ConfigError
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.train.sample.cases import MODEL, TEXTS, generator_of
-from train.evaluate.perplexity import load_texts, score
+from train.evaluate.perplexity import _packed_blocks, load_texts, score
 from train.sample.generator import Generator
 
 
@@ -47,3 +48,14 @@ def test_a_text_that_cannot_be_read_is_refused(
 def test_a_folder_without_validation_sets_needs_paths(generator: Generator, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no run with validation sets; name text files with paths="):
         load_texts(tmp_path, [], generator)
+
+
+def test_of_conversations_the_assistants_tokens_count(generator: Generator) -> None:
+    inputs, labels = numpy.array([5, 6, 7, 8, 9, 0, 0]), numpy.array([-100, 7, -100, 9, 10, -100, -100])
+    samples = [(inputs, labels, numpy.array([0, 1, 0, 1, 2, 0, 1], numpy.int32))]
+    blocks = list(_packed_blocks(samples))  # type: ignore[arg-type]
+    assert [ids.tolist() for ids, _ in blocks] == [[5, 6, 7], [7, 8, 9, 10]]
+    first, second = (generator.token_losses(ids[None]).double()[0] for ids, _ in blocks)
+    nats = (first[1] + second[1] + second[2]).item()
+    bits, perplexity = score((iter(blocks), 3), generator, 2)
+    assert bits == pytest.approx(nats / math.log(2) / 3) and perplexity == pytest.approx(math.exp(nats / 3))

@@ -98,7 +98,7 @@ def test_special_tokens_in_a_prompt(run: Path, tmp_path: Path, capsys: pytest.Ca
         (["precision=fp16"], "precision=fp16 does not work on a CPU"),
         (["prompt=a\udcffb"], "prompt is no text at character 2"),
         (["prompt=@nowhere.txt"], "prompt=@nowhere.txt cannot be read"),
-        (["infill=a"], "say what to sample by one of prompt=, infill=, diff=; there is prompt= and infill="),
+        (["infill=a"], "say what to sample by one of prompt=, infill=, chat=, diff=; there is prompt= and infill="),
         (["output=nowhere/at/all.jsonl"], "output=nowhere/at/all.jsonl cannot be written"),
         (["sampels=3"], "did you mean 'samples'?"),
     ],

@@ -1,0 +1,27 @@
+"""What a model writes in a turn, as messages; tests/train/sample/test_chat.py has a model that learnt to answer."""
+
+import pytest
+
+from conf.errors import ConfigError
+from tests.chats import TALK, chat_tokenizer
+from tests.train.sample.cases import GREEDY, MODEL, generator_of
+from train.data.conversations import Conversation
+from train.sample.answer import answer, messages_of
+
+
+def test_what_was_written_becomes_messages() -> None:
+    tokenizer = chat_tokenizer()
+    call = messages_of(tokenizer.encode(" look<eot>\n<|Commands|>: Add(1)", "all"), tokenizer)
+    assert call == [{"role": "assistant", "content": "", "reasoning_content": "look", "commands": "Add(1)"}]
+    none = messages_of(tokenizer.encode(" None<eot>\n<|Commands|>: None", "all"), tokenizer)
+    assert none[1] == {"role": "tool", "content": "None"}, "the answer follows in the same turn"
+    assert messages_of(tokenizer.encode(" a <eot> b"), tokenizer) == [{"role": "assistant", "content": "a <eot> b"}]
+
+
+def test_what_cannot_be_answered_is_one_line() -> None:
+    generator = generator_of(chat_tokenizer())
+    long = Conversation([{"role": "user", "content": "x" * MODEL.context_length}])
+    with pytest.raises(ConfigError, match="a prompt is over 34 tokens"):
+        answer(generator, [long], GREEDY, [0])
+    with pytest.raises(ConfigError, match="chat: the chat template cannot render it: the role judge is not known"):
+        answer(generator, [Conversation([*TALK[:1], {"role": "judge", "content": ""}])], GREEDY, [0])
