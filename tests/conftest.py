@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -16,14 +15,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Worlds of several processes are proved on gloo: on a machine with GPUs only `-m gpu` sees them."""
     if config.option.markexpr != "gpu":
         os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several workers (`-n`) share the tests by file; a folder's tests in worlds stay together: one start a world."""
-    for item in items:
-        file = item.path.relative_to(Path(__file__).parent)
-        together = file.parts[0] if "worlds" in getattr(item, "fixturenames", ()) else str(file)
-        item.add_marker(pytest.mark.xdist_group(together))
 
 
 @pytest.fixture
