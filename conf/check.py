@@ -14,6 +14,7 @@ from typing import Any
 from conf.chat_templates import conversation_problems
 from conf.choices import ClusterKind, Handover, Offload, Precision
 from conf.errors import ConfigError
+from conf.lora import lora_problems
 from conf.mixture import mixture_problems
 from conf.schema import Settings, StageConfig
 from conf.secrets import is_secret
@@ -47,9 +48,8 @@ def check(settings: Settings, world_size: int | None = None) -> None:
     world_size: number of processes; None: not known, and the checks that need it are left out.
     """
     values = chain(_finite(asdict(settings)), _model(settings), _stages(settings), mixture_problems(settings))
-    for problem in chain(
-        values, conversation_problems(settings), _cluster(settings), _layout(settings, world_size), _numbers(settings)
-    ):
+    others = chain(_cluster(settings), _layout(settings, world_size), _numbers(settings))
+    for problem in chain(values, lora_problems(settings), conversation_problems(settings), others):
         raise ConfigError(problem)
 
 

@@ -18,6 +18,13 @@ class Precision(Enum):
     fp8 = "fp8"  # bf16, and the blocks' products in fp8
 
 
+class Finetune(Enum):
+    """Which weights are trained."""
+
+    full = "full"  # all
+    lora = "lora"  # adapters of low rank on the blocks' products (arXiv 2106.09685), beside frozen weights
+
+
 class Sandbox(Enum):
     """What the programs that a model wrote must be shut off by."""
 
@@ -130,6 +137,7 @@ class ExportForm(Enum):
 
     codegen = "codegen"  # CodeGenForCausalLM
     gptj = "gptj"  # GPTJForCausalLM, for engines that serve GPT-J and not CodeGen
+    peft = "peft"  # PEFT's: a run's adapters, without the weights that they adapt
 
 
 class Quantize(Enum):

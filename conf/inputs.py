@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from conf.choices import INFILL_TOKENS, READ_BY_PATH, Objective
 from conf.errors import ConfigError
+from conf.lora import nothing_to_adapt
 from conf.run_folder import CONFIG, STAGES, WEIGHTS
 from conf.schema import Settings
 from conf.sources import is_hub_name
@@ -67,6 +68,7 @@ def _infilling(settings: Settings) -> Iterator[str]:
 
 
 def _parents(settings: Settings) -> Iterator[str]:
+    yield from nothing_to_adapt(settings)
     for name, stage in settings.stages.items():
         if stage.init_from is None or is_hub_name(stage.init_from):
             continue

@@ -63,6 +63,7 @@ RULES: dict[str, tuple[Rule, str]] = {
     "data.on_error": (Rule.free, "what becomes of files that cannot be read"),
     "data": (Rule.extend, "the new data is read from its beginning; the tokenizer stays the run's"),
     "optimizer": (Rule.extend, "the moments are kept"),
+    "finetune": (Rule.never, "weights and moments have its shapes"),
     "model": (Rule.never, "weights and moments have its shapes"),
     "stages": (Rule.extend, "of the stage under way or finished last; the optimizer and the data's position are kept"),
     "stages.NAME.init_from": (Rule.never, "of a stage that has begun"),

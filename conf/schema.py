@@ -85,6 +85,16 @@ class OptimizerConfig:
 
 
 @dataclass
+class FinetuneConfig:
+    """Which weights are trained, and the size of adapters: conf/finetune."""
+
+    kind: choices.Finetune = choices.Finetune.full  # of runs that were saved before there was another
+    rank: int = 16
+    alpha: float = 32.0
+    targets: list[str] = field(default_factory=lambda: ["qkv_proj", "out_proj", "fc_in", "fc_out"])
+
+
+@dataclass
 class LossScaleConfig:
     """Dynamic scale of the loss in fp16: conf/layout."""
 
@@ -226,6 +236,7 @@ class Settings:
     stages: dict[str, StageConfig] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

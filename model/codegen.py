@@ -54,7 +54,14 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, tp: TensorParallelGroup, kernels: Kernels, recompute: Recompute, layer: int
+        self,
+        config: ModelConfig,
+        tp: TensorParallelGroup,
+        kernels: Kernels,
+        recompute: Recompute,
+        layer: int,
+        column: Callable[..., ColumnLinear] = ColumnLinear,
+        row: Callable[..., RowLinear] = RowLinear,
     ) -> None:
         super().__init__()
         d = config.n_embd
@@ -63,9 +70,9 @@ class Block(nn.Module):
         self.kernels = kernels
         self.dropout = Dropout(config.dropout, layer, tp)
         self.norm = LayerNorm(d, config.layer_norm_epsilon, tp, kernels.norm)
-        self.in_proj = ColumnLinear(d, parts=(d, d, d, 4 * d), tp=tp, products=kernels.products)
+        self.in_proj = column(d, parts=(d, d, d, 4 * d), tp=tp, products=kernels.products)
         self.mlp_bias = sharded(nn.Parameter(torch.empty(4 * d // tp.size)), Shard(0, (4 * d,)), tp)
-        self.out_proj = RowLinear(parts=(d, 4 * d), out_features=d, tp=tp, products=kernels.products)
+        self.out_proj = row(parts=(d, 4 * d), out_features=d, tp=tp, products=kernels.products)
         self.rotary: Tensor
         self.register_buffer("rotary", rotary_table(config.context_length, config.rotary_dim), persistent=False)
         compile_all = kernels.compile and kernels.compile_blocks and tp.size == 1

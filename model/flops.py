@@ -5,7 +5,8 @@ twice the forward pass, recomputation does not count. Matrix parameters cost 6 o
 12 * n_layer * n_embd * context_length a token. The causal mask is not taken off, as in PaLM and in LLM Foundry.
 """
 
-from conf.schema import ModelConfig
+from conf.lora import adapter_parameters, is_lora
+from conf.schema import FinetuneConfig, ModelConfig
 
 
 def layer_parameters(model: ModelConfig) -> list[int]:
@@ -34,6 +35,9 @@ def layer_flops(model: ModelConfig) -> list[int]:
     return [model.n_embd, *[block] * model.n_layer, 2 * model.vocab_size * model.n_embd]
 
 
-def flops_per_token(model: ModelConfig) -> int:
-    """Operations to train on one token of a full-length sequence."""
-    return 6 * matrix_parameters(model) + 12 * model.n_layer * model.n_embd * model.context_length
+def flops_per_token(model: ModelConfig, finetune: FinetuneConfig | None = None) -> int:
+    """Operations to train on one token of a full-length sequence; frozen weights cost 4, they have no gradient."""
+    products = 6 * matrix_parameters(model)
+    if finetune is not None and is_lora(finetune):
+        products = 4 * matrix_parameters(model) + 6 * adapter_parameters(model, finetune)
+    return products + 12 * model.n_layer * model.n_embd * model.context_length

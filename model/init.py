@@ -3,6 +3,7 @@
 A process computes the rows and columns that it holds, on the device that holds them. Source of the distributions:
 JAXFORMER's modules. Linear layers: normal truncated at two standard deviations, std 1/sqrt(fan_in); the two products
 back into the residual stream: std (2/n_layer)/sqrt(n_embd); embedding: std 1/sqrt(vocab_size); norms 1 and 0, biases 0.
+Adapters as PEFT's: the first matrix uniform within 1/sqrt(fan_in), the second 0.
 """
 
 import functools
@@ -43,7 +44,14 @@ def init_parameter(name: str, shape: tuple[int, ...], config: ModelConfig, seed:
 
 def _fill(values: Tensor, places: list[Tensor], name: str, config: ModelConfig, seed: int) -> None:
     """Set `values` to the parameter's at `places`: indices along each of its dimensions."""
-    if name.endswith("norm.weight"):
+    if name.endswith("lora_A"):  # uniform, as PEFT's
+        rows, columns = places
+        bound = (config.n_embd * (4 if ".fc_out." in name else 1)) ** -0.5
+        fractions = hash_grid(rows, columns, keys_of(seed, name)).double().mul_(2.0**-BITS)
+        values.copy_(fractions.mul_(2).sub_(1).mul_(bound))
+    elif name.endswith("lora_B"):
+        values.zero_()
+    elif name.endswith("norm.weight"):
         values.fill_(1)
     elif name.endswith("bias"):
         values.zero_()

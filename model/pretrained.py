@@ -1,7 +1,9 @@
 """Weights by the name a user gives: a run, a stage, an imported folder, a Hugging Face folder or a name on the hub."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from model.adapters import merge
 from model.hub import local_folder
 from model.huggingface.checkpoint import open_huggingface
 from model.tokenizer.gpt2 import FILES as TOKENIZER_FILES
@@ -14,11 +16,16 @@ def open_weights(source: str | Path, mp_num: int | None = None, asked: str = "so
     """The weights of a run (its last finished stage), one of its stages, an imported folder, or Hugging Face's form.
 
     The last is a folder with config.json or a name `owner/name` on the hub; `mp_num` is the number of groups in its
-    qkv_proj, by default what its config.json or its name says, else 4. asked: the setting, for messages.
+    qkv_proj, by default what its config.json or its name says, else 4. asked: the setting, for messages. A stage's
+    adapters are merged into the weights that they adapt, which must still be there.
     Errors: `ConfigError`, one line, where it is none of these, or naming every tensor that is missing, extra or of
     another shape.
     """
     folder = local_folder(source, HUB_FILES, asked)
     if (folder / "config.json").is_file():
         return open_huggingface(str(source), folder, mp_num)
-    return open_native(folder)
+    weights = open_native(folder)
+    if weights.adapters is None:
+        return weights
+    base = open_weights(weights.adapters.base, asked=f"{weights.folder} adapts init_from")
+    return replace(weights, read=merge(weights.adapters, base))

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from conf.compose import load_settings
 from conf.errors import ConfigError
-from conf.schema import ModelConfig
-from model.build import ALONE, layer_shapes
+from conf.lora import is_lora
+from conf.schema import FinetuneConfig, ModelConfig, Settings
+from model.build import ALONE, FULL, layer_shapes
 from model.tensor_files import Region, Shape, join_regions, read_regions, read_tensors, readable, shapes_in
 from parallel.mesh import TensorParallelGroup
 from parallel.tensor_parallel import Shard, shard_of
@@ -38,8 +39,20 @@ class ReadLayer(Protocol):
 
 
 @dataclass(frozen=True)
+class Adapters:
+    """Adapters on disk. base: the weights that they adapt, as `model.pretrained.open_weights` takes them."""
+
+    base: str
+    finetune: FinetuneConfig
+    read: ReadLayer
+
+
+@dataclass(frozen=True)
 class Weights:
-    """The weights of a whole model on disk, checked against `model`."""
+    """The weights of a whole model on disk, checked against `model`.
+
+    adapters: of a stage that trained some; they are merged into what `layer` returns.
+    """
 
     source: str  # the folder, or the name on the hub
     folder: Path  # on this machine; of a run, its stage's
@@ -47,6 +60,7 @@ class Weights:
     tokenizer_folder: Path | None
     form: str
     read: ReadLayer
+    adapters: Adapters | None = None
 
     @property
     def run(self) -> Path | None:
@@ -117,33 +131,35 @@ def memory_reader(layers: Sequence[Layer]) -> ReadLayer:
 def open_native(folder: Path) -> Weights:
     """The weights of a run (its last finished stage), of one of its stages, or of an imported folder.
 
+    Of a stage that trained adapters they are these alone: `model.adapters.merge` makes whole weights of them.
     Errors: `ConfigError`, one line, where it is none of these, or naming every tensor that is missing, extra or of
     another shape.
     """
     if (folder / "model.json").is_file():
-        model, form = read_model(folder), "imported weights"
+        model, finetune, form = read_model(folder), FULL, "imported weights"
     else:
-        folder, model = _find_stage(folder)
-        form = f"stage {folder.name} of a run"
-    read = open_layers(folder / "weights", model)
+        folder, settings = _find_stage(folder)
+        model, finetune, form = settings.model, settings.finetune, f"stage {folder.name} of a run"
+    read = open_layers(folder / "weights", model, finetune)
+    adapters = Adapters(_base_of(folder, settings), finetune, read) if is_lora(finetune) else None
     tokenizers = [folder / "tokenizer", folder.parents[1] / "tokenizer"]
     tokenizer = next((path for path in tokenizers if path.is_dir()), None)
-    return Weights(str(folder), folder, model, tokenizer, form, read)
+    return Weights(str(folder), folder, model, tokenizer, form, read, adapters)
 
 
-def open_layers(folder: Path, model: ModelConfig) -> ReadLayer:
-    """A reader of the tensors of `model` in `folder`, a file a layer.
+def open_layers(folder: Path, model: ModelConfig, finetune: FinetuneConfig = FULL) -> ReadLayer:
+    """A reader of the tensors of `model` that are trained in `folder`, a file a layer.
 
     Errors: `ConfigError` naming every file or tensor that is missing, extra or of another shape.
     """
-    paths = {index: folder / layer_file(index) for index in range(model.n_layer + 2)}
+    shapes = layer_shapes(model, finetune)
+    paths = {index: folder / layer_file(index) for index, layer in enumerate(shapes) if layer}
     absent = [path.name for path in paths.values() if not path.is_file()]
     if absent:
         raise ConfigError(f"{folder} is not whole: missing {'; '.join(absent)}")
     with readable(folder):
         found = {f"{index}.{name}": one for index, path in paths.items() for name, one in shapes_in(path).items()}
-    layers = enumerate(layer_shapes(model))
-    expected = {f"{index}.{name}": shape for index, layer in layers for name, shape in layer.items()}
+    expected = {f"{index}.{name}": shape for index, layer in enumerate(shapes) for name, shape in layer.items()}
     refuse_differences(folder, found, expected)
     return layers_in(folder)
 
@@ -207,8 +223,14 @@ def refuse_differences(folder: Path, found: dict[str, Shape], expected: dict[str
         raise ConfigError(f"{folder} does not fit its own settings: {'; '.join(wrong)}")
 
 
-def _find_stage(folder: Path) -> tuple[Path, ModelConfig]:
-    """A stage's folder and its model; of a run's folder, the last stage that has weights."""
+def _base_of(stage: Path, settings: Settings) -> str:
+    """What the adapters of a stage adapt."""
+    names = list(settings.stages)
+    return settings.stages[stage.name].init_from or str(stage.with_name(names[names.index(stage.name) - 1]))
+
+
+def _find_stage(folder: Path) -> tuple[Path, Settings]:
+    """A stage's folder and its run's settings; of a run's folder, the last stage that has weights."""
     if (folder / "config.yaml").is_file():
         run = folder
         stages = [run / "stages" / name for name in load_settings(run / "config.yaml").stages]
@@ -222,4 +244,4 @@ def _find_stage(folder: Path) -> tuple[Path, ModelConfig]:
             raise ConfigError(f"{folder} has not finished: it holds no weights yet")
     else:
         raise ConfigError(f"{folder} holds no weights: it is no run, no stage, no imported and no Hugging Face folder")
-    return folder, load_settings(run / "config.yaml").model
+    return folder, load_settings(run / "config.yaml")

@@ -161,6 +161,11 @@ def replicated(parameter: Tensor, tp: TensorParallelGroup) -> Tensor:
 
     Under sequence parallelism its gradient is all-reduced over the group, before any gradient hook runs.
     """
-    if not tp.sequence_parallel:
+    return sum_gradient(parameter, tp) if tp.sequence_parallel else parameter
+
+
+def sum_gradient(parameter: Tensor, tp: TensorParallelGroup) -> Tensor:
+    """A parameter that every process holds whole, and of whose gradient each computes a part: those are summed."""
+    if tp.size == 1:
         return parameter
     return _IdentityForwardAllReduceBackward.apply(parameter, tp)  # type: ignore[no-any-return,no-untyped-call]

@@ -119,24 +119,27 @@ class _FusedLoss(torch.autograd.Function):
             zip(torch.split(hidden, options.chunk_tokens), torch.split(labels, options.chunk_tokens), strict=True)
         )
         hidden_gradient = torch.empty_like(hidden) if gradient else None
-        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if gradient and len(pieces) > 1 else None
-        bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if gradient else None
+        trained = gradient and ctx.needs_input_grad[1]  # the weight and its bias may be frozen
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if trained and len(pieces) > 1 else None
+        bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if trained else None
         start, first = 0, options.tp.rank * weight.shape[0]
         for tokens, targets in pieces:
             logits, row, maximum, normaliser, target = statistics(tokens, weight, bias, targets, first)
             log_z, target = _log_normaliser(maximum, normaliser, target, options.tp)
-            if hidden_gradient is None or bias_gradient is None:
+            if hidden_gradient is None:
                 loss += loss_of(targets, log_z, target, options.z_loss)
                 continue
             piece_loss, slope = loss_and_slope(targets, log_z, target, options.z_loss, logits, row)
             loss += piece_loss
             torch.mm(slope, weight, out=hidden_gradient[start : start + len(tokens)])
+            start += len(tokens)
+            if bias_gradient is None:
+                continue
+            bias_gradient += _column_sums(slope)
             if weight_gradient is None:
                 weight_gradient = slope.t() @ tokens
             else:
                 add_product(weight_gradient, slope.t(), tokens)
-            bias_gradient += _column_sums(slope)
-            start += len(tokens)
         ctx.dtypes = hidden.dtype, weight.dtype, bias.dtype
         ctx.gradients = hidden_gradient, weight_gradient, bias_gradient
         ctx.main_gradient = main_gradient(weight)
@@ -147,6 +150,8 @@ class _FusedLoss(torch.autograd.Function):
         (of_hidden, of_weight, of_bias), scale = ctx.gradients, upstream[0]
         del ctx.gradients
         hidden_type, weight_type, bias_type = ctx.dtypes
+        if of_weight is None:
+            return _scaled(of_hidden, scale, hidden_type), None, None, None, None, None
         if ctx.main_gradient is not None:
             ctx.main_gradient.total.addcmul_(of_weight, scale)
             ctx.main_gradient.added()

@@ -24,6 +24,7 @@ from parallel.full_state import (
     load_trainer_state,
     scatter,
     to_host,
+    trained_parameters,
     trainer_state,
 )
 from parallel.mesh import ProcessMesh
@@ -153,13 +154,13 @@ class Engine:
             return gather_vocabulary(head.logits(hidden_states, positions), self.mesh.tp)
 
     def full_state(self, what: str = WEIGHTS) -> Iterator[tuple[str, Tensor | None]]:
-        """Weights, or a moment of AdamW, of this pipeline stage by name ("3.in_proj.weight"): whole tensors, fp32, CPU.
+        """Trained weights, or a moment of AdamW, of this pipeline stage by name ("3.in_proj.weight"): whole, fp32, CPU.
 
         what: `WEIGHTS` or one of `MOMENTS`. Every process iterates over it together. One process gets a layer's values,
         the replicas in turn; the others get None.
         """
         tp, mesh = self.mesh.tp, self.mesh
-        for name, parameter in self.deepspeed.module.named_parameters():
+        for name, parameter in trained_parameters(self.deepspeed.module):
             value = gather(self.deepspeed, parameter, what)
             shard = shard_of(parameter)
             if shard is not None:
@@ -176,7 +177,7 @@ class Engine:
         engine must have been built from the same ones, or the copy that is computed with differs.
         """
         tp, current, layer = self.mesh.tp, "", {}
-        for name, parameter in self.deepspeed.module.named_parameters():
+        for name, parameter in trained_parameters(self.deepspeed.module):
             if is_held(self.deepspeed, parameter):
                 index, _, rest = name.partition(".")
                 if index != current:
@@ -254,13 +255,15 @@ def build_engine(
     config: dict[str, Any],
     mesh: ProcessMesh,
     documents: Documents | None = None,
+    trained: Sequence[bool] | None = None,
 ) -> Engine:
     """Build this process's layers one after the other, set their weights, and initialise DeepSpeed with them.
 
     builders: one a layer of the model; initialise(layer, index): sets a built layer's weights; costs: each layer's, to
     balance pipeline stages; optimizer: builds it from (name, parameter) pairs; config: from
     `parallel.zero.deepspeed_config`; documents: called with a micro-batch's positions, and every layer but the last is
-    given the result, as `documents`. Errors: TypeError where DeepSpeed chooses an optimizer class that is not known.
+    given the result, as `documents`; trained: of each layer, whether anything in it is (None: of all).
+    Errors: TypeError where DeepSpeed chooses an optimizer class that is not known.
     """
 
     def build(index: int) -> nn.Module:
@@ -269,11 +272,11 @@ def build_engine(
         return prepare_layer(layer, config, mesh)
 
     if mesh.pp_size > 1:
-        module = build_pipeline([partial(build, index) for index in range(len(builders))], costs, mesh)
+        module = build_pipeline([partial(build, index) for index in range(len(builders))], costs, mesh, trained)
     else:
         module = Stack(*(build(index) for index in range(len(builders))))
     module.documents = documents
-    adamw, bf16_optimizer = optimizer(list(module.named_parameters())), uses_bf16_optimizer(config)
+    adamw, bf16_optimizer = optimizer(list(trained_parameters(module))), uses_bf16_optimizer(config)
     if bf16_optimizer:
         bucket_parameter_groups(adamw, config["zero_optimization"]["reduce_bucket_size"])
     with device_of(mesh), contextlib.redirect_stdout(io.StringIO()):  # BF16_Optimizer prints the memory in use

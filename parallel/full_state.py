@@ -5,6 +5,7 @@ parameter's parts over the replicas are gathered, or set; the rest of the state 
 checkpoint does this between files, by a conversion that writes everything once more, and not without ZeRO.)
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -32,6 +33,11 @@ from parallel.deepspeed_internals import (
 WEIGHTS = "weights"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # by torch.optim.AdamW's names
 SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # of DeepSpeed's DynamicLossScaler
+
+
+def trained_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of `module` that are not frozen, by name."""
+    return ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
 
 
 def create_moments(engine: Any) -> None:

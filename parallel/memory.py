@@ -87,13 +87,19 @@ def states(
 ) -> States:
     """Memory of `parameters`, in the run's precision, and of `buffers` bytes of module buffers, on one process.
 
+    Frozen parameters have neither gradients nor optimizer state; ZeRO-3 partitions them as the others.
+
     decayed: which of them are in the optimizer's group with weight decay: each group is padded by itself; config: from
     `parallel.zero.deepspeed_config`, whose bucket sizes count; replicas: data-parallel processes;
     largest_layer: parameters of the largest layer, which is built whole in fp32.
     """
-    sizes = [parameter.numel() for parameter in parameters]
-    size, largest, itemsize = sum(sizes), max(sizes), parameters[0].element_size()
-    groups = [sum(n for n, flag in zip(sizes, decayed, strict=True) if flag is wanted) for wanted in (True, False)]
+    every, itemsize = [parameter.numel() for parameter in parameters], parameters[0].element_size()
+    trained = [(p.numel(), flag) for p, flag in zip(parameters, decayed, strict=True) if p.requires_grad]
+    sizes = [n for n, _ in trained]
+    size, largest = sum(sizes), max(sizes)
+    if settings.layout.zero_stage < 3:
+        buffers += itemsize * (sum(every) - size)
+    groups = [sum(n for n, flag in trained if flag is wanted) for wanted in (True, False)]
     flat = sum(-(-group // (2 * replicas)) * 2 * replicas for group in groups)  # padded so that every part is as long
     own = flat // replicas
     precision = {"bf16": Precision.bf16, "fp16": Precision.fp16}
@@ -136,22 +142,22 @@ def states(
         return States(
             optimizer_class, weights, gradients, optimizer, passes, step, start, on_host, reduced * count, gathered
         )
-    own = sum(-(-n // replicas) for n in sizes)
-    kept = sum(n for n in sizes if n <= zero["stage3_param_persistence_threshold"])
-    live = min(size, zero["stage3_max_live_parameters"] + zero["stage3_prefetch_bucket_size"])
+    own, share = (sum(-(-n // replicas) for n in each) for each in (sizes, every))
+    kept = sum(n for n in every if n <= zero["stage3_param_persistence_threshold"])
+    live = min(sum(every), zero["stage3_max_live_parameters"] + zero["stage3_prefetch_bucket_size"])
     elsewhere = layout.offload is Offload.parameters
-    on_host = (ADAM + FULL) * own * offload + itemsize * own * elsewhere
+    on_host = (ADAM + FULL) * own * offload + itemsize * share * elsewhere
     return States(
         optimizer_class,
-        itemsize * (kept + (0 if elsewhere else own)) + buffers,
+        itemsize * (kept + (0 if elsewhere else share)) + buffers,
         0 if offload else FULL * own,
         0 if offload else ADAM * own,
         itemsize * live + FULL * max(bucket, largest),
         0 if offload else FULL * min(own, zero["sub_group_size"]),
-        itemsize * (kept + (0 if elsewhere else own)) + FULL * largest_layer + buffers,
+        itemsize * (kept + (0 if elsewhere else share)) + FULL * largest_layer + buffers,
         on_host,
         reduced * count,
-        0 if alone else 2 * count * itemsize * size,
+        0 if alone else 2 * count * itemsize * sum(every),
     )
 
 
@@ -191,7 +197,8 @@ def run_micro_batch(
     """
     parameters = [parameter for layer in layers for parameter in layer.parameters()]
     dtype = parameters[0].dtype
-    hooks = [p.register_post_accumulate_grad_hook(_drop_gradient) for p in parameters]  # type: ignore[no-untyped-call]
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    hooks = [p.register_post_accumulate_grad_hook(_drop_gradient) for p in trained]  # type: ignore[no-untyped-call]
     known = [*parameters, *(buffer for layer in layers for buffer in layer.buffers())]
     with collectives() as record, torch.device("meta"), LiveBytes(known) as live:
         labels = torch.empty(hidden[0], seq, dtype=torch.long)

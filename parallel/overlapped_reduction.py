@@ -77,11 +77,12 @@ class OverlappedReduction:
                 # the layer adds to the fp32 sum, or DeepSpeed does in its own hook, before this one
                 if not attach(parameter, total, partial(self._count, bucket)):
                     parameter.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._count(bucket))
-        in_order = [bucket_of[parameter] for parameter in engine.module.parameters()]
+        in_order = [bucket_of[parameter] for parameter in engine.module.parameters() if parameter.requires_grad]
         self.buckets = list({id(bucket): bucket for bucket in in_order}.values())  # in the order of use
         for layer in engine.module.children():
-            used = list({id(bucket_of[p]): bucket_of[p] for p in layer.parameters()}.values())
-            layer.register_forward_pre_hook(lambda *_, used=used: [bucket.wait() for bucket in used] and None)
+            used = list({id(bucket_of[p]): bucket_of[p] for p in layer.parameters() if p.requires_grad}.values())
+            if used:
+                layer.register_forward_pre_hook(lambda *_, used=used: [bucket.wait() for bucket in used] and None)
         replace_method(engine, "buffered_allreduce_fallback", self._finish_reduction)
         replace_method(optimizer, "get_grads_for_norm", self._gradients_for_norm)
         replace_method(optimizer, "update_lp_params", self._start_gathering)

@@ -13,24 +13,28 @@ from parallel.mesh import ProcessMesh
 Documents = Callable[[Tensor], Any]
 
 
-def pipeline_bounds(costs: Sequence[float], stages: int) -> list[int]:
+def pipeline_bounds(costs: Sequence[float], stages: int, trained: Sequence[bool] | None = None) -> list[int]:
     """Split layers into `stages` contiguous, non-empty pipeline stages that minimise the largest cost of one.
 
     Returns `stages + 1` bounds: pipeline stage s holds layers bounds[s] to bounds[s + 1] - 1. Uneven stages are normal:
     CodeGen has 33 and 34 blocks. Ties go to the split with less in the late stages: the last also holds the logits.
-    Errors: ValueError where there are fewer layers than pipeline stages.
+    trained: of each layer, whether anything in it is; every stage gets such a layer.
+    Errors: ValueError where there are fewer (trained) layers than pipeline stages.
     """
-    if stages > len(costs):
-        raise ValueError(f"{len(costs)} layers cannot fill {stages} pipeline stages")
+    trained = [True] * len(costs) if trained is None else trained
+    if stages > sum(trained):
+        raise ValueError(f"{sum(trained)} layers cannot fill {stages} pipeline stages")
     best: dict[tuple[int, int], tuple[float, list[int]]] = {(0, 0): (0.0, [0])}
     for stage in range(1, stages + 1):
         for end in range(stage, len(costs) - (stages - stage) + 1):
             cuts = (
                 (max(best[stage - 1, start][0], sum(costs[start:end])), [*best[stage - 1, start][1], end])
                 for start in range(stage - 1, end)
-                if (stage - 1, start) in best
+                if (stage - 1, start) in best and any(trained[start:end])
             )
-            best[stage, end] = min(cuts, key=lambda cut: (cut[0], [-bound for bound in cut[1]]))
+            found = min(cuts, key=lambda cut: (cut[0], [-bound for bound in cut[1]]), default=None)
+            if found is not None:
+                best[stage, end] = found
     return best[stages, len(costs)][1]
 
 
@@ -112,11 +116,16 @@ class _Layer(LayerSpec):  # type: ignore[misc]
         return self.build_layer()
 
 
-def build_pipeline(build_layers: Sequence[Callable[[], nn.Module]], costs: Sequence[float], mesh: ProcessMesh) -> Any:
+def build_pipeline(
+    build_layers: Sequence[Callable[[], nn.Module]],
+    costs: Sequence[float],
+    mesh: ProcessMesh,
+    trained: Sequence[bool] | None = None,
+) -> Any:
     """This process's pipeline stage, a `PipelineModule`: only its own of `build_layers` are called."""
     with contextlib.redirect_stdout(io.StringIO()):
         return _Pipeline(
-            pipeline_bounds(costs, mesh.pp_size),
+            pipeline_bounds(costs, mesh.pp_size, trained),
             layers=[_Layer(build_layer) for build_layer in build_layers],
             topology=mesh.grid.topology(),
             activation_checkpoint_interval=0,

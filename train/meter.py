@@ -63,9 +63,9 @@ class Meter:
         Ranks wait for each other in every step, so the step time does not show which one is slow: each rank times a
         matrix product of its own. `compute_spread` is how much slower than the median rank the slowest one is.
         """
-        seconds, model, mesh = time.perf_counter() - self.started, self.context.settings.model, self.context.mesh
-        tokens_per_second = self.sequences * model.context_length / seconds
-        tflops = tokens_per_second * flops_per_token(model) / mesh.size / 1e12
+        seconds, settings, mesh = time.perf_counter() - self.started, self.context.settings, self.context.mesh
+        tokens_per_second = self.sequences * settings.model.context_length / seconds
+        tflops = tokens_per_second * flops_per_token(settings.model, settings.finetune) / mesh.size / 1e12
         own = measured_tflops(mesh.device, self.context.precision, small=True)
         mine = (float(peak_memory_bytes(mesh.device)), own, platform.node(), self._energy())
         memory, speeds, hosts, energies = zip(*mesh.all_gather_object(mine), strict=True)

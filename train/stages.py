@@ -11,17 +11,20 @@ from torch import nn
 
 from conf.choices import Handover, Precision
 from conf.errors import ConfigError
+from conf.lora import adapter_parameters, is_lora, trained_layers
 from conf.resume import data_position, read_extensions, samples_done
 from conf.run_folder import CHECKPOINTS, is_finished, read_json, stage_folder
 from conf.schema import Settings
+from model.adapters import beside, initial_adapters
 from model.build import run_layers
 from model.dtypes import DTYPES
+from model.flops import parameters
 from model.init import init_layer
 from model.layer_costs import layer_costs
 from model.pretrained import open_weights
 from model.tokenizer import load_tokenizer
 from model.vocabulary import grown
-from model.weights import Weights, load_layer
+from model.weights import ReadLayer, Weights, load_layer
 from parallel.engine import Engine, build_engine
 from parallel.full_state import WEIGHTS
 from parallel.micro_batch import MicroBatch
@@ -64,7 +67,7 @@ def parent_of(run: Path, name: str, settings: Settings) -> Weights | None:
 def _with_new_tokens(name: str, weights: Weights, settings: Settings, own: Path) -> Weights:
     """`weights` with this run's rows; those of tokens that they were not trained with are the mean of the others.
 
-    Errors: `ConfigError` where the optimizer's state would have to grow as well.
+    Errors: `ConfigError` where the optimizer's state would have to grow as well, or the rows are frozen.
     """
     rows, known = settings.model.vocab_size, weights.model.vocab_size
     if weights.tokenizer_folder is not None:
@@ -72,6 +75,8 @@ def _with_new_tokens(name: str, weights: Weights, settings: Settings, own: Path)
         known = before if now > before or rows > known else known
     if known == rows == weights.model.vocab_size:
         return weights
+    if is_lora(settings.finetune):  # and whoever merges the adapters later would not know the new rows
+        raise ConfigError(f"finetune=lora trains no rows of new tokens, and {weights.source} has {known:,}; use full")
     if settings.stages[name].handover is Handover.full:
         raise ConfigError(
             f"stages.{name}.handover=full cannot take the optimizer's state of {weights.source}, whose vocabulary has "
@@ -116,7 +121,12 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
             )
     if own is not None:
         _refuse_other_order(own)
-    weights = parent if own is None else checkpoint_weights(own, settings.model)
+    weights = parent if own is None else checkpoint_weights(own, settings.model, settings.finetune)
+    trained = None if weights is None else weights.layer  # what the optimizer steps on
+    if is_lora(settings.finetune):
+        weights, trained = adapters_of(name, settings, parent, None if own is None else trained)
+        sizes = adapter_parameters(settings.model, settings.finetune), parameters(settings.model)
+        context.log("finetune=lora: {:,} parameters are trained, {:,} are frozen".format(*sizes))
 
     def set_weights(layer: nn.Module, index: int) -> None:
         if weights is None:
@@ -133,14 +143,26 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
         config,
         mesh,
         context.kernels.documents,
+        trained_layers(settings),
     )
-    if (
-        weights is not None and context.precision is not Precision.fp32
-    ):  # DeepSpeed made the optimizer's from rounded ones
-        engine.load_full_state(WEIGHTS, weights.layer)
+    if trained is not None and context.precision is not Precision.fp32:  # DeepSpeed's optimizer has rounded ones
+        engine.load_full_state(WEIGHTS, trained)
     if inherited is not None:
         load_checkpoint(engine, inherited, settings.model)
-    return engine, 0 if own is None else load_checkpoint(engine, own, settings.model)["step"]
+    return engine, 0 if own is None else load_checkpoint(engine, own, settings.model, settings.finetune)["step"]
+
+
+def adapters_of(
+    name: str, settings: Settings, parent: Weights | None, saved: ReadLayer | None
+) -> tuple[Weights, ReadLayer]:
+    """(the frozen weights with their adapters beside them, the adapters): those of a checkpoint, or new ones.
+
+    Errors: `ConfigError` where there are no weights to adapt.
+    """
+    if parent is None:
+        raise ConfigError(f"finetune=lora needs weights to adapt; set stages.{name}.init_from=")
+    adapters = saved or initial_adapters(settings.model, settings.finetune, settings.run.seed)
+    return beside(parent, adapters), adapters
 
 
 def _refuse_other_order(checkpoint: Path) -> None:
@@ -157,7 +179,7 @@ def open_saver(context: RunContext, name: str, engine: Engine, record: Callable[
     """What saves the stage's checkpoints and its weights. record: gets the stage and what a checkpoint cost."""
     run, folder = context.settings.run, stage_folder(context.folder, name)
     keep = Keep(run.keep_checkpoints, run.keep_every, run.keep_best, last_stable_step(context.settings.stages[name]))
-    layers = context.settings.model.n_layer + 2
+    layers = [index for index, trained in enumerate(trained_layers(context.settings)) if trained]
     return Saver(engine, folder / CHECKPOINTS, keep, layers, context.watchdog.beat, partial(record, name))
 
 

@@ -164,7 +164,9 @@ class Tracker:
         if (step, _kind(values)) in self.recorded:
             return
         self.recorded.add((step, _kind(values)))
-        values["flops"] = values["tokens"] * flops_per_token(self.context.settings.model)
+        values["flops"] = values["tokens"] * flops_per_token(
+            self.context.settings.model, self.context.settings.finetune
+        )
         values["seconds"] = time.monotonic() - self.began
         values["devices"] = self.context.mesh.size
         finite = {key: _finite(value) for key, value in values.items()}

@@ -7,6 +7,7 @@ is 4 for CodeGen1. The fused products hold [q | k | v | fc_in] and [attention ou
 """
 
 import torch
+from torch import Tensor
 
 from conf.schema import ModelConfig
 from model.build import layer_shapes
@@ -28,19 +29,24 @@ def to_huggingface(index: int, layer: Layer, model: ModelConfig, mp_num: int) ->
             "lm_head.bias": layer["bias"],
         }
     d, prefix = model.n_embd, f"transformer.h.{index - 1}"
-    *qkv, fc_in = torch.split(layer["in_proj.weight"], [d, d, d, 4 * d])
+    qkv, fc_in = torch.split(layer["in_proj.weight"], [3 * d, 4 * d])
     attention_out, fc_out = torch.split(layer["out_proj.weight"], [d, 4 * d], dim=1)
-    groups = torch.stack([part.view(mp_num, d // mp_num, d) for part in qkv], dim=1)  # [mp_num, 3, d / mp_num, d]
     return {
         f"{prefix}.ln_1.weight": layer["norm.weight"],
         f"{prefix}.ln_1.bias": layer["norm.bias"],
-        f"{prefix}.attn.qkv_proj.weight": groups[:, QKV].reshape(3 * d, d),
+        f"{prefix}.attn.qkv_proj.weight": group_qkv(qkv, mp_num),
         f"{prefix}.attn.out_proj.weight": attention_out.contiguous(),
         f"{prefix}.mlp.fc_in.weight": fc_in,
         f"{prefix}.mlp.fc_in.bias": layer["mlp_bias"],
         f"{prefix}.mlp.fc_out.weight": fc_out.contiguous(),
         f"{prefix}.mlp.fc_out.bias": layer["out_proj.bias"],
     }
+
+
+def group_qkv(qkv: Tensor, mp_num: int) -> Tensor:
+    """Rows of q, k and v `[3d, columns]` -> the same rows in `mp_num` groups of [q | v | k]."""
+    groups = torch.stack([part.view(mp_num, -1, qkv.shape[1]) for part in qkv.chunk(3)], dim=1)
+    return groups[:, QKV].reshape(qkv.shape)  # from [mp_num, 3, d / mp_num, columns]
 
 
 def layer_regions(index: int, model: ModelConfig, mp_num: int) -> dict[str, list[Region]]:

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from conf.choices import ExportForm
 from conf.command_line import Command, run_command
 from conf.commands import Export, Import, read_command
 from conf.errors import ConfigError
@@ -52,7 +53,10 @@ def convert(argv: list[str]) -> int:
         raise ConfigError(USAGE)
     arguments = [f"source={words[1]}", f"target={words[2]}", *words[3:]]
     settings = read_command(Import, arguments) if words[0] == "import" else read_command(Export, arguments)
-    from model.huggingface.convert import export_weights, import_weights  # slow: only for arguments that can run
+    if isinstance(settings, Export) and settings.quantize is not None and settings.form is ExportForm.peft:
+        raise ConfigError("quantize=int4 needs whole weights, and form=peft writes adapters alone; leave one out")
+    # slow: only for arguments that can run
+    from model.huggingface.convert import export_adapters, export_weights, import_weights
     from model.pretrained import open_weights
 
     target = Path(settings.target)
@@ -67,6 +71,8 @@ def convert(argv: list[str]) -> int:
         return 0
     if isinstance(settings, Import):
         weights = import_weights(open_weights(settings.source, settings.mp_num), target, settings.vocab_size)
+    elif settings.form is ExportForm.peft:
+        weights = export_adapters(open_weights(settings.source), target, settings.mp_num, settings.dtype)
     else:
         source = open_weights(settings.source)
         weights = export_weights(source, target, settings.mp_num, settings.dtype, form=settings.form)

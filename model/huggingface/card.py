@@ -12,7 +12,7 @@ from conf.schema import CorpusConfig, Settings, StageConfig
 from model.build import layer_shapes
 from model.weights import Weights
 
-CLASSES = {ExportForm.codegen: "CodeGenForCausalLM", ExportForm.gptj: "GPTJForCausalLM"}
+CLASSES = {ExportForm.codegen: "CodeGenForCausalLM", ExportForm.gptj: "GPTJForCausalLM"}  # of whole weights
 
 
 def model_card(weights: Weights, form: ExportForm, name: str, further: str | None = None) -> str:
@@ -22,15 +22,19 @@ def model_card(weights: Weights, form: ExportForm, name: str, further: str | Non
     """
     model = weights.model
     shapes = layer_shapes(model)
+    library, auto, holds = "transformers", "AutoModelForCausalLM", f"transformers' {CLASSES.get(form)}"
+    if weights.adapters is not None and form is ExportForm.peft:
+        base = _short(weights.adapters.base)
+        library, auto, holds = "peft", "AutoPeftModelForCausalLM", f"PEFT's adapters of {base}, without its weights"
     parameters = sum(prod(shape) for layer in shapes for shape in layer.values())
     sections = [
-        f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [{form.value}]\n---\n\n# {name}",
+        f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [{form.value}]\n---\n\n# {name}",
         f"CodeGen (arXiv 2203.13474) with {parameters:,} parameters: {model.n_layer} layers of width {model.n_embd}, "
         f"{model.n_head} heads, {model.vocab_size:,} tokens in its vocabulary, a context of {model.context_length:,}. "
-        f"In the form of transformers' {CLASSES[form]}.",
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"In the form of {holds}.",
+        f"```python\nfrom {library} import {auto}\nfrom transformers import AutoTokenizer\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
-        f'model = AutoModelForCausalLM.from_pretrained("{name}")\n```',
+        f'model = {auto}.from_pretrained("{name}")\n```',
         "## Where the weights came from\n\n" + "\n".join(_origin(weights)),
     ]
     if scores := list(_scores(weights.folder)):

@@ -21,6 +21,7 @@ from model.huggingface import to_huggingface
 from model.huggingface.card import model_card
 from model.huggingface.checkpoint import open_huggingface
 from model.huggingface.gptj import gptj_config, to_gptj
+from model.huggingface.peft import to_peft, write_peft
 from model.huggingface.settings import check_mp_num, config_of
 from model.huggingface.shards import ShardWriter
 from model.tokenizer import Tokenizer, load_tokenizer
@@ -92,6 +93,26 @@ def export_weights(
     if gptj:
         return replace(weights, source=str(target), folder=target, form="GPT-J's form")
     return open_huggingface(str(target), target)
+
+
+def export_adapters(weights: Weights, target: Path, mp_num: int, dtype: Precision) -> Weights:
+    """Write the adapters of `weights` to the new folder `target` as PEFT's, with a model card; returns `weights`.
+
+    Errors: `ConfigError` where `weights` have none, or as `export_weights`.
+    """
+    adapters, model = weights.adapters, weights.model
+    if adapters is None:
+        raise ConfigError(f"{weights.source} has no adapters, which form=peft is for; use form=codegen")
+    check_mp_num(mp_num, model)
+    with new_folder(target) as folder:
+        _copy_tokenizer(weights, folder)
+        tensors: dict[str, Tensor] = {}
+        for index in range(1, model.n_layer + 1):
+            own = to_peft(index, adapters.read(index), mp_num)
+            tensors |= {name: _cast(name, value, dtype) for name, value in own.items()}
+        write_peft(folder, tensors, adapters)
+        (folder / "README.md").write_text(model_card(weights, ExportForm.peft, target.name))
+    return replace(weights, source=str(target), folder=target, form="PEFT's adapters")
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
 
     step()
     alone = statistics.median(step() for _ in range(arguments.steps))
-    saver, beside = Saver(engine, folder / "run/checkpoints", Keep(1), settings.model.n_layer + 2), []
+    saver, beside = Saver(engine, folder / "run/checkpoints", Keep(1), range(settings.model.n_layer + 2)), []
     for number in range(arguments.saves):
         saver.save({"step": number})
         while saver.pending is not None:

@@ -69,6 +69,19 @@ def test_without_gradients_the_loss_is_the_same() -> None:
     torch.testing.assert_close(alone, chunked_cross_entropy(*values, labels, options).detach())
 
 
+@pytest.mark.parametrize("chunk", [7, TOKENS])
+def test_a_frozen_head_has_no_gradient_and_its_input_has_the_same(chunk: int) -> None:
+    gradients = []
+    for frozen in (False, True):
+        (hidden, weight, bias), labels = inputs()
+        for parameter in (weight, bias):
+            parameter.requires_grad_(not frozen)
+        chunked_cross_entropy(hidden, weight, bias, labels, LossOptions(0.01, chunk, TensorParallelGroup())).backward()
+        assert frozen == (weight.grad is None) == (bias.grad is None)
+        gradients.append(hidden.grad)
+    assert torch.equal(*gradients)
+
+
 @pytest.mark.parametrize("chunk", [1, 7, TOKENS])
 def test_compiling_changes_nothing(chunk: int) -> None:
     results = []

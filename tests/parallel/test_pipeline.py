@@ -29,6 +29,14 @@ def test_no_cut_is_better(costs: list[int], stages: int) -> None:
     assert costliest(bounds) == best
 
 
+def test_every_stage_has_something_to_train() -> None:
+    costs = [30, 9, 9, 9, 30]
+    assert pipeline_bounds(costs, 3) == [0, 1, 4, 5]
+    assert pipeline_bounds(costs, 3, [False, True, True, True, False]) == [0, 2, 3, 5]
+    with pytest.raises(ValueError, match="3 layers cannot fill 4 pipeline stages"):
+        pipeline_bounds(costs, 4, [False, True, True, True, False])
+
+
 @pytest.mark.parametrize("size", ["350m", "2b", "6b", "16b"])
 @pytest.mark.parametrize("stages", [2, 4, 8])
 @pytest.mark.parametrize("cost", [layer_flops, layer_parameters])

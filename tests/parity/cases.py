@@ -13,6 +13,7 @@ from torch import nn
 from conf.choices import IGNORE_INDEX, Objective
 from conf.commands import Sampling
 from conf.compose import compose_settings
+from conf.lora import trained_layers
 from conf.schema import DataConfig, ModelConfig, RunConfig, Settings
 from model.build import run_layers
 from model.flops import layer_flops
@@ -153,6 +154,7 @@ def engine_of(settings: Settings, mesh: ProcessMesh, weights: Weights | None = N
         deepspeed_config(settings, BATCH, mesh.size, settings.layout.precision),
         mesh,
         kernels.documents,
+        trained_layers(settings),
     )
 
 

@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
 
+from conf.lora import is_lora, trained_layers
 from conf.run_folder import read_json
+from conf.schema import Settings
+from model.adapters import beside
+from model.weights import Weights, memory_reader
 from parallel.engine import Engine
 from parallel.full_state import WEIGHTS
 from tests.parity import test_resume
-from tests.parity.cases import RATE, STEPS, engine_of, mesh_for, micro_batches, settings_of, train
+from tests.parity.cases import RATE, SEED, STEPS, engine_of, mesh_for, micro_batches, settings_of, train
 from tests.parity.test_layouts import HALF_LAYOUTS, LAYOUTS
+from tests.twin import initial_weights
 from tests.worlds import Worlds
 from train.checkpoint.files import Keep
 from train.checkpoint.load import checkpoint_weights, load_checkpoint
@@ -27,8 +32,9 @@ READERS = [
 ]
 
 
-def save(engine: Engine, folder: Path, step: int) -> None:
-    saver = Saver(engine, folder, Keep(1), layers=5)
+def save(engine: Engine, folder: Path, step: int, settings: Settings) -> None:
+    layers = [index for index, trained in enumerate(trained_layers(settings)) if trained]
+    saver = Saver(engine, folder, Keep(1), layers)
     saver.save({"step": step})
     saver.wait()
 
@@ -41,7 +47,7 @@ def write(overrides: list[str], folder: Path) -> None:
     for step in range(SAVED):
         engine.set_lr(RATE)
         engine.train_batch(micro_batches(step, settings, mesh))
-    save(engine, folder, SAVED)
+    save(engine, folder, SAVED, settings)
     engine.destroy()
 
 
@@ -49,11 +55,13 @@ def go_on(overrides: list[str], checkpoint: Path, again: Path) -> dict[str, Any]
     """Take up the checkpoint, save it `again` untouched, and train to the end."""
     settings = settings_of(overrides)
     mesh = mesh_for(settings)
-    weights = checkpoint_weights(checkpoint, settings.model)
-    engine = engine_of(settings, mesh, weights)
+    model, finetune = settings.model, settings.finetune
+    weights = checkpoint_weights(checkpoint, model, finetune)
+    frozen = Weights("seed", checkpoint, model, None, "seed", memory_reader(initial_weights(model, SEED)))
+    engine = engine_of(settings, mesh, beside(frozen, weights.read) if is_lora(finetune) else weights)
     engine.load_full_state(WEIGHTS, weights.layer)
-    step = load_checkpoint(engine, checkpoint, settings.model)["step"]
-    save(engine, again, step)
+    step = load_checkpoint(engine, checkpoint, model, finetune)["step"]
+    save(engine, again, step, settings)
     results = []
     for number in range(step, STEPS):
         engine.set_lr(RATE)

@@ -9,7 +9,7 @@ import torch
 
 import train.stages
 from conf.check import check
-from conf.choices import Handover, Precision
+from conf.choices import Finetune, Handover, Precision
 from conf.errors import ConfigError
 from conf.schema import ModelConfig, Settings
 from model.huggingface.convert import export_weights
@@ -114,6 +114,39 @@ def test_a_run_goes_on_from_a_released_checkpoint_and_is_released_again(tmp_path
             assert (value - layer[name]).abs().max() < 1e-9, "a step of 1e-12 changes next to nothing"
     made = export_weights(open_weights(run), tmp_path / "again", 4, Precision.auto)
     assert made.tokenizer_folder == tmp_path / "again"
+
+
+def test_adapters_are_trained_and_kept_alone(tmp_path: Path) -> None:
+    write_corpora(tmp_path)
+    released = save(random_model(n_embd=32, n_head=4), tmp_path / "released")
+    SentencePieceTokenizer.train(TEXTS, 400).save(released)
+    own = [f"stages.mono.init_from={released}", f"data.tokenizer.path={released}", "stage=mono", "finetune=lora"]
+    words = command(tmp_path, "adapted", *own, "finetune.rank=2", "layout.zero_stage=3")
+    done = launch(*(word for word in words if not word.startswith(("stages.nl.", "stages.multi.", "evaluation.tasks"))))
+    assert done.returncode == 0, done.stdout + done.stderr
+    stage = tmp_path / "runs/adapted/stages/mono"
+    assert "finetune=lora: 2,048 parameters are trained, 5" in done.stdout
+    for folder in (stage / "weights", *stage.glob("checkpoints/step_*/*/")):
+        assert {path.name for path in folder.glob("*.safetensors")} == {
+            "layer_001.safetensors",
+            "layer_002.safetensors",
+        }
+    before, after = open_weights(released), open_weights(tmp_path / "runs/adapted")
+    assert torch.equal(before.layer(3)["weight"], after.layer(3)["weight"])
+    assert not torch.equal(before.layer(1)["in_proj.weight"], after.layer(1)["in_proj.weight"])
+
+
+def test_rows_of_new_tokens_are_not_frozen(tmp_path: Path, settings: Settings) -> None:
+    released = save(random_model(), tmp_path / "released")
+    settings = from_source(settings, released, vocab_size=512)
+    settings.finetune.kind = Finetune.lora
+    with pytest.raises(ConfigError, match=r"finetune=lora trains no rows of new tokens, and .*released has 400"):
+        parent_of(tmp_path / "run", "mono", settings)
+
+
+def test_random_weights_are_not_adapted(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match=r"finetune=lora needs weights to adapt; set stages\.nl\.init_from="):
+        train.stages.adapters_of("nl", settings, None, None)
 
 
 def test_a_checkpoint_of_another_order_of_samples_is_not_gone_on_from(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from conf.errors import ConfigError
 from conf.run_folder import read_json
-from conf.schema import ModelConfig
+from conf.schema import FinetuneConfig, ModelConfig
+from model.build import FULL
 from model.weights import Weights, open_layers
 from parallel.engine import Engine
 from parallel.full_state import MOMENTS, WEIGHTS
@@ -49,18 +50,18 @@ def damage_of(path: Path, mesh: ProcessMesh) -> str | None:
     return f"{wrong[0]} does not match its checksum" if wrong else None
 
 
-def load_checkpoint(engine: Engine, path: Path, model: ModelConfig) -> dict[str, Any]:
+def load_checkpoint(engine: Engine, path: Path, model: ModelConfig, finetune: FinetuneConfig = FULL) -> dict[str, Any]:
     """Take up the optimizer's part of a checkpoint, which any layout wrote, and return its `state.json`.
 
     The engine must have been built from its weights, `checkpoint_weights`. Every process calls it.
     """
     state: dict[str, Any] = read_json(path / STATE)
     for moment in MOMENTS:
-        engine.load_full_state(moment, open_layers(path / moment, model))
+        engine.load_full_state(moment, open_layers(path / moment, model, finetune))
     engine.trainer_state = state["optimizer"]
     return state
 
 
-def checkpoint_weights(path: Path, model: ModelConfig) -> Weights:
-    """The weights of a checkpoint. Errors: `ConfigError` naming every tensor that does not fit `model`."""
-    return Weights(str(path), path, model, None, "checkpoint", open_layers(path / WEIGHTS, model))
+def checkpoint_weights(path: Path, model: ModelConfig, finetune: FinetuneConfig = FULL) -> Weights:
+    """The trained weights of a checkpoint. Errors: `ConfigError` naming every tensor that does not fit `model`."""
+    return Weights(str(path), path, model, None, "checkpoint", open_layers(path / WEIGHTS, model, finetune))

@@ -131,7 +131,8 @@ class Saver:
     """Saves the checkpoints of one stage. Every process has one and calls it at the same steps.
 
     Errors of every method: `NodeError` where a file cannot be written, `HealthError` where a value is not finite; on
-    every process, and the checkpoints before stay. beat: called while it waits; record: gets what each cost.
+    every process, and the checkpoints before stay. layers: those in which anything is trained; beat: called while it
+    waits; record: gets what each cost.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Saver:
         engine: Engine,
         folder: Path,
         keep: Keep,
-        layers: int,
+        layers: Sequence[int],
         beat: Callable[[], None] = lambda: None,
         record: Callable[[dict[str, Any]], None] = lambda cost: None,
     ) -> None:
@@ -186,7 +187,7 @@ class Saver:
         """Copy what is to be saved; a thread writes it."""
         mesh, started = self.engine.mesh, time.perf_counter()
         partial = folder.with_name(f"{folder.name}.partial")
-        expected = {str(Path(kind) / layer_file(index)) for kind in what for index in range(self.layers)}
+        expected = {str(Path(kind) / layer_file(index)) for kind in what for index in self.layers}
         _raise_together(_make(partial, what) if mesh.is_main else None, mesh)
         save = Save(folder, partial, what, expected, state, Writer(partial))
         for kind in what:

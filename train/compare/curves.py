@@ -250,7 +250,8 @@ def _add_notes(curve: Curve) -> None:
 
 def _flops(stage: StageRecords, row: Record) -> float:
     """FLOPs of the stage up to this record; computed from the tokens for records of older versions."""
-    return float(row.get("flops") or row["tokens"] * flops_per_token(stage.settings.model))
+    settings = stage.settings
+    return float(row.get("flops") or row["tokens"] * flops_per_token(settings.model, settings.finetune))
 
 
 def _device_hours(curve: Curve) -> float | None:

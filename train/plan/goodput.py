@@ -40,7 +40,7 @@ def predict_goodput(settings: Settings, gpus: int, step_seconds: float, run: Pat
     Before its first save: written at `write_gb_per_second`, with training waiting all the while, which is the worst.
     Before its first step: for each of `RESTARTS`.
     """
-    save, drain = newest_save(run), save_seconds(settings.model, write_gb_per_second(run))
+    save, drain = newest_save(run), save_seconds(settings.model, write_gb_per_second(run), settings.finetune)
     starts = [row["start_seconds"] for row in read_metrics(run) if row.get("start_seconds") is not None]
     between, hours = settings.run.save_every * step_seconds, hours_a_failure(gpus)
     stall = save["stall_seconds"] if save else drain

@@ -13,6 +13,7 @@ from torch import nn
 from conf.check import check, data_parallel_size, gradient_accumulation_steps
 from conf.choices import Balance, Precision, Recompute
 from conf.errors import ConfigError
+from conf.lora import trained_layers
 from conf.schema import Settings
 from model.build import run_layers
 from model.dtypes import DTYPES
@@ -79,8 +80,9 @@ def on_gpu(settings: Settings) -> Settings:
 def bounds_of(settings: Settings) -> list[int]:
     """Bounds of the pipeline stages (`pipeline_bounds`). `layout.balance=time` uses FLOPs: there is no GPU to time."""
     layout = settings.layout
-    costs = (layer_parameters if layout.balance is Balance.parameters else layer_flops)(settings.model)
-    return pipeline_bounds([float(cost) for cost in costs], layout.pipeline_parallel_size)
+    cost_of = layer_parameters if layout.balance is Balance.parameters else layer_flops
+    costs = [float(cost) for cost in cost_of(settings.model)]
+    return pipeline_bounds(costs, layout.pipeline_parallel_size, trained_layers(settings))
 
 
 def build_pipeline_stage(settings: Settings, pipeline_stage: int, mesh: Any) -> list[nn.Module]:

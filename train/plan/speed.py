@@ -11,6 +11,7 @@ from itertools import pairwise
 from conf.check import data_parallel_size, gradient_accumulation_steps
 from conf.choices import Precision, Recompute
 from conf.cluster_schema import GpuConfig
+from conf.lora import is_lora
 from conf.schema import LayoutConfig, ModelConfig, Settings
 from model.flops import flops_per_token
 from parallel.pipeline import pipeline_bounds
@@ -28,7 +29,8 @@ class Software:
     parallelism. hidden_collectives: of the four of a pair, forward and backward, those beside which something is
     computed. logit_bytes: moved for each logit, forward and backward. interleaving: of the pipeline's schedule, which
     divides its bubble.
-    stored_scores: attention writes its scores to memory.
+    stored_scores: attention writes its scores to memory. frozen: only adapters are trained, and what they take is left
+    out: the weights have no gradients.
     """
 
     elementwise_passes: float
@@ -37,6 +39,7 @@ class Software:
     logit_bytes: float = 16
     interleaving: int = 1
     stored_scores: bool = False
+    frozen: bool = False
 
 
 EAGER, COMPILED = 110.0, 65.0  # passes of a CodeGen block as torch runs it, and as inductor fuses it
@@ -72,7 +75,9 @@ class StepTime:
 def own_software(settings: Settings) -> Software:
     """What this stack moves with the kernels and the layout of `settings`."""
     hidden = 1 if settings.layout.tensor_parallel_overlap else 0
-    return Software(COMPILED if settings.kernels.compile else EAGER, hidden_collectives=hidden)
+    return Software(
+        COMPILED if settings.kernels.compile else EAGER, hidden_collectives=hidden, frozen=is_lora(settings.finetune)
+    )
 
 
 def predict(settings: Settings, size: int) -> StepTime:
@@ -99,11 +104,12 @@ def step_time(
         boundary = 2 * HALF * tokens * model.n_embd / tp / (gpu.network_gb_per_second * 1e9)
         parts["bubble"] = (pp - 1) / software.interleaving * sum(parts.values()) / count + count * boundary
     weights = (12 * blocks * model.n_embd**2 + (heads or first == 0) * model.vocab_size * model.n_embd) / tp
+    weights *= not software.frozen
     data = data_parallel_seconds(weights, layout, gpu, count, replicas, sum(parts.values()))
     own = weights / (replicas if layout.zero_stage else 1)
     optimizer = own * ADAMW_BYTES / _memory_rate(gpu)
     seconds = sum(parts.values()) + data + optimizer
-    work = flops_per_token(model) * tokens * count / (tp * pp)
+    work = (4 if software.frozen else 6) / 6 * flops_per_token(model) * tokens * count / (tp * pp)
     return StepTime(
         matmul=parts["matmul"],
         attention=parts["attention"],
@@ -122,14 +128,14 @@ def block_seconds(model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, soft
     d, seq, tp = model.n_embd, model.context_length, layout.tensor_parallel_size
     tokens = layout.micro_batch_size * seq
     product = _product_rate(gpu, d)
-    matmul = 6 * 12 * d * d * tokens / tp / product
+    matmul = (4 if software.frozen else 6) * 12 * d * d * tokens / tp / product
     scores = 4 * d * seq * tokens / tp  # operations of the forward pass with the whole mask
     if software.stored_scores:
         attention = 3 * scores / product + model.n_head * seq * tokens / tp * SCORE_BYTES / _memory_rate(gpu)
     else:  # half of the mask; the backward pass computes the scores again
         attention = 3.5 * scores / 2 / (gpu.peak_tflops * 1e12 * gpu.attention_efficiency)
     passes = software.elementwise_passes * HALF * tokens * d / tp
-    elementwise = (passes + GRADIENT_BYTES * 12 * d * d / tp) / _memory_rate(gpu)
+    elementwise = (passes + (not software.frozen) * GRADIENT_BYTES * 12 * d * d / tp) / _memory_rate(gpu)
     collectives = 0.0
     if tp > 1:
         moved = HALF * tokens * d * (tp - 1) / tp / (gpu.node_gb_per_second * 1e9)
@@ -153,7 +159,7 @@ def head_seconds(model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, softw
     tokens = layout.micro_batch_size * model.context_length
     logits = tokens * model.vocab_size / layout.tensor_parallel_size
     return {
-        "matmul": 6 * model.n_embd * logits / _product_rate(gpu, model.n_embd),
+        "matmul": (4 if software.frozen else 6) * model.n_embd * logits / _product_rate(gpu, model.n_embd),
         "elementwise": software.logit_bytes * logits / _memory_rate(gpu),
     }
 

@@ -26,7 +26,7 @@ from train.checkpoint.save import Save, Saver, Writer, _publish, serialise
 
 
 def saver_of(engine: Any, folder: Path, keep: int = 1) -> Saver:
-    return Saver(engine, folder, Keep(keep), layers=5)
+    return Saver(engine, folder, Keep(keep), layers=range(5))
 
 
 def weights_in(folder: Path, model: ModelConfig) -> Weights:

@@ -20,7 +20,7 @@ from tests.worlds import Worlds, mesh_of
 from train.plan.planner import PipelineStagePlan, build_pipeline_stage, on_gpu, plan
 
 TP2, PP2, SP = "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2", "layout.sequence_parallel=true"
-BF16 = "layout.precision=bf16"
+BF16, LORA = "layout.precision=bf16", "finetune=lora"
 
 
 def paper_settings(overrides: list[str]) -> Settings:
@@ -111,6 +111,8 @@ LIVE = {
     "zero3": (2, ["layout.zero_stage=3"]),
     "tp2 sp bf16": (2, [BF16, TP2, SP]),
     "pp2 bf16": (2, [BF16, PP2]),
+    "lora bf16": (2, [BF16, LORA]),
+    "lora zero3": (2, [LORA, "layout.zero_stage=3"]),
 }
 
 

@@ -1,0 +1,59 @@
+"""Exported adapters are loaded by PEFT and compute what the run does; merged, transformers computes it alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from conf.choices import Precision
+from conf.errors import ConfigError
+from conf.schema import Settings
+from model.build import ALONE, build_layers
+from model.huggingface.__main__ import main
+from model.huggingface.convert import export_adapters
+from model.pretrained import open_weights
+from model.weights import load_layer
+from parallel.engine import Stack
+from tests.model.huggingface.random_models import random_model, save
+from tests.model.test_adapters import LORA, write_adapters
+
+
+@pytest.mark.parametrize("targets", [["qkv_proj", "out_proj", "fc_in", "fc_out"], ["qkv_proj"]])
+def test_logits_are_the_runs_by_peft_and_merged(targets: list[str], tmp_path: Path, settings: Settings) -> None:
+    released = save(random_model(), tmp_path / "released")
+    model = open_weights(released).model
+    stages = {"mono": replace(settings.stages["mono"], init_from=str(released))}
+    finetune = replace(LORA, targets=targets)
+    write_adapters(tmp_path / "run", replace(settings, model=model, finetune=finetune, stages=stages), "mono")
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "adapters"), "form=peft"]) == 0
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "merged")]) == 0
+    with safe_open(tmp_path / "adapters/adapter_model.safetensors", "pt") as file:
+        assert len(list(file.keys())) == 2 * 2 * len(targets)
+    card = (tmp_path / "adapters/README.md").read_text()
+    assert "library_name: peft" in card and 'AutoPeftModelForCausalLM.from_pretrained("adapters")' in card
+
+    layers, weights = [build() for build in build_layers(model)], open_weights(tmp_path / "run")
+    for index, layer in enumerate(layers):
+        load_layer(weights, layer, index, ALONE)
+    ids = torch.randint(0, 400, (2, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        stack = Stack(*layers).eval()
+        own = torch.nn.functional.linear(stack(ids), layers[-1].weight, layers[-1].bias)
+        base = AutoModelForCausalLM.from_pretrained(released).eval()(ids).logits
+        adapted = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapters").eval()(ids).logits
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(ids).logits
+    assert (adapted - base).abs().max() > 100 * 1e-4, "adapters must do far more than the tolerance below"
+    torch.testing.assert_close(adapted, own, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merged, own, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_without_adapters_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    released = save(random_model(), tmp_path / "released")
+    with pytest.raises(ConfigError, match="released has no adapters, which form=peft is for; use form=codegen"):
+        export_adapters(open_weights(released), tmp_path / "adapters", 4, Precision.auto)
+    assert main(["export", str(released), str(tmp_path / "int4"), "form=peft", "quantize=int4"]) == 2
+    assert "quantize=int4 needs whole weights" in capsys.readouterr().err
