@@ -13,7 +13,7 @@ from typing import Any
 
 from conf.commands import Evaluate, Sampling, read_command
 from conf.errors import ConfigError
-from conf.run_folder import append_records, read_json, stage_folder, write_json
+from conf.run_folder import append_records, read_json, read_metrics, stage_folder, write_json
 from conf.schema import TaskConfig
 from parallel.engine import Engine
 from train.context import RunContext, on_main
@@ -49,7 +49,7 @@ class Task:
 
 
 class Benchmarks:
-    """The benchmarks of one stage. What was sampled and not scored when a run was stopped is scored when it goes on."""
+    """The benchmarks of one stage. What has samples and no record yet is scored when the run goes on."""
 
     def __init__(self, context: RunContext, stage: str, stop: StopSignal) -> None:
         self.context, self.stage, self.stop = context, stage, stop
@@ -59,10 +59,12 @@ class Benchmarks:
         self.left = False
         self.errors: list[str] = []
         if context.mesh.is_main:
+            rows = [row for row in read_metrics(context.folder) if row["stage"] == stage]
             for task in self.tasks:
+                recorded = {row["step"] for row in rows if any(key.startswith(f"{task.name}/pass@") for key in row)}
                 for path in sorted(self.folder.glob(f"{task.name}_step_*/{SAMPLES}")):
-                    if not (path.parent / SCORES).exists():
-                        self._score(task, int(path.parent.name.rpartition("_")[2]))
+                    if (step := int(path.parent.name.rpartition("_")[2])) not in recorded:
+                        self._score(task, step)
 
     def due(self, step: int) -> list[Task]:
         """The tasks that are due after `step`."""
@@ -155,6 +157,8 @@ class Benchmarks:
         thread.start()
 
     def _run(self, task: Task, folder: Path) -> None:
+        if (folder / SCORES).exists():  # the run ended between the score and its record
+            return
         rows = [json.loads(line) for line in (folder / SAMPLES).read_text().splitlines()]
         workers = task.command.workers or spare_cores()
         limits = Limits(task.command.seconds, sandbox=task.command.sandbox)

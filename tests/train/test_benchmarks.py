@@ -67,5 +67,9 @@ def test_samples_of_an_interrupted_run_are_scored_when_it_goes_on(worlds: Worlds
         ("nl", 8, "humaneval", {"1": 1.0, "2": 1.0}),
     ]
     assert not logged
+    scores = tmp_path / "stages/nl/evaluations/humaneval_step_000000004/scores.json"
+    made = scores.stat().st_mtime_ns
+    row = {"stage": "nl", "step": 8, "humaneval/pass@1": 1.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")  # the other's record was lost with the run
     ((_, again),) = worlds(1).run(opened, str(tmp_path), task)
-    assert not again
+    assert again == recorded[:1] and scores.stat().st_mtime_ns == made
