@@ -176,6 +176,7 @@ def test_a_larger_vocabulary_begins_with_the_mean_for_new_tokens(tmp_path: Path,
     before.save(own)
     same = parent_of(tmp_path / "run", "mono", from_source(settings, released))
     assert same is not None and torch.equal(same.layer(3)["weight"], plain["weight"])
+    grows = from_source(settings, released, vocab_size=416)
     grows.stages["mono"].handover = Handover.full
     with pytest.raises(ConfigError, match=r"handover=full cannot take the optimizer's state"):
         parent_of(tmp_path / "run", "mono", grows)
