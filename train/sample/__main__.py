@@ -31,7 +31,7 @@ COMMAND = Command(
     examples=(
         "python -m train.sample run=runs/quickstart-tiny prompt='def add(a, b):' samples=3",
         "python -m train.sample run=Salesforce/codegen-350M-mono prompt=@prompts.jsonl output=samples.jsonl",
-        "python -m train.sample run=Salesforce/codegen2-1B_P infill=$'def add(a, b):\\n<mask_1>    return c\\n'",
+        "python -m train.sample run=Salesforce/codegen2-1B_P infill=$'def f(a, b):\\n<mask_1>    return c\\n'",
         "python -m train.sample run=runs/mine chat='What is 2 and 3?'",
         "python -m train.sample run=runs/commits diff=setup.py message='Require Python 3.11' apply=true",
         "deepspeed --num_gpus 2 --no_local_rank --module train.sample run=... prompt=...",
