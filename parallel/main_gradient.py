@@ -2,7 +2,8 @@
 `gradient_accumulation_fusion` does: none exists in the weights' precision, to be rounded, read and added.
 
 A layer whose backward pass can do so marks its weight (`mark`); an optimizer that has such sums gives the weight one
-(`attach`). Where there is none the gradient goes the usual way.
+(`attach`). Where there is none the gradient goes the usual way. The first gradient of a step is written over what was
+there, so that nobody fills the sums with zeros.
 """
 
 from collections.abc import Callable
@@ -12,12 +13,29 @@ import torch
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
+@dataclass
 class MainGradient:
-    """total: the fp32 sum, in the weight's shape; added: to be called whenever a micro-batch's gradient is in it."""
+    """total: the fp32 sum, in the weight's shape; tell: called whenever a micro-batch's gradient is in it; empty: what
+    is in `total` does not count, and the next gradient is written over it."""
 
     total: Tensor
-    added: Callable[[], None]
+    tell: Callable[[], None]
+    empty: bool = True
+
+    def added(self) -> None:
+        """To be called whenever a micro-batch's gradient is in `total`."""
+        self.empty = False
+        self.tell()
+
+    def add(self, gradient: Tensor, scale: Tensor | None = None) -> None:
+        """Add a gradient that was computed by itself, in any precision; an fp32 one times `scale`, if given."""
+        if scale is not None and self.empty:
+            torch.mul(gradient, scale, out=self.total)
+        elif scale is not None:
+            self.total.addcmul_(gradient, scale)
+        else:
+            write(self.total, gradient, self.empty)
+        self.added()
 
 
 def mark(weight: nn.Parameter) -> nn.Parameter:
@@ -26,24 +44,36 @@ def mark(weight: nn.Parameter) -> nn.Parameter:
     return weight
 
 
-def attach(weight: nn.Parameter, total: Tensor, added: Callable[[], None]) -> bool:
-    """Give `weight` a main gradient, if it is marked, and return whether it is."""
-    marked: bool = getattr(weight, "takes_main_gradient", False)
-    if marked:
-        weight.main_gradient = MainGradient(total.view(weight.shape), added)  # type: ignore[attr-defined]
-    return marked
+def attach(weight: nn.Parameter, total: Tensor, tell: Callable[[], None]) -> MainGradient:
+    """The main gradient of `weight`, which its layer adds to if the weight is marked, and the caller otherwise."""
+    main = MainGradient(total.view(weight.shape), tell)
+    if getattr(weight, "takes_main_gradient", False):
+        weight.main_gradient = main  # type: ignore[attr-defined]
+    return main
 
 
 def main_gradient(weight: Tensor) -> MainGradient | None:
-    """The main gradient of `weight`; None: it has none."""
+    """The main gradient that the layer of `weight` adds to; None: it has none."""
     return getattr(weight, "main_gradient", None)
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """`total += a @ b`, in one operation where torch has one; total may be fp32 where a and b are not."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b)
-    elif total.is_cuda:
-        torch.ops.aten.addmm.dtype_out(total, a, b, total.dtype, out=total)
+def write(total: Tensor, gradient: Tensor, empty: bool) -> None:
+    """`total += gradient`, or over it where what is in it does not count; in total's precision."""
+    if empty:
+        total.copy_(gradient)
     else:
-        total += a @ b
+        total.add_(gradient)
+
+
+def add_product(total: Tensor, a: Tensor, b: Tensor, empty: bool = False) -> None:
+    """`total += a @ b`, in one operation where torch has one; total may be fp32 where a and b are not.
+
+    empty: what is in total does not count, be it nan.
+    """
+    kept = 0 if empty else 1
+    if total.dtype == a.dtype:
+        total.addmm_(a, b, beta=kept)
+    elif total.is_cuda:
+        torch.ops.aten.addmm.dtype_out(total, a, b, total.dtype, beta=kept, out=total)
+    else:
+        write(total, a @ b, empty)

@@ -6,6 +6,9 @@ last gradient, and its weights are all-gathered until a layer needs them, as in 
 half the traffic of an all-reduce, most of it beside computation. Buckets count gradients, so that any pipeline schedule
 will do.
 
+Between backward and AdamW the gradients are read once, for their norm: a step's first gradient is written over the last
+step's sum, and AdamW divides by the replicas and by what clipping asks for.
+
 `BF16_Optimizer` partitions each parameter group over the replicas by itself, so a bucket is made a parameter group.
 """
 
@@ -17,8 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from parallel.deepspeed_internals import replace_method
-from parallel.main_gradient import attach
+from parallel.deepspeed_internals import replace_method, torch_optimizer
+from parallel.main_gradient import MainGradient, attach
 from parallel.mesh import ProcessMesh
 from parallel.tensor_parallel import shard_of
 
@@ -41,8 +44,8 @@ class Bucket:
     """One parameter group, flat, padded so that each replica's part is as long.
 
     gradients: fp32 sums over this replica's micro-batches; own_*: views of this replica's part; masters: fp32 weights
-    of that part; counted: the slices of own_gradients that this tensor-parallel rank adds to the gradient norm.
-    missing: gradients still to come in this optimizer step, of `expected`.
+    of that part; counted, uncounted: the slices of own_gradients that this tensor-parallel rank adds to the gradient
+    norm, and those that another one does. missing: gradients still to come in this optimizer step, of `expected`.
     """
 
     gradients: Tensor
@@ -51,6 +54,7 @@ class Bucket:
     own_weights: Tensor
     masters: Tensor
     counted: list[Tensor]
+    uncounted: list[Tensor]
     expected: int
     missing: int
     cast: tuple[Tensor, Tensor] | None = None  # what is sent and received, where it travels in another format
@@ -67,22 +71,24 @@ class OverlappedReduction:
 
     def __init__(self, engine: Any, mesh: ProcessMesh) -> None:
         self.group, self.dp_size = mesh.grid.get_data_parallel_group(), mesh.dp_size
-        optimizer, self.dtype = engine.optimizer, engine.communication_data_type
+        self.optimizer, self.dtype = engine.optimizer, engine.communication_data_type
+        optimizer, self.adamw = self.optimizer, torch_optimizer(engine)
         self.reduced = False
+        self.sums: dict[nn.Parameter, MainGradient] = {}
         bucket_of: dict[nn.Parameter, Bucket] = {}
         for index, parameters in enumerate(optimizer.bf16_groups):
             bucket = _bucket(optimizer, index, mesh, engine.gradient_accumulation_steps())
             bucket_of |= dict.fromkeys(parameters, bucket)
             for parameter, total in zip(parameters, optimizer.fp32_groups_gradients[index], strict=True):
-                # the layer adds to the fp32 sum, or DeepSpeed does in its own hook, before this one
-                if not attach(parameter, total, partial(self._count, bucket)):
-                    parameter.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._count(bucket))
+                self.sums[parameter] = attach(parameter, total, partial(self._count, bucket))
         in_order = [bucket_of[parameter] for parameter in engine.module.parameters() if parameter.requires_grad]
         self.buckets = list({id(bucket): bucket for bucket in in_order}.values())  # in the order of use
         for layer in engine.module.children():
             used = list({id(bucket_of[p]): bucket_of[p] for p in layer.parameters() if p.requires_grad}.values())
             if used:
                 layer.register_forward_pre_hook(lambda *_, used=used: [bucket.wait() for bucket in used] and None)
+        replace_method(optimizer, "accumulate_hp_grads_and_remove_lp", self._add)  # what DeepSpeed's hooks call
+        replace_method(optimizer, "clear_hp_grads", lambda: None)
         replace_method(engine, "buffered_allreduce_fallback", self._finish_reduction)
         replace_method(optimizer, "get_grads_for_norm", self._gradients_for_norm)
         replace_method(optimizer, "update_lp_params", self._start_gathering)
@@ -92,6 +98,12 @@ class OverlappedReduction:
         """Wait for every collective under way."""
         for bucket in self.buckets:
             bucket.wait()
+
+    @torch.no_grad()
+    def _add(self, parameter: nn.Parameter, *_: int) -> None:
+        if parameter.grad is not None:
+            self.sums[parameter].add(parameter.grad)
+            parameter.grad = None
 
     def _count(self, bucket: Bucket) -> None:
         bucket.missing -= 1
@@ -110,7 +122,8 @@ class OverlappedReduction:
             if bucket.cast is not None:
                 bucket.own_gradients.copy_(bucket.cast[1])
                 bucket.cast = None
-            bucket.own_gradients.div_(self.dp_size)
+        for total in self.sums.values():
+            total.empty = True
         self.reduced = True
 
     def _gradients_for_norm(self, for_clipping: bool = False) -> Any:
@@ -118,10 +131,15 @@ class OverlappedReduction:
         if not self.reduced:
             raise RuntimeError("DeepSpeed took an optimizer step without calling `buffered_allreduce_fallback`")
         if for_clipping:
-            return [bucket.own_gradients for bucket in self.buckets]
-        # 0, or nan where any gradient is not finite: also of a replicated parameter that another rank counts
-        nonfinite = [bucket.own_gradients.sum(0, keepdim=True) * 0 for bucket in self.buckets]
-        return [piece for bucket in self.buckets for piece in bucket.counted] + nonfinite, {}
+            limit = self.optimizer.clip_grad / (self.optimizer._global_grad_norm + 1e-6)
+            self.adamw.grad_scale = self.dp_size / limit.clamp(max=1.0)  # type: ignore[attr-defined]
+            return []
+        counted = [piece for bucket in self.buckets for piece in bucket.counted] or [self.buckets[0].own_gradients[:0]]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(counted))) / self.dp_size
+        self.adamw.grad_scale = torch.full_like(norm, self.dp_size)  # type: ignore[attr-defined]
+        uncounted = [piece for bucket in self.buckets for piece in bucket.uncounted]
+        # 0, or nan where a gradient is not finite of a replicated parameter that another rank counts
+        return [norm, *(other * 0 for other in torch._foreach_norm(uncounted))] if uncounted else [norm], {}
 
     @torch.no_grad()
     def _start_gathering(self) -> None:
@@ -136,11 +154,11 @@ class OverlappedReduction:
 def _bucket(optimizer: Any, index: int, mesh: ProcessMesh, accumulation_steps: int) -> Bucket:
     gradients, own = optimizer.fp32_groups_gradients_flat[index], optimizer.fp32_groups_gradient_flat_partition[index]
     parameters = optimizer.bf16_groups[index]
-    first, offset, counted = mesh.dp_rank * own.numel(), 0, []
-    for parameter in parameters:
+    first, offset = mesh.dp_rank * own.numel(), 0
+    slices: dict[bool, list[Tensor]] = {True: [], False: []}
+    for parameter in parameters if mesh.tp.rank else []:
         start, end = (min(max(edge - first, 0), own.numel()) for edge in (offset, offset + parameter.numel()))
-        if shard_of(parameter) is not None or mesh.tp.rank == 0:
-            counted.append(own[start:end])
+        slices[shard_of(parameter) is not None].append(own[start:end])
         offset += parameter.numel()
     expected = len(parameters) * accumulation_steps
     return Bucket(
@@ -149,7 +167,8 @@ def _bucket(optimizer: Any, index: int, mesh: ProcessMesh, accumulation_steps: i
         optimizer.bf16_groups_flat[index],
         optimizer.bf16_partitioned_groups[index][mesh.dp_rank],
         optimizer.fp32_groups_flat_partition[index],
-        counted,
+        slices[True] if mesh.tp.rank else [own],
+        slices[False],
         expected,
         expected,
     )

@@ -57,7 +57,7 @@ def shard_of(parameter: Tensor) -> Shard | None:
     return getattr(parameter, "shard", None)
 
 
-AddOfWeight = Callable[[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]], None]
+AddOfWeight = Callable[[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], bool], None]
 """`Products.add_of_weight`."""
 
 
@@ -66,9 +66,9 @@ class Products(NamedTuple):
 
     forward: (x `[m, in]`, weight `[out, in]`, bias or None) -> `x @ weight.T + bias`, and what the weight's gradient
     needs of x, as does keep: x -> it. gradient: `[m, out]` -> as the others take it; of_input: (it, weight) ->
-    `[m, in]`; of_weight: (it, what was kept, precision) -> `[out, in]`; add_of_weight: (sum, it, what was kept) adds
-    that to the weight's main gradient (`parallel.main_gradient`). accumulates: whether that is done; a compiled layer
-    cannot.
+    `[m, in]`; of_weight: (it, what was kept, precision) -> `[out, in]`; add_of_weight: (sum, it, what was kept, empty)
+    adds that to the weight's main gradient (`parallel.main_gradient`), or is written over it where that is empty.
+    accumulates: whether that is done; a compiled layer cannot.
     """
 
     forward: Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, tuple[Tensor, ...]]]
@@ -86,7 +86,7 @@ TORCH = Products(
     gradient=lambda gradient: (gradient,),
     of_input=lambda gradient, weight: gradient[0] @ weight,
     of_weight=lambda gradient, kept, _: gradient[0].t() @ kept[0],
-    add_of_weight=lambda total, gradient, kept: add_product(total, gradient[0].t(), kept[0]),
+    add_of_weight=lambda total, gradient, kept, empty: add_product(total, gradient[0].t(), kept[0], empty),
 )
 
 Norm = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -111,8 +111,9 @@ def _weight_gradient(ctx: Any, gradient: tuple[Tensor, ...], kept: tuple[Tensor,
     if ctx.main_gradient is None:
         of_weight: Tensor = ctx.products.of_weight(gradient, kept, ctx.dtype)
         return of_weight
-    ctx.products.add_of_weight(ctx.main_gradient.total, gradient, kept)
-    ctx.main_gradient.added()
+    main = ctx.main_gradient
+    ctx.products.add_of_weight(main.total, gradient, kept, main.empty)
+    main.added()
     return None
 
 

@@ -24,14 +24,16 @@ def require(operation: str) -> None:
 
 
 def apex_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-    """LayerNorm of x `[..., d]` by weight and bias `[d]`; meta tensors take torch's."""
+    """LayerNorm of x `[..., d]` by weight and bias `[d]`."""
     from apex.normalization.fused_layer_norm import fused_layer_norm_affine  # type: ignore[import-not-found]
 
     return fused_layer_norm_affine(x, weight, bias, list(weight.shape), epsilon)  # type: ignore[no-any-return]
 
 
-def apex_add_of_weight(total: Tensor, gradient: tuple[Tensor, ...], kept: tuple[Tensor, ...]) -> None:
+def apex_add_of_weight(total: Tensor, gradient: tuple[Tensor, ...], kept: tuple[Tensor, ...], empty: bool) -> None:
     """Add `gradient.T @ x` to the fp32 `total` `[out, in]`; gradient `[m, out]`, kept: x `[m, in]`."""
     from fused_weight_gradient_mlp_cuda import wgrad_gemm_accum_fp32  # type: ignore[import-not-found]
 
+    if empty:
+        total.zero_()  # it only adds
     wgrad_gemm_accum_fp32(kept[0].contiguous(), gradient[0].contiguous(), total)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from parallel.main_gradient import write
 from parallel.tensor_parallel import Products
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
@@ -30,6 +31,9 @@ def to_fp8(x: Tensor, kind: torch.dtype, rows: bool = True, columns: bool = True
         from model.kernels.triton_fp8 import triton_cast
 
         return Operand(*triton_cast(x, kind, rows, columns))
+    if x.is_meta:  # as much memory as the cast takes on a GPU
+        as_rows, as_columns = (size if wanted else (0,) for size, wanted in ((x.shape, rows), (x.t().shape, columns)))
+        return Operand(x.new_empty(as_rows, dtype=kind), x.new_empty(as_columns, dtype=kind), x.new_empty(()).float())
     largest = x.abs().amax().float().clamp(min=2.0**-100)
     scale = torch.exp2(torch.floor(torch.log2(torch.finfo(kind).max / largest)))
     low = (x.float() * scale).to(kind)
@@ -74,8 +78,9 @@ def _of_weight(gradient: tuple[Tensor, ...], kept: tuple[Tensor, ...], dtype: to
     return multiply(columns, inverse, of_x, x_inverse, dtype, fast=False)
 
 
-def _add_of_weight(total: Tensor, gradient: tuple[Tensor, ...], kept: tuple[Tensor, ...]) -> None:
-    total += _of_weight(gradient, kept, torch.bfloat16)  # torch has no product in fp8 that adds to its result
+def _add_of_weight(total: Tensor, gradient: tuple[Tensor, ...], kept: tuple[Tensor, ...], empty: bool) -> None:
+    # torch has no product in fp8 that adds to its result
+    write(total, _of_weight(gradient, kept, torch.bfloat16), empty)
 
 
 FP8 = Products(_forward, _keep, _gradient, _of_input, _of_weight, _add_of_weight)

@@ -45,6 +45,19 @@ def test_loss_and_gradients_are_torchs(chunk: int, compiled: bool, z_loss: float
         torch.testing.assert_close(value.grad, twin.grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk", [7, TOKENS])
+def test_a_frozen_head_leaves_the_hidden_states_gradient(chunk: int) -> None:
+    gradients = []
+    for frozen in (False, True):
+        values, labels = inputs()
+        for value in values[1:]:
+            value.requires_grad_(not frozen)
+        chunked_cross_entropy(*values, labels, LossOptions(0.01, chunk, TensorParallelGroup())).backward()
+        gradients.append(values[0].grad)
+        assert all((value.grad is None) is frozen for value in values[1:])
+    assert gradients[0].equal(gradients[1])
+
+
 def test_bf16_loss_is_as_near_to_fp32_as_bf16_inputs_allow() -> None:
     """Inputs and the logits' gradient are rounded to 8 bits, sums are fp32: a logit near 16 by 2^-5."""
     values, labels = inputs(torch.bfloat16)

@@ -27,7 +27,7 @@ def test_the_sum_is_that_of_the_gradients(products: Products) -> None:
     added: list[int] = []
     weights = [fused[0].weight, fused[1].weight]
     for place, weight in enumerate(weights):
-        attach(weight, torch.ones(weight.numel()), lambda place=place: added.append(place))
+        attach(weight, torch.full((weight.numel(),), torch.nan), lambda place=place: added.append(place))
     for seed in (1, 2):
         x = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(seed)).bfloat16()
         outs = [layers(x) for layers in (plain, fused)]
@@ -39,7 +39,7 @@ def test_the_sum_is_that_of_the_gradients(products: Products) -> None:
     for place, weight in enumerate(weights):
         sums, expected = main_gradient(weight).total, plain[place].weight.grad.float()  # type: ignore[union-attr]
         assert sums.dtype is torch.float32
-        torch.testing.assert_close(sums - 1, expected, rtol=2**-7, atol=2**-7 * expected.abs().max().item())
+        torch.testing.assert_close(sums, expected, rtol=2**-7, atol=2**-7 * expected.abs().max().item())
 
 
 def test_a_weight_that_no_layer_marks_has_none() -> None:
@@ -54,21 +54,34 @@ def test_the_loss_adds_its_weight_s_gradient_scaled(chunk: int) -> None:
     hidden, bias = torch.randn(2, 6, 8, requires_grad=True), torch.zeros(24, requires_grad=True)
     labels = torch.randint(0, 24, (2, 6))
     weight = nn.Parameter(torch.randn(24, 8))
-    (0.3 * chunked_cross_entropy(hidden, weight, bias, labels, options)).backward()
     fused, added = mark(nn.Parameter(weight.detach().clone())), []
-    attach(fused, torch.ones(24 * 8), lambda: added.append(True))
-    (0.3 * chunked_cross_entropy(hidden, fused, bias, labels, options)).backward()
-    assert added == [True] and fused.grad is None
-    torch.testing.assert_close(main_gradient(fused).total - 1, weight.grad, rtol=1e-5, atol=1e-5)  # type: ignore[union-attr]
+    attach(fused, torch.full((24 * 8,), torch.nan), lambda: added.append(True))
+    for scale in (0.3, 0.5):
+        for each in (weight, fused):
+            (scale * chunked_cross_entropy(hidden, each, bias, labels, options)).backward()
+    assert added == [True, True] and fused.grad is None
+    torch.testing.assert_close(main_gradient(fused).total, weight.grad, rtol=1e-5, atol=1e-5)  # type: ignore[union-attr]
+
+
+def test_a_gradient_computed_by_itself_is_written_first_and_then_added() -> None:
+    counted: list[int] = []
+    main = attach(nn.Parameter(torch.zeros(2, 3)), torch.full((6,), torch.nan), lambda: counted.append(1))
+    for expected in (0.5, 1.0):
+        main.add(torch.full((2, 3), 0.5, dtype=torch.bfloat16))
+        assert main.total.equal(torch.full((2, 3), expected))
+    main.empty = True
+    main.add(torch.ones(2, 3))
+    assert main.total.equal(torch.ones(2, 3)) and len(counted) == 3
 
 
 def error_of_a_sum(dtype: torch.dtype, device: str) -> float:
-    """Of the largest value, after one product in `dtype` was added to an fp32 sum."""
+    """Of the largest value, after two products in `dtype` went into an fp32 sum, the first over what was there."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(size, generator=generator).to(dtype) for size in ((40, 24), (40, 16)))
-    total = torch.ones(24, 16, device=device)
+    total = torch.full((24, 16), torch.nan, device=device)
+    add_product(total, a.t().to(device), b.to(device), empty=True)
     add_product(total, a.t().to(device), b.to(device))
-    expected = a.double().t() @ b.double() + 1
+    expected = 2 * (a.double().t() @ b.double())
     return float((total.cpu() - expected).abs().max() / expected.abs().max())
 
 

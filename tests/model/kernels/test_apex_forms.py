@@ -55,6 +55,7 @@ class TestOnGPU:
     def test_weight_gradient(self) -> None:
         pytest.importorskip("fused_weight_gradient_mlp_cuda")
         x, gradient = (torch.randn(64, size, device="cuda").bfloat16() for size in (128, 256))
-        total = torch.ones(256, 128, device="cuda")
-        apex_add_of_weight(total, (gradient,), (x,))
-        torch.testing.assert_close(total.double(), gradient.double().t() @ x.double() + 1, rtol=1e-5, atol=1e-4)
+        total, expected = torch.full((256, 128), float("nan"), device="cuda"), gradient.double().t() @ x.double()
+        for times in (1, 2):
+            apex_add_of_weight(total, (gradient,), (x,), times == 1)
+            torch.testing.assert_close(total.double(), times * expected, rtol=1e-5, atol=1e-4)
