@@ -13,7 +13,7 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
-from model.kernels.branches import Attention, reference_branches
+from model.kernels.branches import Attention
 
 ROWS, BLOCK = 16, 1024  # tokens and channels of one program; 128 threads load 8 channels each at a time
 
@@ -136,7 +136,8 @@ class _Merge(torch.autograd.Function):
         out = projected.new_empty(batch, seq, 5 * d)
         flat, mlp = attended.transpose(1, 2).reshape(-1, d).contiguous(), projected.view(-1, width)[:, 3 * d :]
         grid = (triton.cdiv(len(mlp), ROWS), triton.cdiv(d, BLOCK) + triton.cdiv(4 * d, BLOCK))
-        merge_forward_kernel[grid](flat, mlp, mlp_bias, out, len(mlp), d, width, ROWS, BLOCK)
+        if not out.is_meta:
+            merge_forward_kernel[grid](flat, mlp, mlp_bias, out, len(mlp), d, width, ROWS, BLOCK)
         ctx.save_for_backward(mlp_bias, projected)
         ctx.heads, ctx.buffer = attended.shape[1], buffer
         return out
@@ -152,7 +153,8 @@ class _Merge(torch.autograd.Function):
         grid = (triton.cdiv(len(mlp), ROWS), triton.cdiv(4 * d, BLOCK))
         sums = mlp_bias.new_empty(grid[0], 4 * d, dtype=torch.float32)
         of_mlp = grad_out.view(-1, 5 * d)[:, d:]
-        merge_backward_kernel[grid](of_mlp, mlp, mlp_bias, grad_mlp, sums, len(mlp), d, 5 * d, width, ROWS, BLOCK)
+        if not grad_out.is_meta:
+            merge_backward_kernel[grid](of_mlp, mlp, mlp_bias, grad_mlp, sums, len(mlp), d, 5 * d, width, ROWS, BLOCK)
         of_attended = grad_out[..., :d].view(*grad_out.shape[:2], ctx.heads, d // ctx.heads).transpose(1, 2)
         return of_attended, sums.sum(dim=0).to(mlp_bias.dtype), None, None
 
@@ -168,9 +170,10 @@ def _rotate(
     grid = (triton.cdiv(rows, ROWS), triton.cdiv(d, BLOCK))
     strides = sources[0].stride(-2), targets[0].stride(-2), rotary.stride(0)
     period, rotary_dim = rotary.shape[1], 2 * rotary.shape[2]
-    rotate_kernel[grid](
-        *sources, *targets, rotary, rows, period, d, *strides, sign, head_dim, rotary_dim, copy_v, ROWS, BLOCK
-    )
+    if not rotary.is_meta:
+        rotate_kernel[grid](
+            *sources, *targets, rotary, rows, period, d, *strides, sign, head_dim, rotary_dim, copy_v, ROWS, BLOCK
+        )
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -182,9 +185,7 @@ def triton_branches(
     attention: Attention,
     attention_mask: Any = None,
 ) -> Tensor:
-    """As `reference_branches`. Needs a CUDA device, or TRITON_INTERPRET=1; meta tensors take the reference."""
-    if projected.is_meta:
-        return reference_branches(projected, mlp_bias, rotary, heads, attention, attention_mask)
+    """As `reference_branches`. Needs a CUDA device, or TRITON_INTERPRET=1; on meta tensors it takes memory only."""
     table = (
         rotary.flatten(1, -2) if rotary.dim() > 3 else rotary[:, : projected.shape[1]]
     )  # of all rows, or of a sample's

@@ -71,7 +71,8 @@ class _Norm(torch.autograd.Function):
         x, (block, warps) = x.contiguous(), block_and_warps(d)
         y, rows = torch.empty_like(x), x.numel() // d
         means, deviations = x.new_empty(2, rows, dtype=torch.float32)
-        norm_forward_kernel[(rows,)](x, weight, bias, y, means, deviations, d, epsilon, block, num_warps=warps)
+        if not x.is_meta:
+            norm_forward_kernel[(rows,)](x, weight, bias, y, means, deviations, d, epsilon, block, num_warps=warps)
         ctx.save_for_backward(x, weight, means, deviations)
         return y
 
@@ -82,20 +83,21 @@ class _Norm(torch.autograd.Function):
         block, warps = block_and_warps(d)
         programs = min(rows, _multiprocessors(x.device) * THREADS_OF_SM // (32 * warps))
         grad_x, sums = torch.empty_like(x), x.new_empty(2, programs, d, dtype=torch.float32)
-        norm_backward_kernel[(programs,)](
-            gradients[0].contiguous(),
-            x,
-            weight,
-            means,
-            deviations,
-            grad_x,
-            *sums,
-            rows,
-            d,
-            block,
-            num_warps=warps,
-            maxnreg=REGISTERS,
-        )
+        if not x.is_meta:
+            norm_backward_kernel[(programs,)](
+                gradients[0].contiguous(),
+                x,
+                weight,
+                means,
+                deviations,
+                grad_x,
+                *sums,
+                rows,
+                d,
+                block,
+                num_warps=warps,
+                maxnreg=REGISTERS,
+            )
         grad_weight, grad_bias = sums.sum(dim=1).to(weight.dtype)
         return grad_x, grad_weight, grad_bias, None
 
@@ -110,8 +112,6 @@ def _multiprocessors(device: torch.device) -> int:
 def triton_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
     """LayerNorm of x `[..., d]` by weight and bias `[d]` -> the same shape and precision.
 
-    Needs a CUDA device, or TRITON_INTERPRET=1; meta tensors take torch's.
+    Needs a CUDA device, or TRITON_INTERPRET=1; on meta tensors it takes memory only.
     """
-    if x.is_meta:
-        return torch.nn.functional.layer_norm(x, weight.shape, weight, bias, epsilon)
     return _Norm.apply(x, weight, bias, epsilon)  # type: ignore[no-any-return, no-untyped-call]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from conf.check import check, data_parallel_size, gradient_accumulation_steps
-from conf.choices import Balance, Precision, Recompute
+from conf.choices import Balance, NormForm, Precision, Recompute, WeightGradientForm
 from conf.errors import ConfigError
 from conf.lora import trained_layers
 from conf.schema import Settings
@@ -86,8 +86,12 @@ def bounds_of(settings: Settings) -> list[int]:
 
 
 def build_pipeline_stage(settings: Settings, pipeline_stage: int, mesh: Any) -> list[nn.Module]:
-    """This process's part of a pipeline stage's layers, in the run's precision, on the meta device."""
-    kernels = replace(select_kernels(settings.kernels), compile=False)  # compiling takes minutes and moves no tensor
+    """This process's part of a pipeline stage's layers, in the run's precision, as on a GPU, on the meta device."""
+    forms = settings.kernels
+    if forms.norm is NormForm.apex:  # which keeps what Triton's keeps, and need not be here
+        forms = replace(forms, norm=NormForm.auto)
+    forms = replace(forms, weight_gradient=WeightGradientForm.torch, compile=False)  # compiling takes minutes
+    kernels = select_kernels(forms, torch.device("cuda"))
     builders = run_layers(settings, mesh.tp, kernels)
     first, end = bounds_of(settings)[pipeline_stage : pipeline_stage + 2]
     with torch.device("meta"):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 from conf.check import data_parallel_size, gradient_accumulation_steps
-from conf.choices import Precision, Recompute
+from conf.choices import FusedForm, Precision, Recompute
 from conf.cluster_schema import GpuConfig
 from conf.lora import is_lora
 from conf.schema import LayoutConfig, ModelConfig, Settings
@@ -27,8 +27,9 @@ class Software:
     elementwise_passes: reads and writes of `[tokens, hidden]` in a block, forward and backward: norm, rotary, GELU,
     residual. branch_collectives: pairs of all-gather and reduce-scatter in a block's forward pass under tensor
     parallelism. hidden_collectives: of the four of a pair, forward and backward, those beside which something is
-    computed. logit_bytes: moved for each logit, forward and backward. interleaving: of the pipeline's schedule, which
-    divides its bubble.
+    computed. gradient_bytes: moved for each weight to add a micro-batch's gradient to the fp32 sum, beside the product
+    that computes it. logit_bytes: moved for each logit, forward and backward. interleaving: of the pipeline's schedule,
+    which divides its bubble.
     stored_scores: attention writes its scores to memory. frozen: only adapters are trained, and what they take is left
     out: the weights have no gradients.
     """
@@ -36,16 +37,20 @@ class Software:
     elementwise_passes: float
     branch_collectives: int = 1
     hidden_collectives: int = 0
+    gradient_bytes: float = 20
     logit_bytes: float = 16
     interleaving: int = 1
     stored_scores: bool = False
     frozen: bool = False
 
 
-EAGER, COMPILED = 110.0, 65.0  # passes of a CodeGen block as torch runs it, and as inductor fuses it
+EAGER, COMPILED, TRITON = 110.0, 65.0, 41.0  # passes of a CodeGen block: torch's operations, inductor's, Triton's
+IN_THE_PRODUCT = 8  # bytes moved for each weight where the product adds to the fp32 sum: it is read and written
 EDGE = 128  # inner dimension at which a product reaches half of `matmul_efficiency`
+FP8_EDGE = 320  # the same in fp8, which doubles the rate: 1.69 and 1.84 times bf16's at 1024 and 2560, measured
+FP8_PASSES = 42  # of `[tokens, hidden]` to cast operands: 14 matrices read twice and written twice in half the bytes
+FP8_WEIGHT_BYTES = 10  # moved for each weight to cast it, in forward and in backward
 SCORE_BYTES = 24  # moved for each score that attention stores, forward and backward
-GRADIENT_BYTES = 20  # moved for each weight to add a micro-batch's gradient to the fp32 sum
 ADAMW_BYTES = 40  # moved for each weight in the optimizer step: weight, gradient and moments, norm and clipping
 ZERO3_HIDDEN = 0.8  # share of the computing time in which ZeRO-3's collectives go on; a tenth is never hidden
 ZERO1_HIDDEN = 0.8  # share of one micro-batch's computing time in which ZeRO-1's collectives go on
@@ -74,9 +79,17 @@ class StepTime:
 
 def own_software(settings: Settings) -> Software:
     """What this stack moves with the kernels and the layout of `settings`."""
-    hidden = 1 if settings.layout.tensor_parallel_overlap else 0
+    layout, kernels, frozen = settings.layout, settings.kernels, is_lora(settings.finetune)
+    passes, accumulation = (COMPILED if kernels.compile else EAGER), Software.gradient_bytes
+    if kernels.branches is not FusedForm.torch:
+        passes = TRITON
+        if layout.zero_stage == 1 and layout.precision is not Precision.fp8:
+            accumulation = IN_THE_PRODUCT
     return Software(
-        COMPILED if settings.kernels.compile else EAGER, hidden_collectives=hidden, frozen=is_lora(settings.finetune)
+        passes,
+        hidden_collectives=1 if layout.tensor_parallel_overlap else 0,
+        gradient_bytes=0.0 if frozen else accumulation,
+        frozen=frozen,
     )
 
 
@@ -128,14 +141,17 @@ def block_seconds(model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, soft
     d, seq, tp = model.n_embd, model.context_length, layout.tensor_parallel_size
     tokens = layout.micro_batch_size * seq
     product = _product_rate(gpu, d)
-    matmul = (4 if software.frozen else 6) * 12 * d * d * tokens / tp / product
+    fp8 = layout.precision is Precision.fp8
+    rate = 2 * _product_rate(gpu, d, FP8_EDGE) if fp8 else product
+    matmul = (4 if software.frozen else 6) * 12 * d * d * tokens / tp / rate
     scores = 4 * d * seq * tokens / tp  # operations of the forward pass with the whole mask
     if software.stored_scores:
         attention = 3 * scores / product + model.n_head * seq * tokens / tp * SCORE_BYTES / _memory_rate(gpu)
     else:  # half of the mask; the backward pass computes the scores again
         attention = 3.5 * scores / 2 / (gpu.peak_tflops * 1e12 * gpu.attention_efficiency)
-    passes = software.elementwise_passes * HALF * tokens * d / tp
-    elementwise = (passes + (not software.frozen) * GRADIENT_BYTES * 12 * d * d / tp) / _memory_rate(gpu)
+    passes = (software.elementwise_passes + FP8_PASSES * fp8) * HALF * tokens * d / tp
+    weight_bytes = (software.gradient_bytes + FP8_WEIGHT_BYTES * fp8) * 12 * d * d / tp
+    elementwise = (passes + weight_bytes) / _memory_rate(gpu)
     collectives = 0.0
     if tp > 1:
         moved = HALF * tokens * d * (tp - 1) / tp / (gpu.node_gb_per_second * 1e9)
@@ -190,9 +206,9 @@ def data_parallel_seconds(
     return max(0.1 * total, total - ZERO1_HIDDEN * computing / count)
 
 
-def _product_rate(gpu: GpuConfig, inner: int) -> float:
+def _product_rate(gpu: GpuConfig, inner: int, edge: int = EDGE) -> float:
     """Operations a second of products whose inner dimension is `inner`: short ones spend more time on their edges."""
-    return gpu.peak_tflops * 1e12 * gpu.matmul_efficiency * inner / (inner + EDGE)
+    return gpu.peak_tflops * 1e12 * gpu.matmul_efficiency * inner / (inner + edge)
 
 
 def _memory_rate(gpu: GpuConfig) -> float:

@@ -57,11 +57,12 @@ def test_a_cpu_is_refused_in_one_line() -> None:
         select_kernels(config, torch.device("cpu"))
 
 
-def test_a_plan_s_meta_tensors_take_the_reference() -> None:
-    projected = torch.empty(2, 5, 7 * 16, device="meta")
+def test_a_plan_s_meta_tensors_pass_both_ways() -> None:
+    projected = torch.empty(2, 5, 7 * 16, device="meta", requires_grad=True)
     table = torch.empty(2, 5, 2, device="meta")
     out = module.triton_branches(projected, torch.empty(64, device="meta"), table, 2, lambda q, k, v, mask: q)
-    assert out.shape == (2, 5, 80)
+    out.sum().backward()
+    assert out.shape == (2, 5, 80) and projected.grad.shape == projected.shape
 
 
 @pytest.mark.gpu

@@ -40,9 +40,11 @@ def test_auto_is_triton_on_a_gpu_and_torch_elsewhere() -> None:
     assert cpu.compile_blocks and not gpu.compile_blocks
 
 
-def test_a_plan_s_meta_tensors_take_torch_s() -> None:
-    x, vector = torch.empty(2, 3, 16, device="meta"), torch.empty(16, device="meta")
-    assert module.triton_norm(x, vector, vector, 1e-5).shape == x.shape
+def test_a_plan_s_meta_tensors_pass_both_ways() -> None:
+    x, vector = torch.empty(2, 3, 16, device="meta", requires_grad=True), torch.empty(16, device="meta")
+    y = module.triton_norm(x, vector, vector, 1e-5)
+    y.sum().backward()
+    assert y.shape == x.shape and x.grad.shape == x.shape
 
 
 @pytest.mark.gpu

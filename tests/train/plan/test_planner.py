@@ -7,7 +7,9 @@ import pytest
 from conf.choices import Balance, Precision
 from conf.compose import compose_settings
 from conf.schema import Settings
-from train.plan.planner import bounds_of, on_gpu, usable_bytes, world_size
+from train.plan.planner import bounds_of, on_gpu, plan, usable_bytes, world_size
+
+BLOCK = ["model=350m", "model.n_layer=1", "layout.precision=bf16", "layout.micro_batch_size=8"]
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,24 @@ def test_layers_are_cut_by_flops_where_there_is_nothing_to_time(settings: Settin
         == cut[list(Balance).index(Balance.flops)]
     )
     assert all(bounds[0] == 0 and bounds[-1] == settings.model.n_layer + 2 for bounds in cut)
+
+
+def activations(*words: str) -> float:
+    """MiB that a block of 350m keeps for its backward pass, at 8 x 2048 tokens."""
+    two, one = (
+        plan(compose_settings([*BLOCK, f"model.n_layer={n}", *words]), 8)[0].micro_batch.saved_activations
+        for n in (2, 1)
+    )
+    return (two - one) / 2**20
+
+
+def test_activations_are_those_of_the_forms_that_a_gpu_takes() -> None:
+    """Of a block in units of `[tokens, d]` in bf16, 32 MiB: what the norm, the products and attention read and keep.
+    Triton's middle keeps the pre-activation once and no copy of v; fp8 keeps the products' inputs in half the bytes."""
+    triton, eager, fp8 = activations(), activations("kernels=eager"), activations("layout.precision=fp8")
+    assert triton == pytest.approx(32 * (1 + 1 + 7 + 2 + 1 + 5), rel=0.05)
+    assert eager - triton == pytest.approx(4 * 32, rel=0.05)
+    assert triton - fp8 == pytest.approx(32 * (1 + 5) / 2, rel=0.1)
 
 
 def test_some_memory_stays_free() -> None:
