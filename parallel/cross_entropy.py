@@ -107,7 +107,7 @@ def _log_normaliser(maximum: Tensor, normaliser: Tensor, target: Tensor, tp: Ten
 
 @functools.cache
 def _forms(compile: bool) -> list[Callable[..., Any]]:
-    functions: list[Callable[..., Any]] = [_statistics, _loss, _slope]
+    functions: list[Callable[..., Any]] = [_statistics, _slope]  # `_loss` is a number a token
     return [torch.compile(function, dynamic=False) for function in functions] if compile else functions
 
 
@@ -141,14 +141,13 @@ class _OneChunk(torch.autograd.Function):
         chunk = _chunk(hidden, weight, bias, labels, options)
         ctx.save_for_backward(hidden, weight, *chunk)
         ctx.options, ctx.main_gradient = options, main_gradient(weight)
-        loss: Tensor = _forms(options.compile)[1](chunk.labels, chunk.log_z, chunk.target, options.z_loss)
-        return loss
+        return _loss(chunk.labels, chunk.log_z, chunk.target, options.z_loss)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, *saved = ctx.saved_tensors
         chunk, main = _Chunk(*saved), ctx.main_gradient
-        slope = _forms(ctx.options.compile)[2](chunk, ctx.options.z_loss, upstream[0])
+        slope = _forms(ctx.options.compile)[1](chunk, ctx.options.z_loss, upstream[0])
         of_hidden = slope @ weight
         if not ctx.needs_input_grad[1]:  # the weight and its bias are frozen
             return of_hidden, None, None, None, None
@@ -167,7 +166,7 @@ class _Chunks(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, options: LossOptions, gradient: bool
     ) -> Tensor:
-        _, loss_of, slope_of = _forms(options.compile)
+        _, slope_of = _forms(options.compile)
         loss = hidden.new_zeros((), dtype=torch.float32)
         of_hidden = torch.empty_like(hidden) if gradient else None
         trained = gradient and ctx.needs_input_grad[1]  # the weight and its bias may be frozen
@@ -177,7 +176,7 @@ class _Chunks(torch.autograd.Function):
         pieces = (torch.split(each, options.chunk_tokens) for each in (hidden, labels))
         for tokens, targets in zip(*pieces, strict=True):
             chunk = _chunk(tokens, weight, bias, targets, options)
-            loss += loss_of(chunk.labels, chunk.log_z, chunk.target, options.z_loss)
+            loss += _loss(chunk.labels, chunk.log_z, chunk.target, options.z_loss)
             if of_hidden is None:
                 continue
             slope = slope_of(chunk, options.z_loss, one)
