@@ -1,5 +1,6 @@
 """Secrets that a launch has in its environment and that nobody may find: in no file of a run, on no command line."""
 
+import os
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ def places(folder: Path) -> list[str]:
     """Where a canary is: files below `folder` that others can read, and command lines of any process."""
     values = [value.encode() for value in CANARIES.values()]
     found = []
-    for path in folder.rglob("*"):
+    for path in (Path(above) / name for above, _, names in os.walk(folder) for name in names):  # rglob minds lost ones
         try:
             shared = path.is_file() and path.stat().st_mode & 0o077
             if shared and any(value in path.read_bytes() for value in values):

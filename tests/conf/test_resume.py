@@ -115,6 +115,7 @@ def test_how_it_is_spread_watched_and_kept_may_change(held: Path, word: str) -> 
 NEVER = [
     ("run.seed=7", "run.seed was 1234, now 7"),
     ("model.n_layer=5", "model.n_layer was 4, now 5"),
+    ("finetune.rank=4", "finetune.rank was 16, now 4"),
     ("stages.nl.handover=full", "stages.nl.handover was weights, now full"),
     ("stages.nl.init_from=owner/name", "stages.nl.init_from was None, now owner/name"),
 ]

@@ -80,7 +80,7 @@ def test_a_size_in_a_folder_of_ones_own_is_launched_and_its_processes_find_it(tm
 
 EXPERIMENTS = {"codegen_350m": 8, "codegen_2b": 64, "codegen_6b": 64, "codegen_16b": 512}  # GPUs of their layouts
 EXPERIMENTS |= {"finetune_python": 2, "finetune_python_2b": 8, "finetune_python_6b": 8, "finetune_python_16b": 64}
-EXPERIMENTS |= {"diff_codegen": 8}
+EXPERIMENTS |= {"diff_codegen": 8, "finetune_python_lora": 2, "moss_sft": 2}
 EXPERIMENTS |= dict.fromkeys(("smoke", "quickstart"), 2)
 
 
@@ -92,6 +92,7 @@ def test_every_experiment_launches_with_nothing_but_its_data(
     monkeypatch.setattr("launch.local.visible_gpus", list)
     data = [f"data.corpora.mono.paths=[{ROOT}/launch/*.py]"] if experiment.startswith("finetune") else []
     data = [f"data.corpora.mono.paths=[{ROOT}]"] if experiment == "diff_codegen" else data
+    data = [f"data.corpora.sft.paths=[{ROOT}/launch/*.py]"] if experiment == "moss_sft" else data
     assert main([f"experiment={experiment}", *data, "dry_run=true"]) == 0
     first, *_, prepare, train = capsys.readouterr().out.splitlines()
     assert first.startswith("starting runs/" + experiment.partition("_python_")[0])

@@ -23,7 +23,13 @@ def run(settings, folder):
     tokenizer = prepare_tokenizer(settings)
     tasks = [
         ShardTask(
-            shard, corpus, settings.data, tokenizer, "<u2", folder / "s" / shard_name(shard, corpus, settings.data, "")
+            shard,
+            corpus,
+            settings.data,
+            tokenizer,
+            "<u2",
+            folder / "s" / shard_name(shard, corpus, settings.data, ""),
+            settings.model.context_length,
         )
         for key, corpus in settings.data.corpora.items()
         for shard in list_shards(key, corpus)

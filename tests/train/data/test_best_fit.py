@@ -40,7 +40,7 @@ def ids_of(lengths: list[int]) -> numpy.ndarray:
 def samples_of(lengths: list[int], window: int = 1 << 20, mask: bool = True) -> list[tuple[numpy.ndarray, ...]]:
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder), lengths)
-        write_plan(path, "<u2", LENGTH, window)
+        write_plan(path, "<u2", LENGTH, window_tokens=window)
         dataset = BestFitDataset(path, "<u2", LENGTH, mask)
         padding = sum(
             int((labels == IGNORE_INDEX).sum()) for _, labels, *_ in (dataset[i] for i in range(len(dataset)))

@@ -92,7 +92,7 @@ def test_packed_whole_or_cut_a_document_in_the_form_is_one(lengths: list[int], s
     with tempfile.TemporaryDirectory() as folder:
         path = infilled(folder, lengths, settings_of(seed, 0.6))
         ids = InfillTokens(path, "<u2").read(0, 10**9)
-        write_plan(path, "<u2", LENGTH, window)
+        write_plan(path, "<u2", LENGTH, window_tokens=window)
         whole = BestFitDataset(path, "<u2", LENGTH, document_mask=True)
         cut = PackedDataset(path, "<u2", LENGTH, keep_last=True, document_mask=True)
         labels = [one[1][one[1] != IGNORE_INDEX] for one in map(whole.__getitem__, range(len(whole)))]

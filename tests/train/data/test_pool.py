@@ -29,6 +29,7 @@ def tasks(settings, tmp_path, monkeypatch):
             tokenizer,
             "<u2",
             tmp_path / "s" / shard_name(shard, corpus, settings.data, ""),
+            settings.model.context_length,
         )
         for shard in list_shards("nl", corpus)
     ]

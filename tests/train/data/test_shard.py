@@ -79,7 +79,13 @@ def task(settings, tmp_path, key="nl"):
     tokenizer.save(tmp_path / "tokenizer")
     shard, *_ = list_shards(key, settings.data.corpora[key])
     return ShardTask(
-        shard, settings.data.corpora[key], settings.data, tmp_path / "tokenizer", "<u2", tmp_path / "shard"
+        shard,
+        settings.data.corpora[key],
+        settings.data,
+        tmp_path / "tokenizer",
+        "<u2",
+        tmp_path / "shard",
+        settings.model.context_length,
     )
 
 
