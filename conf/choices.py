@@ -3,9 +3,8 @@
 from enum import Enum
 
 IGNORE_INDEX = -100  # label of a token that does not count in the loss, as in torch's cross_entropy
-INFILL_TOKENS = (
-    6  # of a document in CodeGen2's form beside its own: two <mask_1>, <sep>, <eom>, an eos inside and one before
-)
+# of a document in CodeGen2's form beside its own: two <mask_1>, <sep>, <eom>, an eos inside and one before
+INFILL_TOKENS = 6
 
 
 class Precision(Enum):

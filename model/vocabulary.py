@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.build import ALONE
-from model.weights import NO_SHARDS, Layer, Shards, Weights
+from model.weights import NO_SHARDS, Layer, Shards, Weights, memory_reader
 from parallel.mesh import TensorParallelGroup
 
 
@@ -38,10 +38,6 @@ def grown(weights: Weights, rows: int, known: int) -> Weights:
         if index not in ends:
             return weights.read(index, shards, tp)
         layer = {name: with_rows(name, value, rows, known) for name, value in weights.read(index).items()}
-        cut = {name: shards.get(name) for name in layer}
-        return {
-            name: value if (shard := cut[name]) is None else shard.slice(value, tp.rank, tp.size)
-            for name, value in layer.items()
-        }
+        return memory_reader([layer])(0, shards, tp)
 
     return replace(weights, model=replace(weights.model, vocab_size=rows), read=read)

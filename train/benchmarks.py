@@ -58,7 +58,7 @@ class Benchmarks:
         self.scoring: list[tuple[Task, int, threading.Thread]] = []
         self.left = False
         self.errors: list[str] = []
-        if context.mesh.is_main:
+        if context.mesh.is_main and self.tasks:
             rows = [row for row in read_metrics(context.folder) if row["stage"] == stage]
             for task in self.tasks:
                 recorded = {row["step"] for row in rows if any(key.startswith(f"{task.name}/pass@") for key in row)}
