@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from conf.choices import ClusterKind
-from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED, UNHEALTHY
+from conf.exit_codes import BAD_NODE, INTERRUPTED
 from conf.resume import record_extension
 from conf.run_folder import newest_checkpoint, newest_step, run_folder, save_settings
 from conf.run_lock import OWNER, owner, run_lock, stop_file
@@ -19,10 +19,7 @@ from conf.schema import Settings
 from launch.hosts import Hosts
 from launch.jobs import add_job
 from launch.local import environment, train_command
-from launch.processes import STOPPING, ending_on_signals, run
-
-STOPPED = {128 + number for number in STOPPING}  # codes of a run that was asked to stop, and did not save itself
-ENDED = {0, BAD_INPUT, UNHEALTHY, INTERRUPTED, *STOPPED}  # codes after which no try helps
+from launch.processes import ENDED, STOPPED, ending_on_signals, run
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,14 @@ import psutil  # type: ignore[import-untyped]
 
 from conf.command_line import print_error
 from conf.errors import ConfigError
-from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED, UNHEALTHY
+from conf.exit_codes import BAD_NODE
 from conf.run_lock import OWNER, stop_file
 from conf.schema import Settings
 from launch.blame import blamed_node
 from launch.host import failed_file
 from launch.hostfile import ask_addresses, hosts_of, remote_command, secrets_files
-from launch.processes import STOPPING, run
+from launch.processes import ENDED, run
 
-NOBODYS = {
-    0,
-    BAD_INPUT,
-    UNHEALTHY,
-    INTERRUPTED,
-    *(128 + number for number in STOPPING),
-}  # codes without a host to blame
 FAILURES = 2  # of one host, after which it is replaced
 
 
@@ -108,7 +101,7 @@ class Hosts:
             print_error(str(error))
             code = BAD_NODE
         self.address = None  # the next try asks again
-        if code not in NOBODYS and log.exists():
+        if code not in ENDED and log.exists():
             with log.open("rb") as file:
                 file.seek(begin)
                 self._blame(blamed_node(file.read().decode(errors="replace").splitlines(), list(self.used)))

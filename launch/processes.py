@@ -22,6 +22,8 @@ from conf.exit_codes import BAD_INPUT, BAD_NODE, HUNG, INTERRUPTED, UNHEALTHY
 from conf.run_lock import end_with_parent
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPED = {128 + number for number in STOPPING}  # codes of a run that was asked to stop, and did not save itself
+ENDED = {0, BAD_INPUT, UNHEALTHY, INTERRUPTED, *STOPPED}  # codes after which no try helps, and no host is to blame
 QUIET = {0, BAD_INPUT, BAD_NODE, UNHEALTHY, HUNG, INTERRUPTED}  # codes of which a line has told, or none is needed
 WATCH_SECONDS = 0.2  # between two checks of which ranks are alive
 
