@@ -24,8 +24,18 @@ PATIENT = Limits(seconds=30, memory_bytes=2**30, sandbox=ALLOWED)  # of what mus
 isolated = pytest.mark.skipif(isolation() is not None, reason=f"the kernel allows no isolation here: {isolation()}")
 
 
+MARK = "TEST_OF_SANDBOX"  # in the environment of every sandbox that this process starts: others test beside it
+
+
 def processes_in_sandboxes() -> list[psutil.Process]:
-    return [p for p in psutil.process_iter(["cmdline"]) if str(SCRIPT) in (p.info["cmdline"] or [])]
+    """Of this test alone, and those whose environment cannot be read: only root may read all of them."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        variables = process.info["environ"]
+        ours = variables is None or variables.get(MARK) == os.environ[MARK]
+        if str(SCRIPT) in (process.info["cmdline"] or []) and ours:
+            found.append(process)
+    return found
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +43,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     """After every program: no process of it, and nothing in the temporary folder."""
     folder = tmp_path_factory.mktemp("temporary")
     monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setenv(MARK, str(folder))
     yield folder
     until = time.monotonic() + 5
     while processes_in_sandboxes() and time.monotonic() < until:
