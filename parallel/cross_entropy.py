@@ -106,9 +106,9 @@ def _log_normaliser(maximum: Tensor, normaliser: Tensor, target: Tensor, tp: Ten
 
 
 @functools.cache
-def _forms(compile: bool) -> list[Callable[..., Any]]:
-    functions: list[Callable[..., Any]] = [_statistics, _slope]  # `_loss` is a number a token
-    return [torch.compile(function, dynamic=False) for function in functions] if compile else functions
+def _form(function: Callable[..., Any], compile: bool) -> Callable[..., Any]:
+    """`_statistics` or `_slope`, compiled or as it is. `_loss`, one number a token, gains nothing from it."""
+    return torch.compile(function, dynamic=False) if compile else function
 
 
 def _column_sums(slope: Tensor) -> Tensor:
@@ -127,7 +127,8 @@ def _scaled(gradient: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _chunk(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, options: LossOptions) -> _Chunk:
-    statistics, first = _forms(options.compile)[0], options.tp.rank * weight.shape[0]
+    first = options.tp.rank * weight.shape[0]
+    statistics = _form(_statistics, options.compile)
     product, row, maximum, normaliser, target = statistics(hidden, weight, bias, labels, first)
     log_z, target = _log_normaliser(maximum, normaliser, target, options.tp)
     return _Chunk(labels, log_z, target, product, row, bias)
@@ -147,7 +148,7 @@ class _OneChunk(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, *saved = ctx.saved_tensors
         chunk, main = _Chunk(*saved), ctx.main_gradient
-        slope = _forms(ctx.options.compile)[1](chunk, ctx.options.z_loss, upstream[0])
+        slope = _form(_slope, ctx.options.compile)(chunk, ctx.options.z_loss, upstream[0])
         of_hidden = slope @ weight
         if not ctx.needs_input_grad[1]:  # the weight and its bias are frozen
             return of_hidden, None, None, None, None
@@ -166,7 +167,6 @@ class _Chunks(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, options: LossOptions, gradient: bool
     ) -> Tensor:
-        _, slope_of = _forms(options.compile)
         loss = hidden.new_zeros((), dtype=torch.float32)
         of_hidden = torch.empty_like(hidden) if gradient else None
         trained = gradient and ctx.needs_input_grad[1]  # the weight and its bias may be frozen
@@ -179,7 +179,7 @@ class _Chunks(torch.autograd.Function):
             loss += _loss(chunk.labels, chunk.log_z, chunk.target, options.z_loss)
             if of_hidden is None:
                 continue
-            slope = slope_of(chunk, options.z_loss, one)
+            slope = _form(_slope, options.compile)(chunk, options.z_loss, one)
             torch.mm(slope, weight, out=of_hidden[start : start + len(tokens)])
             if of_weight is not None and of_bias is not None:
                 add_product(of_weight, slope.t(), tokens, empty=not start)
