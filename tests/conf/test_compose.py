@@ -177,7 +177,7 @@ def test_unconfirmed_figures_say_so() -> None:
         (["model.n_layer=[1"], "model.n_layer=[1"),
         (["layout.sequence_parallel=maybe"], "layout.sequence_parallel: Value 'maybe' is not a valid bool"),
         (["optimizer.weight_decay=abc"], "optimizer.weight_decay: Value 'abc'"),
-        (["model=null"], "model=null does not exist; there are 16b, 2b, 350m, 6b, codegen2-1b,"),
+        (["model=null"], "model=null does not exist; there are 16b, 2b, 350m, 6b, codegen2-16b,"),
         (["model=base"], "model=base does not exist"),
         (["stage=nl,null"], "stage=null does not exist"),
         (["experiment=null"], "experiment=null does not exist; there are codegen_16b,"),

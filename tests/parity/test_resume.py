@@ -1,14 +1,19 @@
 """A checkpoint belongs to no layout: whatever wrote it, every other goes on from it as if nothing had happened."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
 
+from conf.compose import compose_settings
+from conf.exit_codes import INTERRUPTED
 from conf.lora import is_lora, trained_layers
-from conf.run_folder import read_json
+from conf.run_folder import newest_step, read_json
 from conf.schema import Settings
 from model.adapters import beside
 from model.weights import Weights, memory_reader
@@ -17,11 +22,15 @@ from parallel.full_state import WEIGHTS
 from tests.parity import test_resume
 from tests.parity.cases import RATE, SEED, STEPS, engine_of, mesh_for, micro_batches, settings_of, train
 from tests.parity.test_layouts import HALF_LAYOUTS, LAYOUTS
+from tests.train.sample.test_chat import write_talks
+from tests.train.test_loop import OTHER_STAGES, command, trained, weights, write_corpora
 from tests.twin import initial_weights
 from tests.worlds import Worlds
 from train.checkpoint.files import Keep
 from train.checkpoint.load import checkpoint_weights, load_checkpoint
 from train.checkpoint.save import Saver
+from train.data.prepare import prepare
+from train.schedule import learning_rate
 
 SAVED = 3  # optimizer steps before the checkpoint
 FP16 = ["layout.precision=fp16"]
@@ -132,3 +141,40 @@ def test_fp16_goes_on_with_the_scale_that_its_loss_had(worlds: Worlds, tmp_path:
         assert same_checkpoint(checkpoint, folder / "again" / checkpoint.name)
         for key, values in resumed.items():
             assert values == undisturbed[key][SAVED:], key
+
+
+def stopped(words: list[str]) -> int:
+    """The exit code of a run that a scheduler's signal reaches in the step after the third, and what it leaves."""
+
+    def rate(stage: Any, step: int) -> float:
+        if step == SAVED + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate(stage, step)
+
+    with patch("train.loop.learning_rate", rate):
+        return trained(words)
+
+
+@pytest.mark.parametrize("objective", ["infill", "conversations"])
+def test_a_stopped_run_of_another_objective_ends_with_the_same_weights(
+    objective: str, worlds: Worlds, tmp_path: Path
+) -> None:
+    """Whole runs of two replicas, one stopped in its middle and called again: to the last bit."""
+    write_corpora(tmp_path)
+    stage, words = "nl", ["stage=nl", "data.objective=infill", "data.infill_fraction=0.8", "data.packing=best_fit"]
+    if objective == "conversations":
+        write_talks(tmp_path / "talks.jsonl")
+        stage, words = "sft", ["stage=sft", "data=conversations", f"data.corpora.sft.paths=[{tmp_path}/talks.jsonl]"]
+        words += ["stages.sft.steps=6", "model.vocab_size=448", "model.context_length=96"]
+    base = [word for word in command(tmp_path, "undisturbed")[3:] if not word.startswith(OTHER_STAGES)]
+    if objective == "conversations":
+        base = [word for word in base if "stages.nl" not in word and "corpora" not in word and word != "data=files"]
+    words = [*base, *words, f"stages.{stage}.global_batch_size=8", "run.save_every=100", "layout.micro_batch_size=2"]
+    prepare(compose_settings(words))
+    assert worlds(2).run(trained, words) == [0, 0]
+    again = [*words, "run.name=stopped"]
+    assert worlds(2).run(test_resume.stopped, again) == [INTERRUPTED, INTERRUPTED]
+    run = tmp_path / "runs/stopped"
+    assert newest_step(run)["step"] == SAVED + 1
+    assert worlds(2).run(trained, again) == [0, 0]
+    assert weights(run, stage) == weights(tmp_path / "runs/undisturbed", stage)

@@ -90,8 +90,11 @@ def find_prepared(settings: Settings) -> PreparedData | None:
 
     Errors: `DataError` as in `fingerprint`, and for a corpus smaller than one global batch.
     """
-    prepared = _open(Path(settings.data.cache) / fingerprint(settings), settings)
-    return prepared if prepared is not None and _is_packed(settings, prepared) else None
+    prepared = _open(Path(settings.data.cache) / fingerprint(settings))
+    if prepared is None or not _is_packed(settings, prepared):
+        return None
+    _refuse_small(settings, prepared)
+    return prepared
 
 
 def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedData:
@@ -102,7 +105,7 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedD
     """
     name = fingerprint(settings)
     directory = Path(settings.data.cache) / name
-    prepared = _open(directory, settings)
+    prepared = _open(directory)
     if prepared is not None and _refers_to_nothing(prepared):
         log(f"data: {directory} refers to shards that are gone; they are made again")
         shutil.rmtree(directory)
@@ -115,7 +118,7 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedD
     with _one_line_for_a_full_disk(directory.parent):
         remove_abandoned(directory.parent)
         _write(settings, directory, log)
-    prepared = _open(directory, settings)
+    prepared = _open(directory)
     if prepared is None:
         raise DataError(f"{directory} vanished while it was prepared; try again")
     _pack(settings, prepared, log)
@@ -129,7 +132,10 @@ def _is_packed(settings: Settings, prepared: PreparedData) -> bool:
 
 
 def _pack(settings: Settings, prepared: PreparedData, log: Callable[[str], None]) -> None:
-    """Plan data.objective=infill and the samples of data.packing=best_fit, and say how much of them is padding."""
+    """Plan data.objective=infill and the samples of data.packing=best_fit, and say how much of them is padding.
+
+    Errors: `DataError` for a corpus smaller than one global batch.
+    """
     length = settings.model.context_length
     for key, files in prepared.corpora.items():
         read = training_tokens(files.train, settings)
@@ -142,6 +148,7 @@ def _pack(settings: Settings, prepared: PreparedData, log: Callable[[str], None]
                 write_plan(tokens, files.dtype, length, files.conversations)
         samples = BestFitDataset(read, files.dtype, length, conversations=files.conversations)
         log(f"data: {key}: {len(samples):,} samples of {length:,} tokens, {samples.padding:.2%} of them padding")
+    _refuse_small(settings, prepared)
 
 
 def _read(files: CorpusFiles, settings: Settings) -> list[Path]:
@@ -204,7 +211,7 @@ def _summary_line(key: str, counts: dict[str, Any]) -> str:
     )
 
 
-def _open(directory: Path, settings: Settings) -> PreparedData | None:
+def _open(directory: Path) -> PreparedData | None:
     try:
         summary = json.loads((directory / "summary.json").read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -220,7 +227,6 @@ def _open(directory: Path, settings: Settings) -> PreparedData | None:
         )
         for key, counts in summary["corpora"].items()
     }
-    _refuse_small(settings, corpora)
     return PreparedData(directory, corpora)
 
 
@@ -233,16 +239,14 @@ def _refers_to_nothing(prepared: PreparedData) -> bool:
     return not all(shard.is_dir() for shard in shards)
 
 
-def _refuse_small(settings: Settings, corpora: dict[str, CorpusFiles]) -> None:
+def _refuse_small(settings: Settings, prepared: PreparedData) -> None:
     for name, stage in settings.stages.items():
-        needed = stage.global_batch_size * settings.model.context_length + 1
-        for key in corpora_of(stage):
-            tokens = corpora[key].train_tokens
-            if tokens < needed:
+        for key, samples in prepared.training(settings, stage).items():
+            if len(samples) < stage.global_batch_size:
                 raise DataError(
-                    f"corpus {key} has {tokens:,} tokens to train on, and one batch of stage {name} needs "
-                    f"{needed:,} (global_batch_size {stage.global_batch_size} x context_length "
-                    f"{settings.model.context_length} + 1); give more text, or lower stages.{name}.global_batch_size"
+                    f"corpus {key} has {prepared.corpora[key].train_tokens:,} tokens to train on, which make "
+                    f"{len(samples):,} samples of {settings.model.context_length:,}, and one batch of stage {name} "
+                    f"needs {stage.global_batch_size:,}; give more text, or lower stages.{name}.global_batch_size"
                 )
 
 

@@ -11,6 +11,7 @@ import numpy
 import pytest
 
 import train.data.prepare as module
+from conf.choices import Packing
 from conf.errors import ConfigError, DataError
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.train.data.conftest import text, write_jsonl
@@ -184,10 +185,16 @@ def test_of_two_concurrent_preparations_the_slower_is_discarded(settings, monkey
     assert not list(Path(settings.data.cache).rglob("*.partial.*"))
 
 
-def test_a_corpus_smaller_than_a_batch_is_one_clear_line(settings):
-    tokens = prepare(settings, lambda line: None).corpora["nl"].train_tokens
-    settings.stages["nl"].global_batch_size = tokens // 16 + 1
-    words = rf"corpus nl has {tokens:,} tokens .* stage nl needs {settings.stages['nl'].global_batch_size * 16 + 1:,}"
+@pytest.mark.parametrize("packing", list(Packing))
+def test_a_corpus_smaller_than_a_batch_is_one_clear_line(settings, packing):
+    """Counted in samples: documents that are not cut fill more of them than their tokens would."""
+    settings.data.packing = packing
+    prepared = prepare(settings, lambda line: None)
+    count, tokens = len(prepared.training(settings)["nl"]), prepared.corpora["nl"].train_tokens
+    settings.stages["nl"].global_batch_size = count
+    assert find_prepared(settings) == prepare(settings, lambda line: None)
+    settings.stages["nl"].global_batch_size = count + 1
+    words = rf"corpus nl has {tokens:,} tokens .* {count:,} samples of 16, .* of stage nl needs {count + 1:,}"
     for function in (find_prepared, prepare):
         with pytest.raises(DataError, match=words):
             function(settings)
