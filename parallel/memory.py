@@ -31,7 +31,8 @@ class States:
     forward_backward_buffers: communication buffers while micro-batches run; optimizer_step_buffers: temporary tensors
     of the optimizer step, when no micro-batch runs; initialization: the weights, and one layer whole in fp32, before
     there is optimizer state; host: offloaded to host memory. reduced, gathered: bytes passed to the data-parallel
-    gradient reduction and parameter all-gather in one optimizer step.
+    gradient reduction and parameter all-gather in one optimizer step; gathered_in_node: to the all-gathers among
+    `layout.zero.hpz_partition_size` neighbours.
     """
 
     optimizer_class: str
@@ -44,6 +45,7 @@ class States:
     host: int = 0
     reduced: int = 0
     gathered: int = 0
+    gathered_in_node: int = 0
 
     @property
     def persistent(self) -> int:
@@ -146,18 +148,24 @@ def states(
     kept = sum(n for n in every if n <= zero["stage3_param_persistence_threshold"])
     live = min(sum(every), zero["stage3_max_live_parameters"] + zero["stage3_prefetch_bucket_size"])
     elsewhere = layout.offload is Offload.parameters
-    on_host = (ADAM + FULL) * own * offload + itemsize * share * elsewhere
+    # each parameter's second copy is there from the end of its first forward pass to the end of the step
+    near = zero["zero_hpz_partition_size"]
+    second = sum(-(-n // near) for n in every if n > zero["stage3_param_persistence_threshold"]) if near > 1 else 0
+    weights = itemsize * (kept + (0 if elsewhere else share + second)) + buffers
+    first, again = itemsize * sum(every), (2 * count - 1) * itemsize * sum(every)  # gathers: in forward and in backward
+    on_host = (ADAM + FULL) * own * offload + itemsize * (share + second) * elsewhere
     return States(
         optimizer_class,
-        itemsize * (kept + (0 if elsewhere else share)) + buffers,
+        weights,
         0 if offload else FULL * own,
         0 if offload else ADAM * own,
         itemsize * live + FULL * max(bucket, largest),
         0 if offload else FULL * min(own, zero["sub_group_size"]),
-        itemsize * (kept + (0 if elsewhere else share)) + FULL * largest_layer + buffers,
+        weights + FULL * largest_layer,
         on_host,
         reduced * count,
-        0 if alone else 2 * count * itemsize * sum(every),
+        0 if alone else first + again * (near == 1),
+        again * (near > 1),
     )
 
 

@@ -139,7 +139,8 @@ def plan_pipeline_stage(settings: Settings, pipeline_stage: int, size: int, meas
         calls["pipeline send"], total["pipeline send"] = sends * count, sends * count * run.boundary
     scattered = layout.zero_stage == 3 or held.optimizer_class == "BF16_Optimizer"
     reduce = "data reduce-scatter" if scattered else "data all-reduce"
-    for kind, size_bytes in ((reduce, held.reduced), ("data all-gather", held.gathered)):
+    moved = {reduce: held.reduced, "data all-gather": held.gathered, "node all-gather": held.gathered_in_node}
+    for kind, size_bytes in moved.items():
         if size_bytes:
             total[kind] = size_bytes
     return PipelineStagePlan(

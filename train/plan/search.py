@@ -38,13 +38,15 @@ SEARCHED = (
 
 def settings_of(layout: LayoutConfig) -> dict[str, Any]:
     """The settings under `layout` that the search chooses, as they are written on a command line."""
-    return {key: getattr(getattr(layout, key), "value", getattr(layout, key)) for key in SEARCHED}
+    chosen = {key: getattr(getattr(layout, key), "value", getattr(layout, key)) for key in SEARCHED}
+    return {**chosen, "zero.hpz_partition_size": layout.zero.hpz_partition_size}
 
 
 def fastest_layouts(settings: Settings, size: int, usable: int, count: int = 5) -> list[Candidate]:
     """The `count` layouts with the least predicted time among those that fit `usable` bytes on each of `size` GPUs.
 
-    Tensor parallelism stays within a node, and its hidden states are cut by sequence. Offloading is as `settings` has
+    Tensor parallelism stays within a node, and its hidden states are cut by sequence; ZeRO-3 on several nodes is tried
+    with a second copy of the weights in each, and without. Offloading is as `settings` has
     it. Fewer than `count`, or none, where not so many fit.
     """
     found: list[Candidate] = []
@@ -75,9 +77,11 @@ def _candidates(settings: Settings, size: int) -> Iterator[tuple[Settings, StepT
             recompute=recompute,
             micro_batch_size=micro,
         )
-        other = replace(settings, layout=layout)
-        try:
-            check(other, size)
-        except ConfigError:
-            continue
-        yield other, predict(other, size)
+        for near in (1, GPUS_A_NODE) if zero == 3 and size > GPUS_A_NODE else (1,):
+            partition = replace(layout.zero, hpz_partition_size=near)
+            other = replace(settings, layout=replace(layout, zero=partition))
+            try:
+                check(other, size)
+            except ConfigError:
+                continue
+            yield other, predict(other, size)

@@ -30,6 +30,7 @@ class Software:
     computed. gradient_bytes: moved for each weight to add a micro-batch's gradient to the fp32 sum, beside the product
     that computes it. logit_bytes: moved for each logit, forward and backward. interleaving: of the pipeline's schedule,
     which divides its bubble.
+    product_share: of `matmul_efficiency` that its libraries' products reach.
     stored_scores: attention writes its scores to memory. frozen: only adapters are trained, and what they take is left
     out: the weights have no gradients.
     """
@@ -40,6 +41,7 @@ class Software:
     gradient_bytes: float = 20
     logit_bytes: float = 16
     interleaving: int = 1
+    product_share: float = 1.0
     stored_scores: bool = False
     frozen: bool = False
 
@@ -140,7 +142,7 @@ def block_seconds(model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, soft
     """Seconds of one micro-batch through one block, forward and backward, by part."""
     d, seq, tp = model.n_embd, model.context_length, layout.tensor_parallel_size
     tokens = layout.micro_batch_size * seq
-    product = _product_rate(gpu, d)
+    product = _product_rate(gpu, d) * software.product_share
     fp8 = layout.precision is Precision.fp8
     rate = 2 * _product_rate(gpu, d, FP8_EDGE) if fp8 else product
     matmul = (4 if software.frozen else 6) * 12 * d * d * tokens / tp / rate
@@ -174,8 +176,9 @@ def head_seconds(model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, softw
     """Seconds of one micro-batch through the head and the loss, forward and backward, by part."""
     tokens = layout.micro_batch_size * model.context_length
     logits = tokens * model.vocab_size / layout.tensor_parallel_size
+    product = _product_rate(gpu, model.n_embd) * software.product_share
     return {
-        "matmul": (4 if software.frozen else 6) * model.n_embd * logits / _product_rate(gpu, model.n_embd),
+        "matmul": (4 if software.frozen else 6) * model.n_embd * logits / product,
         "elementwise": software.logit_bytes * logits / _memory_rate(gpu),
     }
 
@@ -196,7 +199,10 @@ def data_parallel_seconds(
     once = weights * (replicas - 1) / replicas / bandwidth  # seconds a byte of each weight
     wire = HALF if layout.reduce_dtype is Precision.bf16 else FULL
     if layout.zero_stage == 3:  # gathered twice and reduced once for each micro-batch
-        total = 3 * HALF * once * count
+        near, total = layout.zero.hpz_partition_size, 3 * HALF * once * count
+        if near > 1:  # all gathers but a step's first are among neighbours
+            nearby = weights * (near - 1) / near / (gpu.node_gb_per_second * 1e9)
+            total += HALF * (2 * count - 1) * (nearby - once)
         return max(0.1 * total, total - ZERO3_HIDDEN * computing)
     if layout.zero_stage == 2:  # reduced for each micro-batch, gathered once
         return (1 - ZERO2_HIDDEN) * 2 * wire * once * count + HALF * once

@@ -118,7 +118,13 @@ def show_best(title: str, rows: list[dict[str, Any]], command: str) -> None:
     """Print the layouts of `train.plan best=true`, the fastest first, and the command that launches it."""
     console = Console(width=100, highlight=False)
     table = Table(title=f"Fastest layouts of {title}", title_justify="left")
-    names = {"step_seconds": "s a step", "mfu": "MFU", "memory": "GiB", "zero_stage": "ZeRO"}
+    names = {
+        "step_seconds": "s a step",
+        "mfu": "MFU",
+        "memory": "GiB",
+        "zero_stage": "ZeRO",
+        "zero.hpz_partition_size": "hpz",
+    }
     for key in rows[0]:
         table.add_column(names.get(key, key.replace("_", " ").removesuffix(" size")), justify="right")
     for row in rows:

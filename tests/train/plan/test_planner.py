@@ -60,5 +60,15 @@ def test_activations_are_those_of_the_forms_that_a_gpu_takes() -> None:
     assert triton - fp8 == pytest.approx(32 * (1 + 5) / 2, rel=0.1)
 
 
+def test_a_second_copy_within_a_node_takes_memory_and_spares_the_network() -> None:
+    words = [*BLOCK, "layout.zero_stage=3", "cluster=slurm_a100", "cluster.nodes=2"]
+    plain, near = (
+        plan(compose_settings([*words, *more]), 16)[0] for more in ([], ["layout.zero.hpz_partition_size=8"])
+    )
+    assert near.states.weights - plain.states.weights == pytest.approx(2 * plain.parameters / 8, rel=0.02)
+    (_, before), (_, after) = (each.collectives["data all-gather"] for each in (plain, near))
+    assert after == 2 * plain.parameters and near.collectives["node all-gather"][1] == before - after > 0
+
+
 def test_some_memory_stays_free() -> None:
     assert 70 * 2**30 < usable_bytes(80) < 76 * 2**30

@@ -1,4 +1,4 @@
-"""The prediction against rates that others measured on GPUs."""
+"""The prediction against rates that others and this stack measured on GPUs."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from train.plan.published import PUBLISHED, Published, compare_published, predic
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row.source} {row.model} {row.gpu}")
-def test_published_rates_are_predicted_within_a_tenth(row: Published) -> None:
+def test_measured_rates_are_predicted_within_a_tenth(row: Published) -> None:
     settings = compose_settings([f"cluster=slurm_{row.gpu.lower()}"])
     found = predicted_mfu(row, settings.cluster.gpu, settings.model, settings.layout)
     assert found == pytest.approx(row.mfu, rel=0.1)

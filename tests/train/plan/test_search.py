@@ -12,7 +12,7 @@ import pytest
 from conf.check import check
 from conf.compose import compose_settings
 from train.plan.planner import on_gpu, plan, usable_bytes
-from train.plan.search import fastest_layouts
+from train.plan.search import _candidates, fastest_layouts, settings_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -26,6 +26,15 @@ def test_the_layouts_fit_run_and_are_in_order() -> None:
         assert each.memory <= usable
     free = fastest_layouts(settings, 8, usable_bytes(80), count=1)
     assert free[0].time.total < found[0].time.total, "more memory allows a faster layout"
+
+
+def test_a_second_copy_in_each_node_is_tried_for_zero_3_on_several() -> None:
+    settings = on_gpu(compose_settings(["cluster=slurm_a100", "model=350m"]))
+    tried = {size: [other.layout for other, _ in _candidates(settings, size)] for size in (8, 16)}
+    near = [layout for layout in tried[16] if layout.zero.hpz_partition_size == 8]
+    assert near and all(layout.zero_stage == 3 and layout.tensor_parallel_size == 1 for layout in near)
+    assert all(layout.zero.hpz_partition_size == 1 for layout in tried[8])
+    assert settings_of(near[0])["zero.hpz_partition_size"] == 8
 
 
 def test_none_fits_a_gpu_that_is_too_small() -> None:

@@ -49,6 +49,12 @@ def test_fp8_halves_the_products_of_the_blocks_and_pays_for_its_casts() -> None:
     assert bf16.total / fp8.total == pytest.approx(1.21, rel=0.1)
 
 
+def test_a_second_copy_of_the_weights_in_a_node_takes_gathers_off_the_network() -> None:
+    zero3 = ("layout.zero_stage=3", "layout.micro_batch_size=1")
+    plain, near = (time_of(*zero3, *more, size=64) for more in ((), ("layout.zero.hpz_partition_size=8",)))
+    assert near.data_parallel < plain.data_parallel and near.matmul == plain.matmul
+
+
 def test_recomputing_costs_time_and_mfu() -> None:
     none, selective, full = (time_of(f"layout.recompute={how}") for how in ("none", "selective", "full"))
     assert 0 == none.recompute < selective.recompute < full.recompute
