@@ -145,6 +145,13 @@ class Quantize(Enum):
     int4 = "int4"  # GPTQ, with a scale a group of inputs
 
 
+class QuantizeFrozen(Enum):
+    """Number format of the matrices that adapters are trained beside, with a scale a block of inputs."""
+
+    int8 = "int8"  # steps of equal size
+    nf4 = "nf4"  # QLoRA's 4 bits (arXiv 2305.14314): the quantiles of a normal distribution
+
+
 class KernelForm(Enum):
     """Form of an operation."""
 

@@ -54,6 +54,7 @@ SYNONYMS = {  # words of other trainers -> the setting here; STAGE is one of the
     "lora_rank": "finetune.rank",
     "lora_r": "finetune.rank",
     "lora_alpha": "finetune.alpha",
+    "load_in_4bit": "finetune.quantize",
     "target_modules": "finetune.targets",
     "wd": "optimizer.weight_decay",
     "grad_clip": "optimizer.gradient_clipping",

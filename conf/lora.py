@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from conf.choices import Finetune, Handover, Precision
+from conf.choices import Finetune, Handover, Precision, QuantizeFrozen
 from conf.schema import FinetuneConfig, ModelConfig, Settings
 
+BLOCK = 64  # inputs of a quantized matrix that share a scale: QLoRA's
 TARGETS = ("qkv_proj", "out_proj", "fc_in", "fc_out")  # Hugging Face's names of a block's products
 
 
@@ -30,7 +31,11 @@ def lora_problems(settings: Settings) -> Iterator[str]:
     """What is wrong with `finetune=lora` and the settings that it does not work with, a line each."""
     finetune, layout = settings.finetune, settings.layout
     if not is_lora(finetune):
+        if finetune.quantize is not None:
+            yield f"finetune.quantize={finetune.quantize.value} freezes the weights, and needs finetune=lora"
         return
+    if finetune.quantize is not None:
+        yield from _cannot_quantize(finetune.quantize, settings)
     if finetune.rank < 1:
         yield f"finetune.rank={finetune.rank} must be at least 1"
     if finetune.alpha <= 0:
@@ -45,6 +50,17 @@ def lora_problems(settings: Settings) -> Iterator[str]:
     for name, stage in settings.stages.items():
         if stage.handover is Handover.full:
             yield f"stages.{name}.handover=full does not work with finetune=lora: its adapters are new; use weights"
+
+
+def _cannot_quantize(form: QuantizeFrozen, settings: Settings) -> Iterator[str]:
+    width, ranks = settings.model.n_embd, settings.layout.tensor_parallel_size
+    if settings.layout.zero_stage == 3:
+        yield f"finetune.quantize={form.value} does not work with layout.zero_stage=3, which partitions weights; use 2"
+    if width % (BLOCK * ranks):  # then every layout has the same blocks
+        yield (
+            f"finetune.quantize={form.value} shares a scale among {BLOCK} inputs, which do not divide model.n_embd="
+            f"{width} on layout.tensor_parallel_size={ranks} ranks; use null"
+        )
 
 
 def nothing_to_adapt(settings: Settings) -> Iterator[str]:

@@ -92,6 +92,7 @@ class FinetuneConfig:
     rank: int = 16
     alpha: float = 32.0
     targets: list[str] = field(default_factory=lambda: ["qkv_proj", "out_proj", "fc_in", "fc_out"])
+    quantize: choices.QuantizeFrozen | None = None
 
 
 @dataclass

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Makes .venv with what requirements.txt names, or keeps the one that has it. Sourced by quickstart.sh and tests/run.sh.
 # TORCH= takes another torch, from 2.9 on: a requirement such as TORCH='torch==2.11.0', a wheel's path, or TORCH=installed
-# for the one that this Python has already (from a cluster's module or a container).
+# for the one that this Python has already (from a cluster's module or a container). llmcompressor, which few need, takes
+# some versions of torch only, and pip would replace any other: then it is left out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 torch=${TORCH:-$(grep '^torch==' requirements.txt)}
 [[ $torch == installed ]] && site=--system-site-packages || site=
-packages=$(grep -v '^torch==' requirements.txt; [[ $site ]] || echo "$torch")
+packages=$(grep -Ev "^torch==${TORCH:+|^llmcompressor>}" requirements.txt; [[ $site ]] || echo "$torch")
 wanted=$(cksum <<< "$packages")
 if [[ "$(cat .venv/requirements.cksum 2>/dev/null)" == "$wanted" ]]; then
     echo "packages: .venv has them"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from conf.schema import FinetuneConfig
+from model.quantized import QuantizedMatrix
 from parallel.collectives import enter_column, leave_row, replicated, sum_gradient
 from parallel.mesh import TensorParallelGroup
 from parallel.tensor_parallel import ColumnLinear, Products, RowLinear, Shard, linear, sharded
@@ -29,6 +30,16 @@ def freeze_weights(layer: nn.Module) -> nn.Module:
     """Have only the adapters of `layer` trained."""
     for name, parameter in layer.named_parameters():
         parameter.requires_grad_(is_adapter(name))
+    return layer
+
+
+def quantize_frozen(layer: nn.Module, finetune: FinetuneConfig) -> nn.Module:
+    """Put the matrices beside the adapters of `layer`, whose weights are set, in `finetune.quantize`'s form."""
+    if finetune.quantize is not None:
+        for product in layer.modules():
+            if isinstance(product, LoraColumn | LoraRow):
+                product.quantized = QuantizedMatrix(product.weight, finetune.quantize)
+                product.register_parameter("weight", None)
     return layer
 
 
@@ -85,6 +96,7 @@ class LoraColumn(ColumnLinear):
     ) -> None:
         super().__init__(in_features, parts, tp, products)
         self.outputs = {"qkv_proj": parts[:3], "fc_in": parts[3:]}
+        self.quantized: QuantizedMatrix | None = None
         self.adapters = nn.ModuleDict()
         for name, own in self.outputs.items():
             if name in finetune.targets:
@@ -93,7 +105,7 @@ class LoraColumn(ColumnLinear):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Shapes as in the class. There is no weight gradient that the backward collective could run beside."""
         whole = enter_column(hidden_states, self.tp)  # [batch, seq, in]
-        product = linear(whole, self.weight, products=self.products)
+        product = _frozen_product(self, whole)
         lengths = [sum(own) // self.tp.size for own in self.outputs.values()]
         pieces = zip(self.outputs, torch.split(product, lengths, dim=-1), strict=True)
         return torch.cat([_with_adapter(self.adapters, name, piece, whole) for name, piece in pieces], dim=-1)
@@ -116,6 +128,7 @@ class LoraRow(RowLinear):
     ) -> None:
         super().__init__(parts, out_features, tp, products)
         self.inputs = dict(zip(("out_proj", "fc_out"), parts, strict=True))
+        self.quantized: QuantizedMatrix | None = None
         self.adapters = nn.ModuleDict()
         for name, part in self.inputs.items():
             if name in finetune.targets:
@@ -123,11 +136,17 @@ class LoraRow(RowLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shapes as in the class."""
-        partial_sum = linear(x, self.weight, products=self.products)
+        partial_sum = _frozen_product(self, x)
         pieces = torch.split(x, [part // self.tp.size for part in self.inputs.values()], dim=-1)
         for name, piece in zip(self.inputs, pieces, strict=True):
             partial_sum = _with_adapter(self.adapters, name, partial_sum, piece)
         return leave_row(partial_sum, self.tp) + replicated(self.bias, self.tp)
+
+
+def _frozen_product(layer: LoraColumn | LoraRow, x: Tensor) -> Tensor:
+    if layer.quantized is not None:
+        return layer.quantized(x)  # type: ignore[no-any-return]
+    return linear(x, layer.weight, products=layer.products)
 
 
 def _with_adapter(adapters: nn.ModuleDict, name: str, product: Tensor, x: Tensor) -> Tensor:

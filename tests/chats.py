@@ -1,6 +1,8 @@
 """Conversations, and a tokenizer with MOSS's turns, for the tests of instruction tuning."""
 
 import functools
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from model.tokenizer.sentencepiece import SentencePieceTokenizer
 NAMES = ["<|Human|>", "<|Inner Thoughts|>", "<|Commands|>", "<|Results|>", "<|MOSS|>"]
 ENDS = ["<eoh>", "<eot>", "<eoc>", "<eor>", "<eom>"]
 MOSS = [*NAMES, *ENDS]
+HIDDEN = "\ue000"  # in the place of "<"
 TEXTS = ["What is 2 and 3? It is 5.\n", "Add 1 and 2.\n", "Be brief.\n"] * 20
 SEARCH = {
     "type": "function",
@@ -47,3 +50,21 @@ def chat_tokenizer() -> SentencePieceTokenizer:
 def gpt2_chat_tokenizer(folder: Path) -> GPT2Tokenizer:
     """The same for the tokenizer of GPT-2's form in `folder`."""
     return GPT2Tokenizer.load(folder).with_special(MOSS, read_template("moss"))
+
+
+def ids_by_transformers(theirs: Any, messages: list[dict[str, Any]], **asked: Any) -> list[int]:
+    """What transformers makes of a conversation of which the template alone writes special tokens.
+
+    Those in a message are hidden while it renders; transformers has an option for that only from 5.18 on.
+    """
+    hidden = json.loads(json.dumps(messages).replace("<", HIDDEN))
+    text = theirs.apply_chat_template(hidden, tokenize=False, **asked)
+    special = [token.content for token in theirs.added_tokens_decoder.values() if token.special]
+    ids: list[int] = []
+    names = [*special, *(name.replace("<", HIDDEN) for name in special)]
+    for piece in re.split("(" + "|".join(map(re.escape, names)) + ")", text):
+        if piece in special:
+            ids.append(theirs.convert_tokens_to_ids(piece))
+        else:
+            ids += theirs.encode(piece.replace(HIDDEN, "<"), split_special_tokens=True, add_special_tokens=False)
+    return ids

@@ -21,6 +21,7 @@ from model.dtypes import DTYPES
 from model.flops import parameters
 from model.init import init_layer
 from model.layer_costs import layer_costs
+from model.lora import quantize_frozen
 from model.pretrained import open_weights
 from model.tokenizer import load_tokenizer
 from model.vocabulary import grown
@@ -133,6 +134,7 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
             init_layer(layer, index, settings.model, mesh.tp, settings.run.seed)
         else:
             load_layer(weights, layer, index, mesh.tp)
+        quantize_frozen(layer, settings.finetune)
 
     gc.collect()  # DeepSpeed's objects hold each other: the engine before, of a stage or a return, would stay in memory
     engine = build_engine(

@@ -101,7 +101,7 @@ def _quantize(plain: Path, folder: Path, sequences: Tensor, group_size: int, for
     import transformers
     from compressed_tensors.offload import load_offloaded_model
     from datasets import Dataset
-    from llmcompressor import oneshot
+    from llmcompressor.entrypoints.oneshot import oneshot
     from llmcompressor.modifiers.quantization import GPTQModifier
     from loguru import logger
 

@@ -25,6 +25,20 @@ from model.flops import flops_per_token, matrix_parameters
         (["layout.precision=fp8"], "layout.precision=fp8 does not work with finetune=lora .* use bf16"),
         (["layout.regather_sequence=true"], "layout.regather_sequence=true does not work with finetune=lora"),
         (["stages.multi.handover=full"], "stages.multi.handover=full does not work with finetune=lora"),
+        (
+            ["finetune.quantize=nf4", "layout.zero_stage=3"],
+            "finetune.quantize=nf4 does not work with layout.zero_stage=3",
+        ),
+        (
+            ["finetune.quantize=int8", "model.n_embd=96"],
+            "shares a scale among 64 inputs, .* model.n_embd=96 on .*=1 ranks",
+        ),
+        (["finetune.quantize=int4"], "finetune.quantize"),
+        (
+            ["finetune.kind=full", "finetune.quantize=nf4"],
+            "finetune.quantize=nf4 freezes the weights, and needs finetune=lora",
+        ),
+        (["load_in_4bit=true"], "unknown setting 'load_in_4bit'; did you mean 'finetune.quantize'"),
         (["finetune.dropout=0.1"], "unknown setting 'finetune.dropout'"),
         (["lora_alpha=8"], "unknown setting 'lora_alpha'; did you mean 'finetune.alpha'"),
     ],

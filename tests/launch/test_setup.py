@@ -25,7 +25,7 @@ esac
 def checkout(tmp_path: Path) -> Path:
     (tmp_path / "launch").mkdir()
     shutil.copy(ROOT / "launch/setup.sh", tmp_path / "launch")
-    (tmp_path / "requirements.txt").write_text("torch==2.13.0  # a reason\nnumpy>=2.0\n")
+    (tmp_path / "requirements.txt").write_text("torch==2.13.0  # a reason\nnumpy>=2.0\nllmcompressor>=0.14\n")
     (tmp_path / "python").write_text(PYTHON)
     (tmp_path / "python").chmod(0o755)
     return tmp_path
@@ -40,7 +40,9 @@ def set_up(checkout: Path, **variables: str) -> subprocess.CompletedProcess[str]
 
 def test_the_required_torch_is_installed_once(checkout: Path) -> None:
     assert "installing requirements.txt" in set_up(checkout).stdout
-    assert sorted((checkout / "installed").read_text().split("\n")) == ["", "numpy>=2.0", "torch==2.13.0  # a reason"]
+    assert sorted((checkout / "installed").read_text().split("\n")) == [
+        *("", "llmcompressor>=0.14", "numpy>=2.0", "torch==2.13.0  # a reason")
+    ]
     assert set_up(checkout).stdout == "packages: .venv has them\n"
 
 

@@ -19,6 +19,7 @@ from model.build import run_layers
 from model.flops import layer_flops
 from model.init import init_layer
 from model.kernels import select_kernels
+from model.lora import quantize_frozen
 from model.weights import Weights, load_layer
 from parallel.engine import Engine, build_engine
 from parallel.mesh import ProcessMesh
@@ -71,6 +72,8 @@ def settings_of(overrides: list[str]) -> Settings:
         ]
     )
     shape = {"n_layer": 3, "n_embd": 32, "n_head": 4, "rotary_dim": 4, "vocab_size": 96, "context_length": 16}
+    if settings.finetune.quantize is not None:
+        shape["n_embd"] = 128  # two ranks' parts are whole blocks
     return replace(settings, model=replace(settings.model, **shape))
 
 
@@ -144,6 +147,7 @@ def engine_of(settings: Settings, mesh: ProcessMesh, weights: Weights | None = N
             init_layer(layer, index, settings.model, mesh.tp, SEED)
         else:
             load_layer(weights, layer, index, mesh.tp)
+        quantize_frozen(layer, settings.finetune)
 
     kernels = select_kernels(settings.kernels, mesh.device)
     return build_engine(

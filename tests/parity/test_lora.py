@@ -5,9 +5,17 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import (  # type: ignore[import-untyped]
+    create_linear_map,
+    dequantize_4bit,
+    dequantize_blockwise,
+    quantize_4bit,
+    quantize_blockwise,
+)
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from conf.choices import QuantizeFrozen
 from conf.run_folder import read_json
 from conf.schema import Settings
 from model.adapters import initial_adapters
@@ -35,21 +43,40 @@ LAYOUTS: dict[str, tuple[int, list[str]]] = {
 
 
 def peft_model(folder: Path, settings: Settings) -> PeftModel:
-    """PEFT's model of the initial weights, with this stack's initial adapters, as they are exported."""
+    """PEFT's model of the initial weights, with this stack's initial adapters, as they are exported.
+
+    finetune.quantize: each module's weight has been in bitsandbytes' codes.
+    """
     read = initial_adapters(settings.model, settings.finetune, SEED)
     tensors: dict[str, torch.Tensor] = {}
     for index in range(1, settings.model.n_layer + 1):
         tensors |= to_peft(index, read(index), MP_NUM)
     write_peft(folder, tensors, Adapters("", settings.finetune, read))
     twin = twin_of(settings.model, initial_weights(settings.model, SEED))
+    if settings.finetune.quantize is not None:
+        for name, module in twin.named_modules():
+            if name.endswith(tuple(settings.finetune.targets)):
+                module.weight.data = quantized(module.weight.data, settings.finetune.quantize)
     return PeftModel.from_pretrained(twin, folder, is_trainable=True)
+
+
+def quantized(weight: torch.Tensor, form: QuantizeFrozen) -> torch.Tensor:
+    """`weight` as bitsandbytes' own functions leave it in blocks of 64."""
+    if form is QuantizeFrozen.nf4:
+        return dequantize_4bit(*quantize_4bit(weight, blocksize=64, quant_type="nf4"))
+    codes, state = quantize_blockwise(weight, code=create_linear_map(), blocksize=64)
+    return dequantize_blockwise(codes, state)
 
 
 @pytest.fixture(scope="module")
 def peft_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run_peft(tmp_path_factory.mktemp("peft"), LORA)
+
+
+def run_peft(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """Losses, norms and final adapters of PEFT's run."""
-    settings = settings_of(LORA)
-    optimizer, model = settings.optimizer, peft_model(tmp_path_factory.mktemp("peft"), settings)
+    settings = settings_of(overrides)
+    optimizer, model = settings.optimizer, peft_model(folder, settings)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     betas = (optimizer.beta1, optimizer.beta2)
     adamw = torch.optim.AdamW(trained, RATE, betas, optimizer.epsilon, optimizer.weight_decay)
@@ -74,7 +101,19 @@ def peft_run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout_trains_pefts_run(layout: str, worlds: Worlds, peft_run: dict[str, Any]) -> None:
     size, overrides = LAYOUTS[layout]
-    results = worlds(size).run(train, [*LORA, *overrides])
+    same_run(worlds(size).run(train, [*LORA, *overrides]), peft_run)
+
+
+@pytest.mark.parametrize("form", ["int8", "nf4"])
+def test_a_quantized_base_is_pefts_run_on_the_same_base(form: str, worlds: Worlds, tmp_path: Path) -> None:
+    words = [*LORA, f"finetune.quantize={form}"]
+    expected = run_peft(tmp_path, words)
+    for layout in ("single recompute", "tp2 pp2 dp2 sp"):
+        size, overrides = LAYOUTS[layout]
+        same_run(worlds(size).run(train, [*words, *overrides]), expected)
+
+
+def same_run(results: list[dict[str, Any]], peft_run: dict[str, Any]) -> None:
     assert min(peft_run["gradient_norm"]) > 0.02, "clipping must be active"
     assert peft_run["loss"][-1] != pytest.approx(peft_run["loss"][0], rel=1e-4)
     tensors: dict[str, torch.Tensor] = {}

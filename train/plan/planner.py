@@ -19,6 +19,8 @@ from model.build import run_layers
 from model.dtypes import DTYPES
 from model.flops import layer_flops, layer_parameters
 from model.kernels import select_kernels
+from model.lora import quantize_frozen
+from model.quantized import elements
 from parallel.memory import MicroBatchRun, States, run_micro_batch, states
 from parallel.pipeline import pipeline_bounds
 from parallel.simulate import pipeline_stage_rank, simulated_mesh
@@ -95,7 +97,8 @@ def build_pipeline_stage(settings: Settings, pipeline_stage: int, mesh: Any) -> 
     builders = run_layers(settings, mesh.tp, kernels)
     first, end = bounds_of(settings)[pipeline_stage : pipeline_stage + 2]
     with torch.device("meta"):
-        return [builder().to(DTYPES[settings.layout.precision]) for builder in builders[first:end]]
+        built = [quantize_frozen(builder(), settings.finetune) for builder in builders[first:end]]
+        return [layer.to(DTYPES[settings.layout.precision]) for layer in built]
 
 
 def plan_pipeline_stage(settings: Settings, pipeline_stage: int, size: int, measure: bool = True) -> PipelineStagePlan:
@@ -121,11 +124,11 @@ def plan_pipeline_stage(settings: Settings, pipeline_stage: int, size: int, meas
         if measure:
             run = run_micro_batch(modules, first_stage, last_stage, hidden, model.context_length)
     named = [(f"{first + i}.{name}", p) for i, layer in enumerate(modules) for name, p in layer.named_parameters()]
-    largest = max(sum(parameter.numel() for parameter in layer.parameters()) for layer in modules)
+    sizes = [elements(layer) for layer in modules]
     buffers = sum(b.numel() * b.element_size() for layer in modules for b in layer.buffers())
     decayed = [decays(name, p, settings.optimizer.decay, model.n_layer) for name, p in named]
     held = states(
-        [p for _, p in named], decayed, buffers, settings, config, data_parallel_size(settings, size), largest
+        [p for _, p in named], decayed, buffers, settings, config, data_parallel_size(settings, size), max(sizes)
     )
     if pp_size > 1:  # the pipeline engine keeps one buffer to receive hidden states and one for their gradients
         buffers = held.forward_backward_buffers + run.boundary * ((not first_stage) + (not last_stage))
@@ -146,7 +149,7 @@ def plan_pipeline_stage(settings: Settings, pipeline_stage: int, size: int, meas
     return PipelineStagePlan(
         first,
         end,
-        sum(p.numel() for _, p in named),
+        sum(sizes),
         held,
         run,
         min(pp_size - pipeline_stage, count),

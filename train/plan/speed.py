@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 from conf.check import data_parallel_size, gradient_accumulation_steps
-from conf.choices import FusedForm, Precision, Recompute
+from conf.choices import FusedForm, Precision, QuantizeFrozen, Recompute
 from conf.cluster_schema import GpuConfig
 from conf.lora import is_lora
 from conf.schema import LayoutConfig, ModelConfig, Settings
@@ -18,6 +18,8 @@ from parallel.pipeline import pipeline_bounds
 from train.plan import GPUS_A_NODE
 
 HALF, FULL = 2, 4  # bytes of bf16 and fp32
+# of a weight, forward and backward: its code is read, and the weight written
+DEQUANTIZE_BYTES = {None: 0.0, QuantizeFrozen.int8: 2 * (1 + HALF), QuantizeFrozen.nf4: 2 * (0.5 + HALF)}
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Software:
     residual. branch_collectives: pairs of all-gather and reduce-scatter in a block's forward pass under tensor
     parallelism. hidden_collectives: of the four of a pair, forward and backward, those beside which something is
     computed. gradient_bytes: moved for each weight to add a micro-batch's gradient to the fp32 sum, beside the product
-    that computes it. logit_bytes: moved for each logit, forward and backward. interleaving: of the pipeline's schedule,
-    which divides its bubble.
+    that computes it, or to dequantize a frozen one. logit_bytes: moved for each logit, forward and backward.
+    interleaving: of the pipeline's schedule, which divides its bubble.
     product_share: of `matmul_efficiency` that its libraries' products reach.
     stored_scores: attention writes its scores to memory. frozen: only adapters are trained, and what they take is left
     out: the weights have no gradients.
@@ -90,7 +92,7 @@ def own_software(settings: Settings) -> Software:
     return Software(
         passes,
         hidden_collectives=1 if layout.tensor_parallel_overlap else 0,
-        gradient_bytes=0.0 if frozen else accumulation,
+        gradient_bytes=DEQUANTIZE_BYTES[settings.finetune.quantize] if frozen else accumulation,
         frozen=frozen,
     )
 

@@ -1,4 +1,4 @@
-"""int4 exports: refused where they cannot be; with llm-compressor, made and loaded by transformers."""
+"""int4 exports: refused where they cannot be, made by llm-compressor, and loaded by transformers."""
 
 import importlib.util
 import json
@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conf.choices import ExportForm
 from conf.errors import ConfigError
 from model.huggingface import int4
 from model.huggingface.__main__ import main
@@ -17,8 +16,6 @@ from model.huggingface.int4 import check_int4, export_int4
 from model.pretrained import open_weights
 from tests.model.huggingface.random_models import random_model, save
 from tests.train.sample.cases import TEXTS, finished_run
-
-installed = pytest.mark.skipif(not importlib.util.find_spec("llmcompressor"), reason="needs llm-compressor")
 
 
 @pytest.fixture(scope="module")
@@ -33,18 +30,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@installed
-@pytest.mark.parametrize("form", ExportForm)
-def test_transformers_loads_it_and_finds_the_same_perplexity(
-    form: ExportForm, run: Path, corpus: Path, tmp_path: Path
-) -> None:
+def test_transformers_loads_it_and_finds_the_same_perplexity(run: Path, corpus: Path, tmp_path: Path) -> None:
     target = tmp_path / "int4"
-    result = export_int4(open_weights(run), target, 32, [str(corpus)], form=form)
+    result = export_int4(open_weights(run), target, 32, [str(corpus)])
     assert result.perplexity_after == pytest.approx(result.perplexity_before, rel=0.03)
     assert result.perplexity_after != result.perplexity_before and result.bytes_after < result.bytes_before
     model, report = AutoModelForCausalLM.from_pretrained(target, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    assert type(model).__name__ == {"codegen": "CodeGenForCausalLM", "gptj": "GPTJForCausalLM"}[form.value]
+    assert type(model).__name__ == "CodeGenForCausalLM"
     scheme = json.loads((target / "config.json").read_text())["quantization_config"]["config_groups"]["group_0"]
     assert (scheme["weights"]["num_bits"], scheme["weights"]["group_size"]) == (4, 32)
     tokenizer = AutoTokenizer.from_pretrained(target)
@@ -58,21 +51,20 @@ def test_transformers_loads_it_and_finds_the_same_perplexity(
     assert f"| {result.perplexity_before:.4f} | {result.perplexity_after:.4f} |" in card and "corpus.txt" in card
     assert (target / "model.safetensors").stat().st_mode == (target / "README.md").stat().st_mode
     assert not {"plain", "offload"} & {path.name for path in target.iterdir()}
-    if form is ExportForm.codegen:
-        with pytest.raises(ConfigError, match="int4 is quantized, for transformers alone; take what it was made from"):
-            open_weights(target)
+    with pytest.raises(ConfigError, match="int4 is quantized, for transformers alone; take what it was made from"):
+        open_weights(target)
 
 
-@installed
-def test_gptq_is_closer_than_rounding(
+def test_gptq_is_closer_than_rounding_in_gptjs_form_too(
     run: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"calibration=['{corpus}']", "quantize=int4", "group_size=64"]
+    words = [f"calibration=['{corpus}']", "quantize=int4", "group_size=64", "form=gptj"]
     assert main(["export", str(run), str(tmp_path / "int4"), *words]) == 0
     assert "(int4, groups of 64): perplexity " in capsys.readouterr().out
     assert main(["export", str(run), str(tmp_path / "plain")]) == 0
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
-    quantized = AutoModelForCausalLM.from_pretrained(tmp_path / "int4")
+    quantized, report = AutoModelForCausalLM.from_pretrained(tmp_path / "int4", output_loading_info=True)
+    assert type(quantized).__name__ == "GPTJForCausalLM" and not report["missing_keys"] | report["unexpected_keys"]
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "plain")
     ids = tokenizer("".join(TEXTS[:100]), return_tensors="pt")["input_ids"][0]
     ids = ids[: len(ids) // 64 * 64].view(-1, 64)

@@ -14,6 +14,7 @@ from torch import nn
 
 from conf.schema import Settings
 from model.flops import parameters
+from model.quantized import QuantizedMatrix
 from parallel.simulate import collectives, simulated_mesh
 from parallel.tensor_parallel import shard_of
 from tests.parity.cases import BATCH, engine_of, micro_batches, settings_of
@@ -98,9 +99,11 @@ def live(overrides: list[str]) -> dict[str, Any]:
     masters = getattr(optimizer, "fp32_partitioned_groups_flat", masters)  # ZeRO-3 shows its own only while it steps
     held = [*module.parameters(), *(p.ds_tensor for p in module.parameters() if hasattr(p, "ds_tensor"))]
     weights = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
+    quantized = [matrix for matrix in module.modules() if isinstance(matrix, QuantizedMatrix)]
     result = {
         "optimizer_class": type(optimizer).__name__,
-        "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters()),
+        "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in module.parameters())
+        + sum(matrix.shape.numel() for matrix in quantized),
         "weights": sum(weights.values()) + second[-1] + sum(b.numel() * b.element_size() for b in module.buffers()),
         "masters": sum(p.numel() * p.element_size() for p in masters),
         "moments": sum(
@@ -129,6 +132,8 @@ LIVE = {
     "pp2 bf16": (2, [BF16, PP2]),
     "lora bf16": (2, [BF16, LORA]),
     "lora zero3": (2, [LORA, "layout.zero_stage=3"]),
+    "lora nf4": (2, [BF16, LORA, "finetune.quantize=nf4", "layout.zero_stage=2"]),
+    "lora int8": (2, [BF16, LORA, "finetune.quantize=int8", TP2]),
 }
 
 
