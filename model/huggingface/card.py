@@ -7,9 +7,10 @@ from typing import Any
 
 from conf.choices import ExportForm, Source
 from conf.compose import load_settings
-from conf.run_folder import CONFIG, EVALUATION, EVALUATIONS, LINEAGE, is_stage_folder, read_json
+from conf.run_folder import CONFIG, ENVIRONMENT, EVALUATION, EVALUATIONS, LINEAGE, is_stage_folder, read_json
 from conf.schema import CorpusConfig, Settings, StageConfig
 from model.build import layer_shapes
+from model.huggingface.peft import BASE
 from model.weights import Weights
 
 CLASSES = {ExportForm.codegen: "CodeGenForCausalLM", ExportForm.gptj: "GPTJForCausalLM"}  # of whole weights
@@ -23,18 +24,23 @@ def model_card(weights: Weights, form: ExportForm, name: str, further: str | Non
     model = weights.model
     shapes = layer_shapes(model)
     library, auto, holds = "transformers", "AutoModelForCausalLM", f"transformers' {CLASSES.get(form)}"
+    imports, load = "", f'AutoModelForCausalLM.from_pretrained("{name}")'
     if weights.adapters is not None and form is ExportForm.peft:
         base = _short(weights.adapters.base)
         library, auto, holds = "peft", "AutoPeftModelForCausalLM", f"PEFT's adapters of {base}, without its weights"
+        load = f'AutoPeftModelForCausalLM.from_pretrained("{name}")'
+        if Path(weights.adapters.base).name == BASE:
+            holds, auto, imports = "PEFT's adapters, of the model in base/", "PeftModel", "AutoModelForCausalLM, "
+            load = f'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{name}/{BASE}"), "{name}")'
     parameters = sum(prod(shape) for layer in shapes for shape in layer.values())
     sections = [
         f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [{form.value}]\n---\n\n# {name}",
         f"CodeGen (arXiv 2203.13474) with {parameters:,} parameters: {model.n_layer} layers of width {model.n_embd}, "
         f"{model.n_head} heads, {model.vocab_size:,} tokens in its vocabulary, a context of {model.context_length:,}. "
         f"In the form of {holds}.",
-        f"```python\nfrom {library} import {auto}\nfrom transformers import AutoTokenizer\n\n"
+        f"```python\nfrom {library} import {auto}\nfrom transformers import {imports}AutoTokenizer\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
-        f'model = {auto}.from_pretrained("{name}")\n```',
+        f"model = {load}\n```",
         "## Where the weights came from\n\n" + "\n".join(_origin(weights)),
     ]
     if scores := list(_scores(weights.folder)):
@@ -69,7 +75,7 @@ def _origin(weights: Weights) -> Iterator[str]:
             f"{adamw.weight_decay:g} |"
         )
     yield ""
-    yield f"In the last stage: {_further(settings)}."
+    yield f"In the last stage: {_further(settings)}.{_code(weights.folder.parents[1])}"
     yield ""
     yield from (f"- {key}: {source}" for key, source in every.items())
 
@@ -93,6 +99,14 @@ def _further(settings: Settings) -> str:
         f"packing {data.packing.value}, deduplication {data.dedup.value}, "
         f"{data.validation_fraction:.2%} of the documents held out, tokenizer {data.tokenizer.kind}"
     )
+
+
+def _code(run: Path) -> str:
+    """The commit of the code that trained last, where the run's folder says it."""
+    git = read_json(run / ENVIRONMENT).get("git") if (run / ENVIRONMENT).is_file() else None
+    if not git:
+        return ""
+    return f" Trained by the code of commit {git['commit'][:12]}{', changed' if git['status'] else ''}."
 
 
 def _source(corpus: CorpusConfig) -> str:

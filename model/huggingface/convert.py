@@ -21,9 +21,10 @@ from model.huggingface import to_huggingface
 from model.huggingface.card import model_card
 from model.huggingface.checkpoint import open_huggingface
 from model.huggingface.gptj import gptj_config, to_gptj
-from model.huggingface.peft import to_peft, write_peft
+from model.huggingface.peft import BASE, to_peft, write_peft
 from model.huggingface.settings import check_mp_num, config_of
 from model.huggingface.shards import ShardWriter
+from model.pretrained import open_weights
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.tokenizer.chat import ChatTemplate
 from model.vocabulary import with_rows
@@ -98,6 +99,8 @@ def export_weights(
 def export_adapters(weights: Weights, target: Path, mp_num: int, dtype: Precision) -> Weights:
     """Write the adapters of `weights` to the new folder `target` as PEFT's, with a model card; returns `weights`.
 
+    What they adapt is named by folder or by its name on the hub; weights of this stack's own form, which PEFT cannot
+    open, are written beside them, to base/.
     Errors: `ConfigError` where `weights` have none, or as `export_weights`.
     """
     adapters, model = weights.adapters, weights.model
@@ -110,8 +113,14 @@ def export_adapters(weights: Weights, target: Path, mp_num: int, dtype: Precisio
         for index in range(1, model.n_layer + 1):
             own = to_peft(index, adapters.read(index), mp_num)
             tensors |= {name: _cast(name, value, dtype) for name, value in own.items()}
+        base = Path(adapters.base)
+        if base.is_dir() and not (base / "config.json").is_file():
+            export_weights(open_weights(base), folder / BASE, mp_num, dtype)
+            adapters = replace(adapters, base=str(target.absolute() / BASE))
+        elif base.is_dir():
+            adapters = replace(adapters, base=str(base.absolute()))
         write_peft(folder, tensors, adapters)
-        (folder / "README.md").write_text(model_card(weights, ExportForm.peft, target.name))
+        (folder / "README.md").write_text(model_card(replace(weights, adapters=adapters), ExportForm.peft, target.name))
     return replace(weights, source=str(target), folder=target, form="PEFT's adapters")
 
 

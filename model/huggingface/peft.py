@@ -9,6 +9,7 @@ from model.huggingface import group_qkv
 from model.lora import PREFIX
 from model.weights import Adapters, Layer
 
+BASE = "base"  # folder beside adapters for the weights that they adapt
 MODULES = {  # our names of adapted modules -> Hugging Face's
     f"in_proj.{PREFIX}qkv_proj": "attn.qkv_proj",
     f"out_proj.{PREFIX}out_proj": "attn.out_proj",
@@ -34,11 +35,10 @@ def to_peft(index: int, layer: Layer, mp_num: int) -> Layer:
 def write_peft(folder: Path, tensors: Layer, adapters: Adapters) -> None:
     """Write every adapter's `tensors`, by PEFT's names, and adapter_config.json to `folder`."""
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    base = Path(adapters.base)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(base.absolute()) if base.is_dir() else adapters.base,
+        "base_model_name_or_path": adapters.base,
         "inference_mode": True,
         "r": adapters.finetune.rank,
         "lora_alpha": adapters.finetune.alpha,

@@ -30,8 +30,10 @@ def test_a_stage_of_a_run(tmp_path: Path, tiny: ModelConfig) -> None:
     (run / "stages/multi/evaluation.json").write_text(json.dumps({"bits_per_byte": {"nl": 1.25, "multi": 0.5}}))
     (run / "stages/multi/evaluations").mkdir()
     (run / "stages/multi/evaluations/humaneval.json").write_text(json.dumps({"pass_at_k": {"1": 0.125}}))
+    (run / "environment.json").write_text(json.dumps({"git": {"commit": "0123456789abcdef", "status": [" M a"]}}))
     export_weights(open_weights(run), tmp_path / "mine", 4, Precision.auto)
     text = (tmp_path / "mine/README.md").read_text()
+    assert "Trained by the code of commit 0123456789ab, changed." in text
     card = ModelCard(text)  # as the hub reads it
     assert (card.data.library_name, card.data.pipeline_tag, card.data.tags) == (
         "transformers",

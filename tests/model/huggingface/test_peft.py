@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -49,6 +49,26 @@ def test_logits_are_the_runs_by_peft_and_merged(targets: list[str], tmp_path: Pa
     assert (adapted - base).abs().max() > 100 * 1e-4, "adapters must do far more than the tolerance below"
     torch.testing.assert_close(adapted, own, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(merged, own, rtol=1e-5, atol=1e-5)
+
+
+def test_a_base_that_peft_cannot_open_is_written_beside(tmp_path: Path, settings: Settings) -> None:
+    released, own, target = save(random_model(), tmp_path / "released"), tmp_path / "own", tmp_path / "adapters"
+    assert main(["import", str(released), str(own)]) == 0
+    stages = {"mono": replace(settings.stages["mono"], init_from=str(own))}
+    model = open_weights(own).model
+    write_adapters(tmp_path / "run", replace(settings, model=model, finetune=LORA, stages=stages), "mono")
+    assert main(["export", str(tmp_path / "run"), str(target), "form=peft"]) == 0
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "merged")]) == 0
+    ids = torch.randint(0, 400, (2, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()(ids).logits
+        named = AutoPeftModelForCausalLM.from_pretrained(target).eval()(ids).logits
+        base = AutoModelForCausalLM.from_pretrained(target / "base")
+        said = PeftModel.from_pretrained(base, target).eval()(ids).logits
+    for found in (named, said):
+        torch.testing.assert_close(found, merged, rtol=1e-4, atol=1e-4)
+    wanted = 'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("adapters/base"), "adapters")'
+    assert wanted in (target / "README.md").read_text()
 
 
 def test_weights_without_adapters_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
