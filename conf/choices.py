@@ -168,8 +168,8 @@ class NormForm(Enum):
     apex = "apex"
 
 
-class WeightGradientForm(Enum):
-    """What adds weight gradients to their fp32 sums."""
+class ApexForm(Enum):
+    """Form of an operation that apex has one of."""
 
     torch = "torch"
     apex = "apex"

@@ -150,7 +150,8 @@ class KernelsConfig:
     attention: choices.KernelForm = MISSING
     branches: choices.FusedForm = MISSING
     norm: choices.NormForm = MISSING
-    weight_gradient: choices.WeightGradientForm = MISSING
+    weight_gradient: choices.ApexForm = MISSING
+    optimizer: choices.ApexForm = MISSING
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """AdamW and which parameters decay."""
 
 import re
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -21,10 +22,18 @@ def decays(name: str, parameter: nn.Parameter, decay: Decay, n_layer: int) -> bo
     return not re.fullmatch(rf"{n_layer + 1}\.(norm\.weight|norm\.bias|bias)", name)
 
 
-def adamw(named: list[tuple[str, nn.Parameter]], settings: OptimizerConfig, n_layer: int) -> torch.optim.Optimizer:
-    """torch's fused AdamW in two groups, with and without decay. The rate is set by the schedule before each step."""
+def adamw(
+    named: list[tuple[str, nn.Parameter]],
+    settings: OptimizerConfig,
+    n_layer: int,
+    form: Callable[[torch.optim.AdamW], None] | None = None,
+) -> torch.optim.Optimizer:
+    """torch's fused AdamW in two groups, with and without decay. The rate is set by the schedule before each step.
+
+    form: `Kernels.optimizer`, which has it step by another kernel.
+    """
     groups = {flag: [p for n, p in named if decays(n, p, settings.decay, n_layer) is flag] for flag in (True, False)}
-    return torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         [
             {"params": parameters, "weight_decay": settings.weight_decay if flag else 0.0}
             for flag, parameters in groups.items()
@@ -35,3 +44,6 @@ def adamw(named: list[tuple[str, nn.Parameter]], settings: OptimizerConfig, n_la
         eps=settings.epsilon,
         fused=True,
     )
+    if form is not None:
+        form(optimizer)
+    return optimizer

@@ -141,7 +141,7 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
         run_layers(settings, mesh.tp, context.kernels),
         set_weights,
         layer_costs(settings, mesh, context.kernels, DTYPES[context.precision], context.log),
-        partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer),
+        partial(adamw, settings=settings.optimizer, n_layer=settings.model.n_layer, form=context.kernels.optimizer),
         config,
         mesh,
         context.kernels.documents,

@@ -14,7 +14,7 @@ from torch import Tensor
 from conf.choices import FusedForm, KernelForm, NormForm
 from conf.errors import ConfigError
 from conf.schema import KernelsConfig, ModelConfig
-from model.kernels.apex_forms import apex_add_of_weight, apex_norm, require
+from model.kernels.apex_forms import apex_adamw, apex_add_of_weight, apex_norm, require
 from model.kernels.attention import reference_attention, sdpa_attention
 from model.kernels.branches import reference_branches
 from model.kernels.documents import Documents, flex_attention, flex_documents, masked_documents
@@ -31,6 +31,7 @@ class Kernels:
     without it, only what lies between a block's two products; products: those two, and their gradients', see
     `parallel.tensor_parallel.Products`; norm: LayerNorm, see `model.kernels.triton_norm`; None: torch's of either;
     add_of_weight: adds weight gradients to their fp32 sums (None: torch);
+    optimizer: has AdamW take its steps by another kernel than torch's fused one (None);
     documents: what the blocks share of documents that do not see each other, and document_attention, which takes its
     mask: see `model.kernels.documents`.
     """
@@ -44,6 +45,7 @@ class Kernels:
     documents: Callable[[Tensor], Documents] = masked_documents
     document_attention: Callable[..., Tensor] = reference_attention
     add_of_weight: AddOfWeight | None = None
+    optimizer: Callable[[torch.optim.AdamW], None] | None = None
 
     def describe(self) -> dict[str, str]:
         """Operation -> the name of its form, for the log."""
@@ -52,6 +54,7 @@ class Kernels:
             "branches": self.branches.__name__,
             "norm": "torch" if self.norm is None else self.norm.__name__,
             "weight_gradient": "torch" if self.add_of_weight is None else self.add_of_weight.__name__,
+            "optimizer": "torch" if self.optimizer is None else self.optimizer.__name__,
             "compile": "inductor" if self.compile else "off",
         }
 
@@ -82,13 +85,25 @@ def select_kernels(
         norm = apex_norm
     if _in_apex("weight_gradient", config.weight_gradient, device):
         add_of_weight = apex_add_of_weight
+    optimizer = apex_adamw if _in_apex("optimizer", config.optimizer, device) else None
     documents: Callable[[Tensor], Documents] = masked_documents
     document_attention: Callable[..., Tensor] = attention
     if device is not None and device.type == "cuda" and config.attention is KernelForm.auto:
         documents, document_attention = flex_documents, flex_attention
     # where Triton computes a block's middle, only single operations are left between its two products and around them
     whole = branches is reference_branches
-    return Kernels(attention, branches, config.compile, whole, None, norm, documents, document_attention, add_of_weight)
+    return Kernels(
+        attention,
+        branches,
+        config.compile,
+        whole,
+        None,
+        norm,
+        documents,
+        document_attention,
+        add_of_weight,
+        optimizer,
+    )
 
 
 def _in_triton(operation: str, form: FusedForm | NormForm, device: torch.device | None) -> bool:

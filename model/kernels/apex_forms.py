@@ -1,17 +1,25 @@
-"""NVIDIA's apex, where it is installed: LayerNorm, and weight gradients added to fp32 sums by cuBLAS.
+"""NVIDIA's apex, where it is installed: LayerNorm, weight gradients added to fp32 sums by cuBLAS, and AdamW.
 
 Names and arguments are those of github.com/NVIDIA/apex at 6424da3b (July 2026): `fused_layer_norm_affine` in
 apex/normalization/fused_layer_norm.py, built by APEX_CUDA_EXT=1; `wgrad_gemm_accum_fp32` in
-csrc/megatron/fused_weight_gradient_dense.cpp, of the extension `fused_weight_gradient_mlp_cuda`.
+csrc/megatron/fused_weight_gradient_dense.cpp, of the extension `fused_weight_gradient_mlp_cuda`;
+`multi_tensor_adam_capturable` in csrc/multi_tensor_adam.cu, of `amp_C`, called as apex/optimizers/fused_adam.py does.
+DeepSpeed's FusedAdam is an older copy of that kernel.
 """
 
 from importlib.util import find_spec
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from conf.errors import ConfigError
 
-MODULES = {"norm": "apex", "weight_gradient": "fused_weight_gradient_mlp_cuda"}  # what each operation imports
+MODULES = {  # what each operation imports
+    "norm": "apex",
+    "weight_gradient": "fused_weight_gradient_mlp_cuda",
+    "optimizer": "amp_C",
+}
 
 
 def require(operation: str) -> None:
@@ -37,3 +45,49 @@ def apex_add_of_weight(total: Tensor, gradient: tuple[Tensor, ...], kept: tuple[
     if empty:
         total.zero_()  # it only adds
     wgrad_gemm_accum_fp32(kept[0].contiguous(), gradient[0].contiguous(), total)
+
+
+def apex_adamw(optimizer: torch.optim.AdamW) -> None:
+    """Have `optimizer` take its steps by apex's kernel where its parameters are on a GPU (offloaded ones are not).
+
+    It stays torch's AdamW, with torch's state, so that DeepSpeed and a checkpoint see no difference.
+    """
+    in_torch = optimizer.step
+
+    def step() -> Any:
+        on_gpu = optimizer.param_groups[0]["params"][0].is_cuda
+        return apex_step(optimizer) if on_gpu else in_torch()
+
+    optimizer.step = step  # type: ignore[assignment, method-assign]
+
+
+@torch.no_grad()
+def apex_step(optimizer: torch.optim.AdamW) -> None:
+    """One step of `optimizer`; gradients are divided by its `grad_scale`, where it has one, as torch's fused form does.
+
+    All parameters of a group have taken as many steps.
+    """
+    from amp_C import multi_tensor_adam_capturable  # type: ignore[import-not-found]
+    from apex.multi_tensor_apply import multi_tensor_applier  # type: ignore[import-not-found]
+
+    for group in optimizer.param_groups:
+        parameters, gradients, first, second, _, steps = lists = [[] for _ in range(6)]  # type: ignore[var-annotated]
+        optimizer._init_group(group, *lists)  # type: ignore[no-untyped-call]
+        if not parameters:
+            continue
+        torch._foreach_add_(steps, 1)
+        one = steps[0].new_ones(1)
+        inverse = one / getattr(optimizer, "grad_scale", one)
+        multi_tensor_applier(
+            multi_tensor_adam_capturable,
+            one.int() * 0,  # nothing overflowed
+            [gradients, parameters, first, second],
+            one * group["lr"],
+            *group["betas"],
+            group["eps"],
+            steps[0].int(),
+            1,  # decoupled decay
+            1,  # bias correction
+            group["weight_decay"],
+            inverse,
+        )

@@ -264,6 +264,10 @@ def optimizer(shape: Shape) -> Operation:
         kinds["apex"] = partial(FusedAdam, adam_w_mode=True)
     except ImportError:
         pass
+    if shape.device.type == "cuda":  # compiled when it is first asked for
+        from deepspeed.ops.adam import FusedAdam as CopyOfApex  # type: ignore[import-untyped]
+
+        kinds["deepspeed"] = partial(CopyOfApex, adam_w_mode=True)
 
     def prepare(kind: Callable[..., torch.optim.Optimizer]) -> Step:
         parameters = [torch.nn.Parameter(torch.zeros(count // 4, device=shape.device)) for _ in range(4)]

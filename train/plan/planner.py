@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from conf.check import check, data_parallel_size, gradient_accumulation_steps
-from conf.choices import Balance, NormForm, Precision, Recompute, WeightGradientForm
+from conf.choices import ApexForm, Balance, NormForm, Precision, Recompute
 from conf.errors import ConfigError
 from conf.lora import trained_layers
 from conf.schema import Settings
@@ -92,7 +92,9 @@ def build_pipeline_stage(settings: Settings, pipeline_stage: int, mesh: Any) -> 
     forms = settings.kernels
     if forms.norm is NormForm.apex:  # which keeps what Triton's keeps, and need not be here
         forms = replace(forms, norm=NormForm.auto)
-    forms = replace(forms, weight_gradient=WeightGradientForm.torch, compile=False)  # compiling takes minutes
+    forms = replace(
+        forms, weight_gradient=ApexForm.torch, optimizer=ApexForm.torch, compile=False
+    )  # compiling takes minutes
     kernels = select_kernels(forms, torch.device("cuda"))
     builders = run_layers(settings, mesh.tp, kernels)
     first, end = bounds_of(settings)[pipeline_stage : pipeline_stage + 2]

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from conf.choices import FusedForm, KernelForm, NormForm, Precision, WeightGradientForm
+from conf.choices import ApexForm, FusedForm, KernelForm, NormForm, Precision
 from conf.commands import Sampling
 from conf.errors import ConfigError
 from conf.schema import KernelsConfig
@@ -46,7 +46,8 @@ KERNELS = KernelsConfig(
     attention=KernelForm.auto,
     branches=FusedForm.torch,
     norm=NormForm.torch,
-    weight_gradient=WeightGradientForm.torch,
+    weight_gradient=ApexForm.torch,
+    optimizer=ApexForm.torch,
 )
 
 Stop = Callable[[str], str | None] | tuple[str, ...]

@@ -25,5 +25,6 @@ def test_an_operation_is_chosen_by_itself() -> None:
         "branches": "reference_branches",
         "norm": "torch",
         "weight_gradient": "torch",
+        "optimizer": "torch",
         "compile": "off",
     }
