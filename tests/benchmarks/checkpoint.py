@@ -2,8 +2,8 @@
 
 `python -m tests.benchmarks.checkpoint model=tiny` measures the quickstart's model in one process.
 The share is of `--every` steps, the quickstart's saving interval. "Plain" is what one thread writes and syncs, no more;
-the drain is measured alone and beside training, which on a CPU computes on the same cores. "Whole" is the copy and the
-drain. The process gets the environment variables that the launcher sets.
+the drain is measured alone and beside training, which on a CPU computes on the same cores. "Whole" is all from the copy
+to the checkpoint's name; the one before is removed beside training. The process gets the launcher's variables.
 """
 
 import argparse
@@ -94,8 +94,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     for number in range(arguments.saves):  # in turn, so that both see the same disk
         started = time.perf_counter()
         saver.save({"step": arguments.saves + number})
-        saver.wait()
+        saver.complete()
         wholes.append(time.perf_counter() - started)
+        saver.wait()
         plain.append(write_plainly(folder, number))
     costs = read_records(folder / "run" / SAVES)[arguments.saves :]
     stall = statistics.median(cost["stall_seconds"] for cost in beside_training)

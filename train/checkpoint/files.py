@@ -130,10 +130,15 @@ def score_of(path: Path) -> float | None:
 
 def remove(path: Path) -> None:
     """Remove a checkpoint's folder, which looks like none from the first moment on."""
+    shutil.rmtree(withdraw(path))
+
+
+def withdraw(path: Path) -> Path:
+    """Let a checkpoint's folder look like none, which takes no time; where it is then, to be removed."""
     gone = path.with_name(f"{path.name}.partial")
     shutil.rmtree(gone, ignore_errors=True)
     path.rename(gone)
-    shutil.rmtree(gone)
+    return gone
 
 
 def sync_folder(path: Path) -> None:

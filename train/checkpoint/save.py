@@ -3,8 +3,8 @@
 As CheckFreq (FAST 2021) and torchtitan do: what training waits for is the copy (the stall); writing (the drain) goes on
 beside training, and begins when the copy is done: beside the copy, it made that take three times as long on a CPU, and
 the whole no shorter. At most one save is in flight. A checkpoint gets its name when every process's files are on the
-disk, so that what looks like one is one. A thread takes no part in collectives: what the processes tell each other,
-they tell between two steps.
+disk, so that what looks like one is one; those that it replaces are removed beside training. A thread takes no part in
+collectives: what the processes tell each other, they tell between two steps.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ from model.weights import layer_file
 from parallel.engine import Engine
 from parallel.full_state import MOMENTS, WEIGHTS
 from parallel.mesh import ProcessMesh
-from train.checkpoint.files import Keep, publish, remove, step_name, to_remove, write_synced
+from train.checkpoint.files import Keep, publish, step_name, to_remove, withdraw, write_synced
 
-POLL_SECONDS = 0.02  # between two looks at whether all processes have written
+POLL_SECONDS = 0.02  # at most, between two looks at whether all processes have written
 WRITERS = 4  # threads of one process
 APPEARS_SECONDS = 20.0  # how long a file that another node wrote may take to appear on a network file system
 
@@ -66,6 +66,11 @@ class Writer:
     def is_busy(self) -> bool:
         """Whether something is still to be written."""
         return any(thread.is_alive() for thread in self.threads)
+
+    def join(self, seconds: float) -> None:
+        """Wait until everything is written, at most `seconds`."""
+        for thread in self.threads:
+            thread.join(seconds / WRITERS)
 
     @property
     def seconds(self) -> float:
@@ -147,6 +152,7 @@ class Saver:
         self.engine, self.folder, self.keep, self.layers = engine, folder, keep, layers
         self.beat, self.record = beat, record
         self.pending: Save | None = None
+        self.removal: threading.Thread | None = None
 
     def save(self, state: dict[str, Any]) -> None:
         """Begin to save checkpoint `state["step"]`; one in flight is waited for."""
@@ -163,9 +169,15 @@ class Saver:
     def poll(self) -> None:
         """Give a save in flight its name, where every process has written its part."""
         if self.pending is not None and not self.engine.mesh.any_rank(self.pending.writer.is_busy):
-            self.wait()
+            self.complete()
 
     def wait(self) -> None:
+        """`complete`, and wait until the checkpoints that it replaces are removed."""
+        self.complete()
+        if self.removal is not None:
+            self.removal.join()
+
+    def complete(self) -> None:
         """Wait for the save in flight, where there is one: what it saved is on the disk when this returns."""
         if self.pending is None:
             return
@@ -173,11 +185,14 @@ class Saver:
         self.pending = None
         while self.engine.mesh.any_rank(save.writer.is_busy):
             self.beat()
-            time.sleep(POLL_SECONDS)
+            save.writer.join(POLL_SECONDS)
         _finish(save, self.engine.mesh)
         if self.engine.mesh.is_main and save.state is not None:
-            for path in to_remove(self.folder, self.keep, at_most=save.state["step"]):
-                remove(path)
+            gone = [withdraw(path) for path in to_remove(self.folder, self.keep, at_most=save.state["step"])]
+            self.removal = threading.Thread(  # what cannot be removed is left to `python -m train.checkpoint prune`
+                target=lambda: [shutil.rmtree(path, ignore_errors=True) for path in gone], daemon=True
+            )
+            self.removal.start()
         self.engine.mesh.barrier()
         save.stall_seconds += time.perf_counter() - started
         if save.state is not None:

@@ -2,6 +2,7 @@
 
 import platform
 import resource
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,37 @@ def test_training_goes_on_beside_a_save(tmp_path: Path, worlds: Worlds) -> None:
     costs = read_records(tmp_path / "saves.jsonl")
     assert [cost["step"] for cost in costs] == [1, 2]
     assert all(cost["bytes"] > 100_000 and cost["stall_seconds"] > 0 and cost["drain_seconds"] > 0 for cost in costs)
+
+
+def removed_beside_training(folder: Path) -> list[list[str]]:
+    """What is on the disk when a save is complete while the removal of the one before is held up, and afterwards."""
+    from tests.parity.cases import engine_of, settings_of
+
+    engine = engine_of(settings_of([]), mesh_of())
+    saver, gate, own, seen = saver_of(engine, folder), threading.Event(), threading.get_ident(), []
+    saver.save({"step": 1})
+    saver.wait()
+    rmtree = shutil.rmtree
+
+    def held(path: Path, ignore_errors: bool = False) -> None:
+        if threading.get_ident() != own:
+            gate.wait()
+        rmtree(path, ignore_errors=ignore_errors)
+
+    with patch("shutil.rmtree", held):
+        saver.save({"step": 2})
+        saver.complete()
+        seen.append(sorted(path.name for path in folder.iterdir()))
+        gate.set()
+        saver.wait()
+    engine.destroy()
+    return [*seen, sorted(path.name for path in folder.iterdir())]
+
+
+def test_training_does_not_wait_for_the_removal_of_the_checkpoint_before(tmp_path: Path, worlds: Worlds) -> None:
+    """It looks like no checkpoint from the first moment on."""
+    (seen,) = worlds(1).run(test_save.removed_beside_training, tmp_path)
+    assert seen == [["step_00000001.partial", "step_00000002"], ["step_00000002"]]
 
 
 def not_finite(folder: Path) -> str:
