@@ -4,11 +4,12 @@ W&B's own server is a container image, which tests cannot bring along. The clien
 opens a run, tells what the server has of it, and JSON lines at `/files/.../file_stream` carry the records.
 """
 
+import contextlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -16,11 +17,11 @@ HISTORY = "wandb-history.jsonl"
 
 
 class WandbServer:
-    """runs: id -> the lines of its history, in order. lost: whether it answers every request with an error."""
+    """runs: id -> the lines of its history, in order. fault: `fails`, with an error to every request, or `hangs`."""
 
     def __init__(self) -> None:
         self.runs: dict[str, list[dict[str, Any]]] = {}
-        self.lost = False
+        self.fault: str | None = None
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"server_of": self}))
 
     @property
@@ -49,6 +50,13 @@ class WandbServer:
         if "createRunFiles" in query:
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables["files"]]
             return {"data": {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}}
+        if "createArtifact(" in query:
+            sequence = {"id": "1", "latestArtifact": {"id": "1", "versionIndex": 0}}
+            return {
+                "data": {
+                    "createArtifact": {"artifact": {"id": "1", "state": "COMMITTED", "artifactSequence": sequence}}
+                }
+            }
         return {"data": dict.fromkeys(re.findall(r"^\s*(\w+)\(", query, re.M)[:1])}
 
     def _stream(self, run: str, history: dict[str, Any] | None) -> None:
@@ -81,8 +89,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.server_of.lost:
+        if self.server_of.fault == "fails":
             self.send_error(500)
+            return
+        if self.server_of.fault == "hangs":
+            while self.server_of.fault == "hangs":
+                time.sleep(0.1)
+            self.close_connection = True  # unanswered
             return
         read = json.loads(body) if body.startswith(b"{") else {}  # else a file that goes with the run
         answer = json.dumps(self.server_of.answer(self.path, read)).encode()
@@ -90,7 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
-        self.wfile.write(answer)
+        with contextlib.suppress(ConnectionError):  # the client has given up
+            self.wfile.write(answer)
 
     do_GET = do_PUT = do_POST
 
@@ -98,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def wandb_server() -> Iterator[WandbServer]:
     """A server that listens while the block runs."""
     server = WandbServer()

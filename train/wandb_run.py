@@ -32,6 +32,8 @@ def open_wandb(
 
     rows: the stage's records so far; those that the run lacks are logged to it first. log: tells the warning.
     """
+    # W&B's reports on itself, to the same server: where that hangs, each process would wait up to 20 s as it ends.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     online = is_online()

@@ -173,17 +173,25 @@ def ranks(run: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.timeout(900)
-def test_a_rank_that_dies_stops_the_chain_and_a_node_that_goes_down_is_named(
+def test_a_run_that_fails_is_tried_again_elsewhere_and_a_node_that_goes_down_is_named(
     cluster: SlurmCluster, corpora: Path
 ) -> None:
+    """A node on which it failed twice is left out; after the last try the chain ends."""
     run = corpora / "runs" / "broken"
     words = only(command(corpora, "broken", *SLURM, f"stages.nl.steps={100 * STEPS}"), "nl", "multi")
     cluster.variables |= CANARIES
-    nl, multi = submitted(cluster, words)
+    nl, multi = submitted(cluster, [*words, "nodes=1", "cluster.restarts=2", "cluster.restart_seconds=0"])
     wait_for(lambda: step_of(run, "nl") >= 3)
     assert not places(corpora), "the scripts are among these files"
     assert all(rank.environ()["HF_TOKEN"] == CANARIES["HF_TOKEN"] for rank in ranks(run))
-    ranks(run)[0].kill()
+    failed = []
+    for is_requeued in (True, True, False):
+        wait_for(lambda: len(ranks(run)) == 1)
+        failed.append(ranks(run)[0].environ()["SLURMD_NODENAME"])
+        ranks(run)[0].kill()
+        if is_requeued:
+            wait_for(lambda: cluster.begins_now(nl))
+    assert failed == ["n1", "n1", "n2"] and "failed twice, and excluded from here: n1" in logs(run)
     wait_for(lambda: cluster.state(nl) == "FAILED")
     wait_for(lambda: cluster.state(multi) == "CANCELLED")
     shown = " ".join(manage(cluster, "status", f"root={run}").split())
