@@ -110,21 +110,20 @@ def secrets_files(path: Path, hosts: int) -> Iterator[None]:
     """A file for each host, `path` with the host's index after it, that exports the secrets among what is forwarded.
 
     They stand beside the run's folder, on the file system that the hosts share, readable by this user only: a command
-    line is seen by every user. A host removes its own as it has read it; what is left goes as the block ends.
+    line is seen by every user. A host removes its own as it has read it; what is left goes as the block or this process
+    ends, also where that is killed: a shell waits for the end of its standard input.
     """
     forwarded = {name: value for name, value in os.environ.items() if name.startswith(FORWARDED)}
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in secrets_in(forwarded).items()]
     files = [Path(f"{path}.{host}") for host in range(hosts)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    remove = ["sh", "-c", 'cat; rm -f "$@"', "sh", *map(str, files)]
+    with subprocess.Popen(remove, stdin=subprocess.PIPE, start_new_session=True):
         for file in files:
             file.unlink(missing_ok=True)
             with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
                 opened.writelines(lines)
         yield
-    finally:
-        for file in files:
-            file.unlink(missing_ok=True)
 
 
 def remote_command(

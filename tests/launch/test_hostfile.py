@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,22 @@ def test_no_secret_is_on_a_command_line(shell: str, tmp_path: Path, monkeypatch:
         assert f"HF_TOKEN={canary}" in shown.stdout and f"WANDB_API_KEY={canary}" in shown.stdout
         Path(f"{file}.1").unlink()  # as the host does once it has read it
     assert not list(tmp_path.iterdir())
+
+
+def test_no_secrets_stay_where_the_launcher_is_killed_before_a_host_has_read_them(tmp_path: Path) -> None:
+    killed = f"""if True:
+        import os, pathlib, signal
+        from launch.hostfile import secrets_files
+        with secrets_files(pathlib.Path("{tmp_path}/.run.secrets"), 2):
+            assert len(os.listdir("{tmp_path}")) == 2
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", killed], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    until = time.monotonic() + 60
+    while list(tmp_path.iterdir()):
+        assert time.monotonic() < until, f"left behind: {list(tmp_path.iterdir())}"
+        time.sleep(0.1)
 
 
 MISSING = [program for program in ("ssh", "ssh-keygen") if shutil.which(program) is None]
