@@ -57,7 +57,7 @@ def run(
         signals.append(number)
         if len(signals) == 1:
             with contextlib.suppress(OSError):  # nobody reads it any more
-                print("stopping: the run saves itself first; once more to kill it", file=sys.stderr, flush=True)
+                print("stopping: what was trained is saved first; once more to kill it", file=sys.stderr, flush=True)
         for process in started:
             ask(process)
 

@@ -161,7 +161,7 @@ def test_a_signal_reaches_the_ranks_as_sigterm_and_the_code_is_75(number: signal
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 75
     assert (tmp_path / "stopped by 15").exists()
-    assert "stopping: the run saves itself first" in errors and "error" not in errors
+    assert "stopping: what was trained is saved first" in errors and "error" not in errors
 
 
 def test_a_rank_that_fails_gives_its_code_and_is_named(tmp_path: Path) -> None:
