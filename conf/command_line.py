@@ -14,7 +14,8 @@ from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED, UNHEALTHY
 
 # What gloo, NCCL and torch's store say where another process has ended: who says so has not failed itself.
 LOST = re.compile(r"^Dist\w+Error: |ncclRemoteError|(gloo|tcp).*(closed by peer|reset by peer|Broken pipe|refused)")
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # full, over quota, read-only, broken
+FULL = (errno.ENOSPC, errno.EDQUOT)  # or over quota
+DISK_ERRORS = (*FULL, errno.EROFS, errno.EIO)  # or read-only, or broken
 SIGINT_CODE, SIGPIPE_CODE = 130, 141  # a shell's exit codes for a command that a signal ended
 HELP_FLAGS = ("-h", "--help")
 COMPOSE_FLAGS = {  # Hydra's, of the commands whose arguments compose a run
@@ -144,7 +145,8 @@ def run_command(action: Callable[[list[str]], int], argv: list[str], command: Co
         if isinstance(error, BrokenPipeError) and _stdout_is_closed():
             return SIGPIPE_CODE
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            print_error(f"{node_name()}: {error}")
+            cure = "; free some space, or choose another place, such as run.root=..." if error.errno in FULL else ""
+            print_error(f"{node_name()}: {error}{cure}")
             return BAD_NODE
         if "RANK" in os.environ:
             lost = " lost another rank" if LOST.search(f"{type(error).__name__}: {error}") else ""
