@@ -189,9 +189,7 @@ class Saver:
         _finish(save, self.engine.mesh)
         if self.engine.mesh.is_main and save.state is not None:
             gone = [withdraw(path) for path in to_remove(self.folder, self.keep, at_most=save.state["step"])]
-            self.removal = threading.Thread(  # what cannot be removed is left to `python -m train.checkpoint prune`
-                target=lambda: [shutil.rmtree(path, ignore_errors=True) for path in gone], daemon=True
-            )
+            self.removal = threading.Thread(target=_remove, args=(gone,), daemon=True)
             self.removal.start()
         self.engine.mesh.barrier()
         save.stall_seconds += time.perf_counter() - started
@@ -289,6 +287,11 @@ def _publish(save: Save, written: dict[str, tuple[int, int]]) -> str | None:
     except OSError as error:
         return f"{node_name()}: {save.folder} cannot be written ({error})"
     return None
+
+
+def _remove(folders: Sequence[Path]) -> None:
+    for folder in folders:  # what cannot be removed is left to `python -m train.checkpoint prune`
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _raise_together(problem: str | None, mesh: ProcessMesh) -> None:
