@@ -133,6 +133,12 @@ def remove(path: Path) -> None:
     shutil.rmtree(withdraw(path))
 
 
+def remove_all(folders: Iterable[Path]) -> None:
+    """Remove folders; what cannot be removed is left to `python -m train.checkpoint prune`."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def withdraw(path: Path) -> Path:
     """Let a checkpoint's folder look like none, which takes no time; where it is then, to be removed."""
     gone = path.with_name(f"{path.name}.partial")

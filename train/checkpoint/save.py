@@ -30,7 +30,7 @@ from model.weights import layer_file
 from parallel.engine import Engine
 from parallel.full_state import MOMENTS, WEIGHTS
 from parallel.mesh import ProcessMesh
-from train.checkpoint.files import Keep, publish, step_name, to_remove, withdraw, write_synced
+from train.checkpoint.files import Keep, publish, remove_all, step_name, to_remove, withdraw, write_synced
 
 POLL_SECONDS = 0.02  # at most, between two looks at whether all processes have written
 WRITERS = 4  # threads of one process
@@ -88,7 +88,7 @@ class Writer:
 
     def _write(self, name: str, layer: dict[str, Tensor]) -> None:
         try:
-            wrong = next((key for key, value in layer.items() if not np.isfinite(value.numpy()).all()), None)
+            wrong = next((key for key, value in layer.items() if not is_finite(value.numpy())), None)
             if wrong is not None:
                 self.not_finite = f"{name}: {wrong}"
                 return
@@ -99,6 +99,11 @@ class Writer:
             self.written[name] = sum(len(part) for part in parts), checksum
         except (OSError, MemoryError) as error:
             self.problem = self.problem or f"{node_name()}: {self.folder / name} cannot be written ({error})"
+
+
+def is_finite(values: np.ndarray) -> bool:
+    """Whether all are. Both ends of their range are NaN where one is; `np.isfinite` takes nine times as long."""
+    return bool(np.isfinite(values.max()) and np.isfinite(values.min()))
 
 
 def serialise(layer: dict[str, Tensor]) -> list[bytes | memoryview]:
@@ -189,7 +194,7 @@ class Saver:
         _finish(save, self.engine.mesh)
         if self.engine.mesh.is_main and save.state is not None:
             gone = [withdraw(path) for path in to_remove(self.folder, self.keep, at_most=save.state["step"])]
-            self.removal = threading.Thread(target=_remove, args=(gone,), daemon=True)
+            self.removal = threading.Thread(target=remove_all, args=(gone,), daemon=True)
             self.removal.start()
         self.engine.mesh.barrier()
         save.stall_seconds += time.perf_counter() - started
@@ -287,11 +292,6 @@ def _publish(save: Save, written: dict[str, tuple[int, int]]) -> str | None:
     except OSError as error:
         return f"{node_name()}: {save.folder} cannot be written ({error})"
     return None
-
-
-def _remove(folders: Sequence[Path]) -> None:
-    for folder in folders:  # what cannot be removed is left to `python -m train.checkpoint prune`
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _raise_together(problem: str | None, mesh: ProcessMesh) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,7 +24,7 @@ from parallel.mesh import TensorParallelGroup
 from tests.train.checkpoint import test_save
 from tests.worlds import Worlds, mesh_of
 from train.checkpoint.files import Keep, checkpoints, is_complete, write_synced
-from train.checkpoint.save import Save, Saver, Writer, _publish, serialise
+from train.checkpoint.save import Save, Saver, Writer, _publish, is_finite, serialise
 
 
 def saver_of(engine: Any, folder: Path, keep: int = 1) -> Saver:
@@ -237,6 +238,15 @@ def test_another_nodes_late_file_is_waited_for_and_one_that_never_comes_is_named
     late.start()
     assert _publish(save, {"part": (5, 0)}) is None
     assert is_complete(folder) and not partial.exists()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 777, -1])
+def test_one_value_that_is_not_finite_is_found(wrong: float, place: int) -> None:
+    values = np.linspace(-3e38, 3e38, 1001, dtype=np.float32).reshape(7, 143)
+    assert is_finite(values)
+    values.reshape(-1)[place] = wrong
+    assert not is_finite(values)
 
 
 def test_a_file_is_what_the_library_reads(tmp_path: Path) -> None:
