@@ -3,8 +3,7 @@
 As CheckFreq (FAST 2021) and torchtitan do: what training waits for is the copy (the stall); writing (the drain) goes on
 beside training, and begins when the copy is done: beside the copy, it made that take three times as long on a CPU, and
 the whole no shorter. At most one save is in flight. A checkpoint gets its name when every process's files are on the
-disk, so that what looks like one is one; those that it replaces are removed beside training. A thread takes no part in
-collectives: what the processes tell each other, they tell between two steps.
+disk; those that it replaces are removed beside training. A thread takes no part in collectives.
 """
 
 import contextlib
