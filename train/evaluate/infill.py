@@ -53,13 +53,8 @@ def load_problems(command: Evaluate) -> list[Problem]:
 
 def functions_in(text: str) -> list[str]:
     """Every function and method of a Python program with a line that can be asked; none where it is no program."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of escapes that strings should not have
-            program = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
     lines = text.split("\n")
-    nodes = [one for node in program.body for one in (node.body if isinstance(node, ast.ClassDef) else [node])]
+    nodes = [one for node in _statements(text) for one in (node.body if isinstance(node, ast.ClassDef) else [node])]
     found = [
         textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])) + "\n"
         for node in nodes
@@ -81,12 +76,9 @@ def without_a_line(function: str, seed: int) -> dict[str, str]:
 
 def _askable(function: str) -> list[int]:
     """Lines of a function's body that say something: no docstring, comment or bracket alone."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            node = ast.parse(function).body[0]
-    except (SyntaxError, ValueError):  # a string that dedenting has changed, or the like
+    node = next(iter(_statements(function)), None)
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):  # dedenting has changed a string, or the like
         return []
-    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
     if not body or body[0].lineno == node.lineno:
         return []
@@ -96,6 +88,15 @@ def _askable(function: str) -> list[int]:
         for at in range(body[0].lineno - 1, min(node.end_lineno or 0, len(lines)))
         if re.search(r"\w", lines[at]) and not lines[at].lstrip().startswith("#")
     ]
+
+
+def _statements(text: str) -> list[ast.stmt]:
+    """Those of a Python program; none where it is none."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of escapes that strings should not have
+            return ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
 
 
 def evaluate(
