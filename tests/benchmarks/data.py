@@ -83,6 +83,7 @@ def main(megabytes: int, words: list[str]) -> None:
         chosen = ["data=files", "stage=mono", f"data.cache={folder / 'cache'}", "data.workers=1"]
         chosen += [f"data.corpora.mono.paths=[{folder / 'corpus.jsonl'}]", "data.tokenizer.kind=codegen"]
         chosen += [f"data.tokenizer.path={tokenizer}", "model.vocab_size=51200", "model.context_length=2048"]
+        chosen += ["data.validation_fraction=0.1"]  # of a few dozen documents some are in it
         settings = compose_settings(chosen)
         if "bytes" in words:
             train.data.prepare.load_tokenizer = train.data.shard.load_tokenizer = lambda _: Bytes()  # type: ignore[assignment, return-value]
