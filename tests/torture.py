@@ -106,7 +106,7 @@ def disturb(
         layout = [chance.choice(LAYOUTS)] if arguments.layouts else []
         down = tries == 1 if given else bool(faults) and chance.random() < 0.2
         server.fault = chance.choice(["fails", "hangs"]) if down else None
-        tracked = ["tracking.wandb=true"] if down or not faults or lose_wandb in faults else []
+        tracked = ["tracking.wandb=true"] if down or ends or lose_wandb in faults else []
         steps = newest_checkpoint_step(run, "nl") + LAST_STEPS if ends else ENDLESS
         words = [*words_of(folder, run, steps), "run.save_every=3", *layout, *tracked]
         left = chance.randrange(2, 5 if given else 12)

@@ -200,7 +200,7 @@ def ranks(process: subprocess.Popen[str]) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # what a rank had asked git, and such
-            found += [child] if "RANK" in child.environ() else []
+            found += [child] if "RANK" in child.environ() and "train" in child.cmdline() else []  # not W&B's
     return found
 
 
