@@ -21,21 +21,13 @@ from train.evaluate.sandbox import SCRIPT, Limits, SandboxError, isolation, run_
 ROOT = Path(__file__).parents[3]
 LIMITS = Limits(seconds=3, memory_bytes=2**30, sandbox=ALLOWED)
 PATIENT = Limits(seconds=30, memory_bytes=2**30, sandbox=ALLOWED)  # of what must pass, however busy the machine is
+MARK = "TEST_OF_SANDBOX"  # in the environment of every sandbox that this process starts: others test beside it
 isolated = pytest.mark.skipif(isolation() is not None, reason=f"the kernel allows no isolation here: {isolation()}")
 
 
-MARK = "TEST_OF_SANDBOX"  # in the environment of every sandbox that this process starts: others test beside it
-
-
-def processes_in_sandboxes() -> list[psutil.Process]:
-    """Of this test alone, and those whose environment cannot be read: only root may read all of them."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "environ"]):
-        variables = process.info["environ"]
-        ours = variables is None or variables.get(MARK) == os.environ[MARK]
-        if str(SCRIPT) in (process.info["cmdline"] or []) and ours:
-            found.append(process)
-    return found
+def processes_in_sandboxes() -> list[psutil.Process]:  # of this test; an environment that only root may read counts
+    running = [p for p in psutil.process_iter(["cmdline", "environ"]) if str(SCRIPT) in (p.info["cmdline"] or [])]
+    return [p for p in running if p.info["environ"] is None or p.info["environ"].get(MARK) == os.environ[MARK]]
 
 
 @pytest.fixture(autouse=True)
