@@ -1,19 +1,23 @@
 """A checkpoint's files without what is in them: which there are, whether they are whole, which are kept. No torch."""
 
+import functools
 import json
 import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import xxhash
 
 from conf.run_folder import read_json
 
 STATE = "state.json"
 STEP = re.compile(r"step_(\d{8,})")
+Checksum = int | str  # a JSON value
 NO_CHECKSUMS = f"{STATE} does not have every checksum"
 CHUNK_BYTES = 1 << 24  # of a file, read at a time
 WRITTEN_AT_ONCE = 512  # parts of a file in one call of the system, which takes 1024 on Linux
@@ -73,23 +77,38 @@ def shortfall(path: Path) -> str | None:
     return None
 
 
-def crc32_of(path: Path) -> int | None:
-    """CRC-32 of a file, None where it cannot be read."""
-    checksum = 0
+def xxh3_64(pieces: Iterable[bytes | memoryview]) -> str:
+    """Checksum of a file's content as `xxhsum -H3` prints it: four times as fast as CRC-32 here, faster than a disk."""
+    state = xxhash.xxh3_64()
+    for piece in pieces:
+        state.update(piece)
+    return state.hexdigest()
+
+
+def crc32(pieces: Iterable[bytes | memoryview]) -> int:
+    """Checksum of a file's content."""
+    return functools.reduce(lambda checksum, piece: zlib.crc32(piece, checksum), pieces, 0)
+
+
+# By its key in state.json: what is written, and what once was.
+CHECKSUMS: dict[str, Callable[[Iterable[bytes | memoryview]], Checksum]] = {"xxh3_64": xxh3_64, "crc32": crc32}
+
+
+def checksum_of(path: Path, kind: str) -> Checksum | None:
+    """Checksum of a file by the function `kind` of `CHECKSUMS`, None where it cannot be read."""
     try:
         with path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                checksum = zlib.crc32(chunk, checksum)
+            return CHECKSUMS[kind](iter(lambda: file.read(CHUNK_BYTES), b""))
     except OSError:  # told to every process; one that raised alone would leave the others waiting
         return None
-    return checksum
 
 
-def checksums(path: Path) -> dict[str, int] | None:
-    """The CRC-32 of every file that the checkpoint lists; None where one has none."""
+def checksums(path: Path) -> tuple[str, dict[str, Checksum]] | None:
+    """Kind and checksum of every file that the checkpoint lists; None where one has none."""
     state = read_json(path / STATE)
-    listed = state.get("crc32")
-    return listed if isinstance(listed, dict) and listed.keys() == state["files"].keys() else None
+    kind = next((kind for kind in CHECKSUMS if kind in state), "")
+    listed = state.get(kind)
+    return (kind, listed) if isinstance(listed, dict) and listed.keys() == state["files"].keys() else None
 
 
 def damage(path: Path) -> str | None:
@@ -97,10 +116,11 @@ def damage(path: Path) -> str | None:
     found = shortfall(path)
     if found is not None:
         return found
-    listed = checksums(path)
-    if listed is None:
+    found_checksums = checksums(path)
+    if found_checksums is None:
         return NO_CHECKSUMS
-    wrong = next((name for name in sorted(listed) if crc32_of(path / name) != listed[name]), None)
+    kind, listed = found_checksums
+    wrong = next((name for name in sorted(listed) if checksum_of(path / name, kind) != listed[name]), None)
     return f"{wrong} does not match its checksum" if wrong else None
 
 

@@ -12,7 +12,7 @@ from model.weights import Weights, open_layers
 from parallel.engine import Engine
 from parallel.full_state import MOMENTS, WEIGHTS
 from parallel.mesh import ProcessMesh
-from train.checkpoint.files import NO_CHECKSUMS, STATE, checksums, crc32_of, shortfall, step_folders
+from train.checkpoint.files import NO_CHECKSUMS, STATE, checksum_of, checksums, shortfall, step_folders
 
 
 def newest_checkpoint(folder: Path, mesh: ProcessMesh, log: Callable[[str], None]) -> Path | None:
@@ -41,10 +41,11 @@ def damage_of(path: Path, mesh: ProcessMesh) -> str | None:
     missing: str | None = mesh.broadcast_object(shortfall(path) if mesh.is_main else None)
     if missing is not None:
         return missing
-    expected = mesh.broadcast_object(checksums(path) if mesh.is_main else None)
-    if expected is None:
+    listed = mesh.broadcast_object(checksums(path) if mesh.is_main else None)
+    if listed is None:
         return NO_CHECKSUMS
-    mine = {name: crc32_of(path / name) for name in sorted(expected)[mesh.rank :: mesh.size]}
+    kind, expected = listed
+    mine = {name: checksum_of(path / name, kind) for name in sorted(expected)[mesh.rank :: mesh.size]}
     found = {name: checksum for part in mesh.all_gather_object(mine) for name, checksum in part.items()}
     wrong = sorted(file for file, checksum in expected.items() if found[file] != checksum)
     return f"{wrong[0]} does not match its checksum" if wrong else None

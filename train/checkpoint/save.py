@@ -12,7 +12,6 @@ import queue
 import shutil
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
@@ -29,7 +28,7 @@ from model.weights import layer_file
 from parallel.engine import Engine
 from parallel.full_state import MOMENTS, WEIGHTS
 from parallel.mesh import ProcessMesh
-from train.checkpoint.files import Keep, publish, remove_all, step_name, to_remove, withdraw, write_synced
+from train.checkpoint.files import Keep, publish, remove_all, step_name, to_remove, withdraw, write_synced, xxh3_64
 
 POLL_SECONDS = 0.02  # at most, between two looks at whether all processes have written
 WRITERS = 4  # threads of one process
@@ -45,7 +44,7 @@ class Writer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.layers: queue.SimpleQueue[tuple[str, dict[str, Tensor]]] = queue.SimpleQueue()
-        self.written: dict[str, tuple[int, int]] = {}  # file -> (bytes, CRC-32)
+        self.written: dict[str, tuple[int, str]] = {}  # file -> (bytes, checksum)
         self.problem: str | None = None
         self.not_finite: str | None = None
         self.started = self.ended = 0.0
@@ -91,11 +90,9 @@ class Writer:
             if wrong is not None:
                 self.not_finite = f"{name}: {wrong}"
                 return
-            parts, checksum = serialise(layer), 0
+            parts = serialise(layer)
             write_synced(self.folder / name, *parts)
-            for part in parts:
-                checksum = zlib.crc32(part, checksum)
-            self.written[name] = sum(len(part) for part in parts), checksum
+            self.written[name] = sum(len(part) for part in parts), xxh3_64(parts)
         except (OSError, MemoryError) as error:
             self.problem = self.problem or f"{node_name()}: {self.folder / name} cannot be written ({error})"
 
@@ -271,7 +268,7 @@ def _finish(save: Save, mesh: ProcessMesh) -> None:
     raise HealthError(f"{save.folder} is not saved: {not_finite} is not finite")
 
 
-def _publish(save: Save, written: dict[str, tuple[int, int]]) -> str | None:
+def _publish(save: Save, written: dict[str, tuple[int, str]]) -> str | None:
     """Let the folder appear under its name; why it cannot, in words."""
     if written.keys() != save.expected:
         return f"{save.partial}: nobody wrote {min(save.expected ^ written.keys())}"
@@ -284,7 +281,7 @@ def _publish(save: Save, written: dict[str, tuple[int, int]]) -> str | None:
             time.sleep(0.1)
     files = {
         "files": {name: size for name, (size, _) in sorted(written.items())},
-        "crc32": {name: checksum for name, (_, checksum) in sorted(written.items())},
+        xxh3_64.__name__: {name: checksum for name, (_, checksum) in sorted(written.items())},
     }
     try:
         publish(save.partial, save.folder, save.what, None if save.state is None else {**save.state, **files})

@@ -6,7 +6,18 @@ import pytest
 
 from conf.run_folder import write_json
 from train.checkpoint import files
-from train.checkpoint.files import Keep, checkpoints, is_complete, publish, shortfall, step_of, to_remove, write_synced
+from train.checkpoint.files import (
+    Keep,
+    checkpoints,
+    checksum_of,
+    is_complete,
+    publish,
+    shortfall,
+    step_of,
+    to_remove,
+    write_synced,
+    xxh3_64,
+)
 
 
 def checkpoint(folder: Path, step: int, score: float | None = None) -> Path:
@@ -60,3 +71,10 @@ def test_a_name_is_given_only_to_what_the_disk_holds(tmp_path: Path, monkeypatch
     publish(tmp_path / "step_00000002.partial", tmp_path / "step_00000002", ["weights"], state)
     assert order == ["sync"] * 4 + ["rename", "sync"], "the part, state.json, two folders; then the folder above"
     assert is_complete(tmp_path / "step_00000002")
+
+
+def test_a_checksum_is_xxhsum_s_and_does_not_depend_on_the_pieces(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    assert checksum_of(tmp_path / "empty", "xxh3_64") == "2d06800538d394c2"  # published for no bytes and seed 0
+    assert xxh3_64([b"che", b"ck", memoryview(b"point")]) == xxh3_64([b"checkpoint"]) != xxh3_64([b"checkpoinT"])
+    assert checksum_of(tmp_path / "none", "xxh3_64") is None

@@ -58,7 +58,7 @@ def test_damage_is_named_and_the_checkpoint_before_is_taken(tmp_path: Path, worl
         state.write_bytes(content)
         for taken, said in workers.run(test_load.found, tmp_path):
             assert taken == str(older) and len(said) == 1 and "state.json is empty or cut off" in said[0]
-    state.write_text(json.dumps({**json.loads(whole), "crc32": {}}))
+    state.write_text(json.dumps({**json.loads(whole), "xxh3_64": {}}))
     for taken, said in workers.run(test_load.found, tmp_path):
         assert taken == str(older) and len(said) == 1 and "state.json does not have every checksum" in said[0]
     state.write_bytes(whole)

@@ -7,7 +7,7 @@ import pytest
 from conf.run_folder import save_settings, stage_folder, write_json
 from conf.schema import Settings
 from train.checkpoint.__main__ import main
-from train.checkpoint.files import crc32_of
+from train.checkpoint.files import checksum_of
 
 
 @pytest.fixture
@@ -15,11 +15,11 @@ def run(tmp_path: Path, settings: Settings) -> Path:
     """A run with three checkpoints of its first stage, of which it keeps two, and the rest of a killed save."""
     save_settings(settings, tmp_path)
     folder = stage_folder(tmp_path, "nl") / "checkpoints"
-    for step in (10, 20, 30):
+    for step, kind in ((10, "crc32"), (20, "xxh3_64"), (30, "xxh3_64")):  # the first of before CRC-32 was left
         path = folder / f"step_{step:08d}"
         path.mkdir(parents=True)
         (path / "part").write_bytes(b"12345")
-        state = {"score": 1.25, "files": {"part": 5}, "crc32": {"part": crc32_of(path / "part")}}
+        state = {"score": 1.25, "files": {"part": 5}, kind: {"part": checksum_of(path / "part", kind)}}
         write_json(path / "state.json", state)
     (folder / "step_00000040.partial").mkdir()
     return tmp_path
@@ -31,10 +31,13 @@ def test_they_are_listed_and_verified(run: Path, capsys: pytest.CaptureFixture[s
     assert len(lines) == 3 and lines[0].startswith("nl       10 ") and lines[0].endswith("1.2500 bits per byte")
     assert main(["verify", str(run)]) == 0
     assert capsys.readouterr().out.count("whole") == 3
-    (run / "stages/nl/checkpoints/step_00000020/part").write_bytes(b"12346")
+    for step in (10, 20):
+        (run / f"stages/nl/checkpoints/step_{step:08d}/part").write_bytes(b"12346")
     assert main(["verify", str(run)]) == 2
     said = capsys.readouterr()
-    assert "nl       20  part does not match its checksum" in said.out and said.err.startswith("error: 1 damaged")
+    for step in (10, 20):
+        assert f"nl       {step}  part does not match its checksum" in said.out
+    assert said.err.startswith("error: 2 damaged")
 
 
 def test_every_kind_of_damage_is_a_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
