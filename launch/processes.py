@@ -125,14 +125,19 @@ def ending_on_signals() -> Iterator[None]:
 
 def _leave_terminal() -> None:
     """Point what goes to a terminal, which is closed, to nowhere: writing to it would fail."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         try:
             regular = stat.S_ISREG(os.fstat(descriptor).st_mode) or stat.S_ISFIFO(os.fstat(descriptor).st_mode)
         except OSError:
             regular = False
         if not regular:
-            os.dup2(nowhere, descriptor)
+            _point_to_nowhere(descriptor)
+
+
+def _point_to_nowhere(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def stop_children(launcher: psutil.Process) -> None:
@@ -158,6 +163,7 @@ def _copy(source: IO[bytes], sink: IO[bytes], log: Path, said: set[int]) -> None
                 except OSError:
                     if target is sink:  # its reader has gone; a disk may have room again
                         targets.remove(target)
+                        _point_to_nowhere(sink.fileno())  # what it still holds would change the exit code to 120
 
 
 def first_to_end(process: subprocess.Popen[bytes], grace_seconds: float) -> tuple[int, int] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.infill import made_functions
 from tests.benchmarks.scaling import LAYOUTS
 from tests.gpt2 import released_gpt2
 
@@ -75,6 +76,18 @@ def test_data() -> None:
 def test_loader() -> None:
     out = run("loader", "--tokens=100000")
     assert len(re.findall(r"^\| (concat|best_fit) \| (True|False) \| (cold|cached) \| [\d,]+ \|", out, re.M)) == 8
+
+
+def test_infill(tmp_path: Path) -> None:
+    """Both ways of asking are scored, and both models: one has the tokens of the form, the other has none."""
+    (tmp_path / "walks.py").write_text("\n".join(made_functions()[:60]))
+    words = ["--new-tokens=8", "stages.mono.steps=1", "stages.mono.global_batch_size=4", "layout.micro_batch_size=4"]
+    out = run("infill", "--paths", str(tmp_path), *words)
+    rows = re.findall(
+        r"^\| (infill|causal) \| (both sides|what is before) \| (\d+) \| [\d.]+% \+- [\d.]+% \|$", out, re.M
+    )
+    ways = [("infill", "both sides"), ("infill", "what is before"), ("causal", "what is before")]
+    assert [row[:2] for row in rows] == ways and len({row[2] for row in rows}) == 1
 
 
 def test_generate() -> None:

@@ -30,7 +30,7 @@ def refusal(*words: str) -> str:
         ("stages:\n  nl: {steps: 5, epochs: 3}\n", "stages.nl.steps=5 and stages.nl.epochs=3.0 say the same thing"),
         ("defaults: 3\n", "Invalid defaults list in 'experiment/mine', defaults must be a list (got int)"),
         ("defaults:\n  - mine\n", "the defaults of a file lead back to the file itself"),
-        ("defaults:\n  - override /model: 7b\n", "model=7b does not exist; there are 16b, 2b, 350m, 6b, codegen2-1b,"),
+        ("defaults:\n  - override /model: 7b\n", "model=7b does not exist; there are 16b, 2b, 350m, 6b, codegen2-16b,"),
     ],
 )
 def test_what_a_file_has_wrong_is_said_with_its_path(text: str, said: str, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def evaluate(
         return fill(generator, [_gap(one) for one in asked], sampling, seeds)
 
     def left_to_right(asked: list[Problem], seeds: list[int]) -> list[str]:
-        return generator.generate([_gap(one).prefix for one in asked], sampling, seeds, first_line)
+        return generator.generate([_gap(one).prefix for one in asked], sampling, seeds, first_line, whole=True)
 
     ways = {"infill": infill} if can_infill(generator.tokenizer) else {}
     exact: dict[str, float] = {}

@@ -72,17 +72,20 @@ class Generator:
         seeds: list[int],
         stop: Stop = (),
         allowed_special: AllowedSpecial = (),
+        whole: bool = False,
     ) -> list[str]:
         """The completion of each prompt, without the prompt and without what ends it, as one batch.
 
         seeds: one a prompt; what is drawn depends on it and the prompt alone, up to rounding (see the module). stop:
         strings of which the first to come ends a completion, or a function of the text so far, called every few tokens
         and at the end: it returns the final text, or None to go on. allowed_special: special tokens that may be
-        written in prompts; the others' texts are ordinary text. A prompt that leaves no room for `max_new_tokens` keeps
-        its end. Errors: `ConfigError` where no prompt leaves that room.
+        written in prompts; the others' texts are ordinary text. whole: each begins a document, so eos goes before it,
+        as in training. A prompt that leaves no room for `max_new_tokens` keeps its end. Errors: `ConfigError` where no
+        prompt leaves that room.
         """
         cut = stop if callable(stop) else cut_at_first(stop)
-        ids = [self.tokenizer.encode(prompt, allowed_special) or [self.tokenizer.eos] for prompt in prompts]
+        eos = [self.tokenizer.eos]
+        ids = [eos * whole + self.tokenizer.encode(prompt, allowed_special) or eos for prompt in prompts]
         room = self._room(sampling.max_new_tokens)
         long = sum(len(prompt) > room for prompt in ids)
         if long and self.mesh.is_main:

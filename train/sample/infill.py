@@ -10,7 +10,7 @@ from train.sample.choose import before
 from train.sample.gap import Gap
 from train.sample.generator import Generator, cut_at_first
 
-MARKS = 4  # tokens of a prompt beside its text: <mask_1>, eos, <sep>, <mask_1>
+MARKS = 5  # tokens of a prompt beside its text: eos, <mask_1>, eos, <sep>, <mask_1>
 
 
 def can_infill(tokenizer: Tokenizer) -> bool:
@@ -52,9 +52,13 @@ def fill(
 
 
 def prompt_ids(tokenizer: Tokenizer, gap: Gap, room: int) -> list[int]:
-    """`prefix <mask_1> suffix <eos> <sep> <mask_1>`, with at most `room` tokens of the text."""
+    """`<eos> prefix <mask_1> suffix <eos> <sep> <mask_1>`, with at most `room` tokens of the text.
+
+    CodeGen2's card has no eos before the prefix. In training each document follows one, and a small model that misses
+    it writes nothing that fits.
+    """
     prefix, suffix = tokenizer.encode(gap.prefix), tokenizer.encode(gap.suffix)
     after = min(len(suffix), max(room // 2, room - len(prefix)))
     kept = min(len(prefix), room - after)
     mask, separator = tokenizer.special_tokens[FIRST_MASK], tokenizer.special_tokens[SEPARATOR]
-    return [*prefix[len(prefix) - kept :], mask, *suffix[:after], tokenizer.eos, separator, mask]
+    return [tokenizer.eos, *prefix[len(prefix) - kept :], mask, *suffix[:after], tokenizer.eos, separator, mask]
