@@ -19,4 +19,4 @@ if (( ${#missing[@]} > 0 && EUID == 0 )) && command -v apt-get >/dev/null; then
         echo "packages: apt-get could not; the tests that need them skip" >&2
     [[ $(trap -p EXIT) ]] && rm -f "$policy" && trap - EXIT
 fi
-exec python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
+exec python -m pytest "$@"
