@@ -47,6 +47,8 @@ class Tracker:
         self.before = {name: value for name in RUNNING if steps and (value := steps[-1].get(name)) is not None}
         self.recorded = {(row["step"], _kind(row)) for row in rows}
         self.started = False  # whether a step was recorded by this process
+        self.logged = False  # whether W&B has a step of this process
+        self.waiting: dict[str, Any] = {}  # for W&B's next step
         self.began = time.monotonic() - max((row.get("seconds", 0.0) for row in rows), default=0.0)
 
     def record_step(self, stage: str, step: int, lr: float, result: StepResult, meter: Meter) -> None:
@@ -131,6 +133,8 @@ class Tracker:
 
     def finish(self) -> None:
         """Close the W&B run and the TensorBoard file."""
+        if self.waiting:
+            self._wandb(lambda run: run.summary.update(self.waiting))
         self._wandb(lambda run: run.finish())
         if self.board is not None:
             self.board.close()
@@ -173,9 +177,19 @@ class Tracker:
         if self.board is not None:  # first: what metrics.jsonl holds, TensorBoard's file holds too
             self.board.write(step, finite)
         append_records(self.folder / METRICS, [{"stage": stage, "step": step, **finite}])
-        # Scores and saves come later than their step: W&B takes no step that is over, and plots them against tokens.
-        late = any("/pass@" in key or key.startswith("save/") for key in values)
-        self._wandb(lambda run: run.log(flat(values), commit=False) if late else run.log(flat(values), step=step))
+        self._log(step, flat(values), late=any("/pass@" in key or key.startswith("save/") for key in values))
+
+    def _log(self, step: int, values: dict[str, Any], late: bool) -> None:
+        """To W&B. late: scores and saves come later than their step: W&B takes no step that is over, and plots them
+        against tokens. Before the first step of this process they wait for it: they would be a step of their own.
+        """
+        if not late:
+            values, self.waiting, self.logged = {**self.waiting, **values}, {}, True
+            self._wandb(lambda run: run.log(values, step=step))
+        elif self.logged:
+            self._wandb(lambda run: run.log(values, commit=False))
+        else:
+            self.waiting |= values
 
 
 def open_tracker(context: RunContext, stage: str, lineage: dict[str, Any]) -> Tracker:

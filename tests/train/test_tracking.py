@@ -166,6 +166,32 @@ def test_a_run_goes_on_without_wandb_where_it_fails(context: RunContext, capsys:
     assert "W&B failed and is left out from here (OSError('disk full'))" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("steps_after", [1, 0])
+def test_what_a_save_before_the_first_step_cost_is_no_step_of_its_own_in_wandb(
+    context: RunContext, steps_after: int
+) -> None:
+    """A new offline file of a run that goes on would have it as step 0, which an upload puts before the others."""
+    logged: list[tuple[list[str], dict[str, Any]]] = []
+    summary: dict[str, Any] = {}
+    run = SimpleNamespace(
+        log=lambda values, **how: logged.append((sorted(values), how)),
+        summary=SimpleNamespace(update=summary.update),
+        finish=lambda: None,
+    )
+    tracker = Tracker(context.folder, context, run, [])
+    cost = {"step": 6, "bytes": 9, "stall_seconds": 0.1, "drain_seconds": 0.1, "gigabytes_per_second": 1.0}
+    tracker.record_save("nl", cost)
+    assert logged == []
+    for _ in range(steps_after):
+        tracker.record_scores("nl", 8, {"nl": 2.0})
+        tracker.record_save("nl", {**cost, "step": 7})
+    tracker.finish()
+    if steps_after:
+        (first, at), (_, late) = logged
+        assert {"bits_per_byte/nl", "save/bytes"} <= {*first} and at == {"step": 8} and late == {"commit": False}
+    assert ("save/bytes" in summary) == (not steps_after)
+
+
 def test_samples_are_kept_and_shown_without_control_characters(
     context: RunContext, capsys: pytest.CaptureFixture[str]
 ) -> None:
