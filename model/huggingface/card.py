@@ -16,22 +16,24 @@ from model.weights import Weights
 CLASSES = {ExportForm.codegen: "CodeGenForCausalLM", ExportForm.gptj: "GPTJForCausalLM"}  # of whole weights
 
 
-def model_card(weights: Weights, form: ExportForm, name: str, further: str | None = None) -> str:
+def model_card(
+    weights: Weights, form: ExportForm, name: str, further: str | None = None, base_beside: bool = False
+) -> str:
     """Markdown with the front matter that the hub reads; `name` is the exported folder's, `further` a last section.
 
+    base_beside: the folder has what its adapters adapt, in base/.
     The licence is the data's and the owner's to say: the card names none.
     """
     model = weights.model
     shapes = layer_shapes(model)
     library, auto, holds = "transformers", "AutoModelForCausalLM", f"transformers' {CLASSES.get(form)}"
-    imports, load = "", f'AutoModelForCausalLM.from_pretrained("{name}")'
+    imports, arguments = "", f'"{name}"'
     if weights.adapters is not None and form is ExportForm.peft:
         base = _short(weights.adapters.base)
         library, auto, holds = "peft", "AutoPeftModelForCausalLM", f"PEFT's adapters of {base}, without its weights"
-        load = f'AutoPeftModelForCausalLM.from_pretrained("{name}")'
-        if Path(weights.adapters.base).name == BASE:
+        if base_beside:
             holds, auto, imports = "PEFT's adapters, of the model in base/", "PeftModel", "AutoModelForCausalLM, "
-            load = f'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{name}/{BASE}"), "{name}")'
+            arguments = f'AutoModelForCausalLM.from_pretrained("{name}/{BASE}"), "{name}"'
     parameters = sum(prod(shape) for layer in shapes for shape in layer.values())
     sections = [
         f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [{form.value}]\n---\n\n# {name}",
@@ -40,7 +42,7 @@ def model_card(weights: Weights, form: ExportForm, name: str, further: str | Non
         f"In the form of {holds}.",
         f"```python\nfrom {library} import {auto}\nfrom transformers import {imports}AutoTokenizer\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
-        f"model = {load}\n```",
+        f"model = {auto}.from_pretrained({arguments})\n```",
         "## Where the weights came from\n\n" + "\n".join(_origin(weights)),
     ]
     if scores := list(_scores(weights.folder)):

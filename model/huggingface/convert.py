@@ -114,13 +114,14 @@ def export_adapters(weights: Weights, target: Path, mp_num: int, dtype: Precisio
             own = to_peft(index, adapters.read(index), mp_num)
             tensors |= {name: _cast(name, value, dtype) for name, value in own.items()}
         base = Path(adapters.base)
-        if base.is_dir() and not (base / "config.json").is_file():
+        beside = base.is_dir() and not (base / "config.json").is_file()
+        if beside:
             export_weights(open_weights(base), folder / BASE, mp_num, dtype)
-            adapters = replace(adapters, base=str(target.absolute() / BASE))
-        elif base.is_dir():
-            adapters = replace(adapters, base=str(base.absolute()))
+        if base.is_dir():
+            adapters = replace(adapters, base=str((target / BASE if beside else base).absolute()))
         write_peft(folder, tensors, adapters)
-        (folder / "README.md").write_text(model_card(replace(weights, adapters=adapters), ExportForm.peft, target.name))
+        named = replace(weights, adapters=adapters)
+        (folder / "README.md").write_text(model_card(named, ExportForm.peft, target.name, base_beside=beside))
     return replace(weights, source=str(target), folder=target, form="PEFT's adapters")
 
 

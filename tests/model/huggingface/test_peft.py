@@ -71,6 +71,17 @@ def test_a_base_that_peft_cannot_open_is_written_beside(tmp_path: Path, settings
     assert wanted in (target / "README.md").read_text()
 
 
+def test_a_base_that_peft_opens_stays_where_it_is_whatever_its_name(tmp_path: Path, settings: Settings) -> None:
+    released, target = save(random_model(), tmp_path / "base"), tmp_path / "adapters"
+    stages = {"mono": replace(settings.stages["mono"], init_from=str(released))}
+    write_adapters(
+        tmp_path / "run", replace(settings, model=open_weights(released).model, finetune=LORA, stages=stages), "mono"
+    )
+    assert main(["export", str(tmp_path / "run"), str(target), "form=peft"]) == 0
+    assert not (target / "base").exists()
+    assert 'AutoPeftModelForCausalLM.from_pretrained("adapters")' in (target / "README.md").read_text()
+
+
 def test_weights_without_adapters_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     released = save(random_model(), tmp_path / "released")
     with pytest.raises(ConfigError, match="released has no adapters, which form=peft is for; use form=codegen"):
