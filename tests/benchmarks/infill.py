@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from train.evaluate.infill import functions_in
+from train.evaluate.infill import _files, functions_in
 
 ANIMALS = ("cat", "dog", "cow", "hen", "pig", "fox", "owl", "bee", "ant", "rat", "bat", "elk", "emu", "yak", "ape")
 AIR = {"north": "cold", "south": "warm", "up": "thin", "down": "dark", "west": "wet", "east": "dry"}
@@ -48,8 +48,9 @@ def main() -> None:
 def compare(arguments: argparse.Namespace, folder: Path) -> None:
     """See `main`."""
     functions = read_functions(arguments.paths, arguments.most) if arguments.paths else made_functions()
-    held = [one for one in functions if hashlib.sha256(one.encode()).digest()[0] % 10 == 0]
-    trained = sorted(set(functions) - set(held), key=lambda one: hashlib.sha256(one.encode()).digest())
+    digests = {one: hashlib.sha256(one.encode()).digest() for one in functions}
+    held = [one for one in functions if digests[one][0] % 10 == 0]
+    trained = sorted(digests.keys() - held, key=digests.__getitem__)
     (folder / "held").mkdir(parents=True, exist_ok=True)
     for number, function in enumerate(held):
         (folder / "held" / f"{number:05d}.py").write_text(function)
@@ -71,15 +72,8 @@ def train_and_score(objective: str, arguments: argparse.Namespace, folder: Path)
     launch = [sys.executable, "-m", "launch", *WORDS, *own, *data, *arguments.words]
     asked = [f"paths=[{folder}/held]", f"max_new_tokens={arguments.new_tokens}", "temperatures=[0]", "wandb=false"]
     output = folder / f"score_{objective}"
-    score = [
-        sys.executable,
-        "-m",
-        "train.evaluate",
-        "task=infill",
-        f"run={folder}/runs/{objective}",
-        f"output={output}",
-    ]
-    for command in (launch, [*score, *asked]):
+    asked += [f"run={folder}/runs/{objective}", f"output={output}"]
+    for command in (launch, [sys.executable, "-m", "train.evaluate", "task=infill", *asked]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             sys.exit(f"error: {' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
@@ -97,10 +91,8 @@ def made_functions() -> list[str]:
 
 def read_functions(paths: list[Path], most: int) -> list[str]:
     """Functions of the Python files below `paths`, each once, of at most `most` characters."""
-    found: dict[str, None] = {}
-    for path in sorted(file for folder in paths for file in folder.rglob("*.py")):
-        found |= dict.fromkeys(one for one in functions_in(path.read_text(errors="replace")) if len(one) <= most)
-    return list(found)
+    texts = (text for _, text in _files([str(path) for path in paths]))
+    return list(dict.fromkeys(one for text in texts for one in functions_in(text) if len(one) <= most))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,9 @@ def crc32(pieces: Iterable[bytes | memoryview]) -> int:
 
 
 # By its key in state.json: what is written, and what once was.
-CHECKSUMS: dict[str, Callable[[Iterable[bytes | memoryview]], Checksum]] = {"xxh3_64": xxh3_64, "crc32": crc32}
+CHECKSUMS: dict[str, Callable[[Iterable[bytes | memoryview]], Checksum]] = {
+    function.__name__: function for function in (xxh3_64, crc32)
+}
 
 
 def checksum_of(path: Path, kind: str) -> Checksum | None:

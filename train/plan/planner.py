@@ -92,9 +92,8 @@ def build_pipeline_stage(settings: Settings, pipeline_stage: int, mesh: Any) -> 
     forms = settings.kernels
     if forms.norm is NormForm.apex:  # which keeps what Triton's keeps, and need not be here
         forms = replace(forms, norm=NormForm.auto)
-    forms = replace(
-        forms, weight_gradient=ApexForm.torch, optimizer=ApexForm.torch, compile=False
-    )  # compiling takes minutes
+    # apex's need not be here either, and compiling takes minutes
+    forms = replace(forms, weight_gradient=ApexForm.torch, optimizer=ApexForm.torch, compile=False)
     kernels = select_kernels(forms, torch.device("cuda"))
     builders = run_layers(settings, mesh.tp, kernels)
     first, end = bounds_of(settings)[pipeline_stage : pipeline_stage + 2]
