@@ -258,7 +258,7 @@ def _numbers(settings: Settings) -> Iterator[str]:
     if tokenizer.kind in ("codegen", "codegen2", "gpt2") and tokenizer.path is None:
         yield (
             f"data.tokenizer.kind={tokenizer.kind} needs data.tokenizer.path=: a folder with tokenizer.json, or "
-            "vocab.json and merges.txt, or a name on the hub such as Salesforce/codegen-350M-mono"
+            "vocab.json and merges.txt, or a name on the hub such as Salesforce/codegen-350M-mono; or use sentencepiece"
         )
     if tokenizer.path is not None and not (is_hub_name(tokenizer.path) or Path(tokenizer.path).is_dir()):
         yield f"data.tokenizer.path={tokenizer.path} is no folder, and names on the hub are written owner/name"

@@ -91,7 +91,8 @@ def explain(error: Exception, overrides: list[str], folders: list[Path]) -> str:
         return f"{mark.name}:{mark.line + 1}: {error.problem}; this is no YAML"
     if isinstance(error, OverrideParseException):
         return (
-            f"'{error.override}' cannot be read; a value with brackets, commas or quotes in it needs quotes around it"
+            f"'{error.override}' cannot be read; a value with brackets, commas, quotes, < or | in it needs quotes "
+            """around it that the shell leaves, and so does each value of a list: 'KEY=["<a>","<b>"]'"""
         )
     text = str(error)
     if again := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
@@ -122,6 +123,11 @@ def explain(error: Exception, overrides: list[str], folders: list[Path]) -> str:
         return f"{place}its first line must be '# @package _global_'; without it, its keys are no settings of a run"
     if found and re.search(r"Key '.*' (is )?not in ", line):
         return place + unknown(found[1])
+    if empty := re.search(r"field '([^']+)' is not Optional", line):
+        key = found[1] if found else empty[1]
+        ratio = key.removesuffix("_steps") + "_ratio"
+        instead = f", or set {ratio}, which replaces it" if key.endswith(("warmup_steps", "anneal_steps")) else ""
+        return f"{place}{key}=null: this setting cannot be empty; leave it out or give it a value{instead}"
     if "does not support deletion" in line and found:
         return f"~{found[1]}: this setting cannot be removed; give it another value, null where it may be empty"
     if unread := re.search(r"at input '(.+)'$", line):

@@ -40,7 +40,7 @@ def choose_schedules(config: DictConfig, overrides: list[str], place: str = "") 
             elif key is None and stage.schedule is Schedule.wsd:  # its warm-up does not depend on its length
                 stage[f"{phase}_ratio"] = WSD_ANNEAL_RATIO if phase == "anneal" else None
             elif key is None and any([length, *chosen]):
-                recipe = config.recipe[name]
+                recipe = config.recipe.get(name, config.recipe.mono)  # sft's values are mono's
                 stage[f"{phase}_ratio"] = recipe[f"{phase}_steps"] / recipe.steps
 
 
@@ -51,7 +51,7 @@ def _chosen(prefix: str, stage: DictConfig, keys: tuple[str, ...], words: set[st
     if len(given) > 1:
         values = " and ".join(f"{prefix}{key}={stage[key]}" for key in given)
         place = "" if words & set(given) else place
-        raise ConfigError(f"{place}{values} say the same thing twice; set one of them, the others to null")
+        raise ConfigError(f"{place}{values} say the same thing twice; set one of them alone")
     return given[0] if given else None
 
 

@@ -14,6 +14,24 @@ NAMES = ["<|Human|>", "<|Inner Thoughts|>", "<|Commands|>", "<|Results|>", "<|MO
 ENDS = ["<eoh>", "<eot>", "<eoc>", "<eor>", "<eom>"]
 MOSS = [*NAMES, *ENDS]
 HIDDEN = "\ue000"  # in the place of "<"
+CHATML = """
+{%- if tools %}{{ '<|im_start|>system\\nFunctions:\\n' + (tools | tojson) + '<|im_end|>\\n' }}{% endif -%}
+{%- for message in messages -%}
+{{ '<|im_start|>' + message.role + '\\n' }}
+{%- if message.role != 'assistant' -%}
+{{ message.content + '<|im_end|>\\n' }}
+{%- else -%}
+{%- generation -%}
+{{ message.content }}
+{%- for call in message.tool_calls or [] %}{{ '\\n<tool_call>' + (call.function | tojson) }}{% endfor -%}
+{{ '<|im_end|>' }}
+{%- endgeneration -%}
+{{ '\\n' }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
+"""
+IM = ["<|im_start|>", "<|im_end|>"]
 TEXTS = ["What is 2 and 3? It is 5.\n", "Add 1 and 2.\n", "Be brief.\n"] * 20
 SEARCH = {
     "type": "function",

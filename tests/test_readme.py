@@ -41,6 +41,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "repositories/one").mkdir(parents=True)
     (folder / "talks").mkdir()
     (folder / "talks/a.jsonl").write_text("{}\n")
+    (folder / "chatml.jinja").write_text("{% generation %}{% endgeneration %}")
     (folder / "hosts").write_text("node1 slots=8\nnode2 slots=8\n")
     (folder / "checkpoints/350m-multi").mkdir(parents=True)
     (folder / "checkpoints/350m-multi/config.json").write_text(json.dumps({}))

@@ -15,7 +15,7 @@ from typing import Any
 from conf.errors import ConfigError, DataError
 from model.tokenizer import Tokenizer
 
-BEGIN, END = "\ue0b8", "\ue0b9"  # private characters around a special token's text that a message holds
+BEGIN, END = "\ufdd0", "\ufdd1"  # noncharacters, around a special token's text that a message holds
 PROBE = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
 TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"properties": {"x": {}}}}}

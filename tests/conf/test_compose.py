@@ -163,6 +163,8 @@ def test_unconfirmed_figures_say_so() -> None:
         (["stages.nl.step=5"], "unknown setting 'stages.nl.step'; did you mean 'stages.nl.steps'?"),
         (["zork=1"], "unknown setting 'zork'"),
         (["model.n_layer=abc"], "model.n_layer: Value 'abc'"),
+        (["model.n_layer=null"], "model.n_layer=null: this setting cannot be empty; leave it out or give it a value"),
+        (["stage=nl", "stages.nl.warmup_steps=null"], "or set stages.nl.warmup_ratio, which replaces it"),
         (
             ["layout.precision=fp4"],
             "layout.precision: Invalid value 'fp4', expected one of [auto, fp32, bf16, fp16, fp8]",
@@ -175,6 +177,7 @@ def test_unconfirmed_figures_say_so() -> None:
         (["hydra.run.dir=x"], "'hydra.run.dir' does nothing here"),
         (["stage=mono", "stages.nl.steps=3"], "'stages.nl.steps' belongs to a stage that is not selected"),
         (["model.n_layer=[1"], "model.n_layer=[1"),
+        (["data.tokenizer.special_tokens=[<|a|>]"], """so does each value of a list: 'KEY=["<a>","<b>"]'"""),
         (["layout.sequence_parallel=maybe"], "layout.sequence_parallel: Value 'maybe' is not a valid bool"),
         (["optimizer.weight_decay=abc"], "optimizer.weight_decay: Value 'abc'"),
         (["model=null"], "model=null does not exist; there are 16b, 2b, 350m, 6b, codegen2-16b,"),

@@ -67,7 +67,8 @@ def repository_states(key: str, corpus: CorpusConfig) -> list[FileState]:
     """
     setting, folders = f"data.corpora.{key}.paths", list[str]()
     for name in corpus.paths:
-        found = sorted(filter(_is_repository, glob.glob(str(Path(name).expanduser()), recursive=True)))
+        path = str(Path(name).expanduser())
+        found = [path] if _is_repository(path) else sorted(filter(_is_repository, glob.glob(path, recursive=True)))
         if not found:
             raise DataError(f"{setting}: {name} {'matches' if glob.has_magic(name) else 'is'} no git repository")
         folders += found

@@ -29,7 +29,10 @@ def git_line(folder: str, setting: str, *words: str) -> str:
     except OSError as error:
         raise DataError(f"{setting}: the git program cannot be started: {error.strerror}; install git") from None
     if done.returncode:
-        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[0].removeprefix("fatal: ")
+        said = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()
+        reason = said[0].removeprefix("fatal: ")
+        cure = [f"; if you trust it, run {line.strip()}" for line in said if "--add safe.directory" in line]
         problem = "has no commit" if "Needed a single revision" in reason else f"cannot be read by git: {reason}"
+        problem += "".join(cure[:1])  # of a repository that belongs to another user
         raise DataError(f"{setting}: {folder} {problem}")
     return done.stdout.strip()

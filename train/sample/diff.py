@@ -32,13 +32,13 @@ def sample_diff(command: Sample, is_main: bool) -> int:
 
     generator = open_generator(command.run, command.precision, tensor_parallel=command.tensor_parallel_size)
     prompt = diff_prompt(name, before, command.message or "")
-    needed = len(generator.tokenizer.encode(prompt)) + command.max_new_tokens
+    needed = 1 + len(generator.tokenizer.encode(prompt)) + command.max_new_tokens  # the first is eos
     if needed > generator.model.context_length:
         raise ConfigError(
             f"{path}, the message and max_new_tokens={command.max_new_tokens} come to {needed:,} tokens, more than the "
             f"context of {generator.model.context_length:,}; take a smaller file, or fewer new tokens"
         )
-    completion = generator.generate([prompt], command, [command.seed], tuple(command.stop))[0]
+    completion = generator.generate([prompt], command, [command.seed], tuple(command.stop), whole=True)[0]
     if not is_main:
         return 0
     hunks = hunks_of(completion)

@@ -199,6 +199,27 @@ def test_what_is_no_repository_is_one_line(name: str, said: str, tmp_path: Path)
         list(git_shards("c", corpus(tmp_path / name)))
 
 
+def test_a_path_means_itself_before_it_is_a_pattern(tmp_path: Path) -> None:
+    folder = tmp_path / 'a [1] "b'
+    git(tmp_path, "init", "-q", "-b", "main", str(folder))
+    commit(folder, {"a.py": b"x\n"}, "m")
+    assert [one.text for one in harvest(corpus(folder))[0]] == [
+        "<NME> a.py\n<BEF> ADDFILE\n<MSG> m\n<DFF> @@ -0,0 +1 @@\n+x\n"
+    ]
+
+
+def test_a_repository_of_another_user_is_refused_with_the_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git(tmp_path, "init", "-q", "-b", "main", "theirs")
+    commit(tmp_path / "theirs", {"a.py": b"x\n"}, "m")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own tests know it
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    with pytest.raises(
+        DataError, match=r"cannot be read by git: .*; if you trust it, run git config .*safe\.directory .*theirs"
+    ):
+        list(git_shards("c", corpus(tmp_path / "theirs")))
+
+
 def test_repositories_are_prepared_and_a_fork_adds_only_what_is_its_own(
     repository: Path, settings: Settings, tmp_path: Path
 ) -> None:

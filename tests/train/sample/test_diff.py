@@ -81,7 +81,8 @@ def answer(monkeypatch: pytest.MonkeyPatch, completion: str) -> list[str]:
     """Let the model write `completion`; returns the prompts that it gets."""
     prompts: list[str] = []
 
-    def generate(self: Generator, texts: list[str], *rest: object) -> list[str]:
+    def generate(self: Generator, texts: list[str], *rest: object, whole: bool) -> list[str]:
+        assert whole  # after eos, as documents are in training
         prompts.extend(texts)
         return [completion]
 
