@@ -8,6 +8,7 @@ there, so that nobody fills the sums with zeros.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,3 +78,30 @@ def add_product(total: Tensor, a: Tensor, b: Tensor, empty: bool = False) -> Non
         torch.ops.aten.addmm.dtype_out(total, a, b, total.dtype, beta=kept, out=total)
     else:
         write(total, a @ b, empty)
+
+
+def embedding(ids: Tensor, weight: Tensor) -> Tensor:
+    """`nn.functional.embedding`; the gradients of the rows are added to the weight's main gradient, if it has one.
+
+    They are added in fp32, and no gradient as large as the weight is made for the few rows that a micro-batch names.
+    """
+    if main_gradient(weight) is None:
+        return nn.functional.embedding(ids, weight)
+    return _Embedding.apply(ids, weight)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Embedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.main_gradient = main_gradient(weight)
+        return nn.functional.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        (ids,), main = ctx.saved_tensors, ctx.main_gradient
+        if main.empty:
+            main.total.zero_()
+        main.total.index_put_((ids,), gradients[0].to(main.total.dtype), accumulate=True)  # in a fixed order on a GPU
+        main.added()
+        return None, None

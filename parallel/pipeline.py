@@ -38,6 +38,14 @@ def pipeline_bounds(costs: Sequence[float], stages: int, trained: Sequence[bool]
     return best[stages, len(costs)][1]
 
 
+def pipeline_bubble(stages: int, micro_batches: int, interleaving: int = 1) -> float:
+    """Idle time of a pipeline stage in a step, over the time that it computes (arXiv 2104.04473, section 2.2).
+
+    interleaving: parts of the model that each stage holds; 1 in this stack.
+    """
+    return (stages - 1) / interleaving / micro_batches
+
+
 class _Pipeline(PipelineModule):  # type: ignore[misc]
     """`PipelineModule` with given bounds, whose last pipeline stage computes the loss from `labels` in `forward`.
 

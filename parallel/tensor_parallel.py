@@ -19,7 +19,7 @@ from parallel.collectives import (
     start_gather_sequence,
     start_leave_column,
 )
-from parallel.main_gradient import add_product, main_gradient, mark
+from parallel.main_gradient import add_product, embedding, main_gradient, mark
 from parallel.mesh import TensorParallelGroup
 
 PACKED_ROWS = 8  # rows of a product that `pack` lays out for; the layout serves 1 to 1024 well
@@ -241,15 +241,15 @@ class VocabEmbedding(nn.Module):
         super().__init__()
         self.tp = tp
         self.rows = vocab_size // tp.size
-        self.weight = sharded(nn.Parameter(torch.empty(self.rows, hidden)), Shard(0, (vocab_size,)), tp)
+        self.weight = mark(sharded(nn.Parameter(torch.empty(self.rows, hidden)), Shard(0, (vocab_size,)), tp))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Shapes as in the class; under sequence parallelism out holds this process's `seq / size` tokens."""
         if self.tp.size == 1:
-            return nn.functional.embedding(ids, self.weight)
+            return embedding(ids, self.weight)
         local = ids - self.tp.rank * self.rows
         elsewhere = (local < 0) | (local >= self.rows)
-        hidden_states = nn.functional.embedding(local.masked_fill(elsewhere, 0), self.weight)
+        hidden_states = embedding(local.masked_fill(elsewhere, 0), self.weight)
         return leave_row(hidden_states.masked_fill(elsewhere.unsqueeze(-1), 0.0), self.tp)
 
 

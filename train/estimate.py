@@ -8,6 +8,7 @@ from conf.run_folder import newest_step
 from conf.schema import Settings, StageConfig
 from model.dtypes import DTYPES
 from model.layer_costs import measured_seconds
+from parallel.pipeline import pipeline_bubble
 from train.context import RunContext
 
 ROUNDS = 2  # timed passes of a layer
@@ -37,6 +38,5 @@ def training_seconds(settings: Settings, stage: StageConfig, sequence: float, si
     layout = settings.layout
     replicas = data_parallel_size(settings, size)
     count = gradient_accumulation_steps(settings, stage.global_batch_size, size)
-    bubble = (count + layout.pipeline_parallel_size - 1) / count
-    step = stage.global_batch_size / replicas * sequence * bubble
+    step = stage.global_batch_size / replicas * sequence * (1 + pipeline_bubble(layout.pipeline_parallel_size, count))
     return stage.steps * step / (layout.tensor_parallel_size * layout.pipeline_parallel_size)

@@ -6,7 +6,7 @@ from torch import nn
 
 from model.kernels.fp8 import FP8
 from parallel.cross_entropy import LossOptions, chunked_cross_entropy
-from parallel.main_gradient import add_product, attach, main_gradient, mark
+from parallel.main_gradient import add_product, attach, embedding, main_gradient, mark
 from parallel.mesh import TensorParallelGroup
 from parallel.tensor_parallel import TORCH, ColumnLinear, Products, RowLinear
 
@@ -72,6 +72,21 @@ def test_a_gradient_computed_by_itself_is_written_first_and_then_added() -> None
     main.empty = True
     main.add(torch.ones(2, 3))
     assert main.total.equal(torch.ones(2, 3)) and len(counted) == 3
+
+
+def test_an_embedding_adds_the_rows_that_it_was_asked_for_in_fp32() -> None:
+    """Beside a dense gradient in fp32, where tokens repeat; in bf16 a thousand small gradients of a row are lost."""
+    weight, added = mark(nn.Parameter(torch.randn(24, 8).bfloat16())), []
+    attach(weight, torch.full((24 * 8,), torch.nan), lambda: added.append(True))
+    plain = nn.Parameter(weight.detach().float())
+    for ids in (torch.randint(0, 24, (2, 600)), torch.full((3, 400), 7)):
+        slope = torch.randn(*ids.shape, 8).bfloat16()
+        found = embedding(ids, weight)
+        assert found.equal(weight.detach()[ids])
+        found.backward(slope)
+        embedding(ids, plain).backward(slope.float())
+    assert added == [True, True] and weight.grad is None
+    torch.testing.assert_close(main_gradient(weight).total, plain.grad, rtol=1e-5, atol=1e-4)  # type: ignore[union-attr]
 
 
 def error_of_a_sum(dtype: torch.dtype, device: str) -> float:

@@ -146,6 +146,7 @@ def refuse_what_does_not_fit(settings: Settings, size: int, stages: list[Any]) -
 def summary(settings: Settings, size: int, stages: list[Any]) -> dict[str, Any]:
     """Every figure of the plan by name; memory in bytes on one GPU."""
     from model.flops import flops_per_token, parameters
+    from parallel.pipeline import pipeline_bubble
     from train.plan.goodput import predict_goodput
     from train.plan.planner import usable_bytes
     from train.plan.published import compare_published
@@ -156,7 +157,7 @@ def summary(settings: Settings, size: int, stages: list[Any]) -> dict[str, Any]:
     name, first = next(iter(settings.stages.items()))
     count = gradient_accumulation_steps(settings, first.global_batch_size, size)
     tokens = first.global_batch_size * model.context_length
-    time = predict(settings, size)
+    time, bubble = predict(settings, size), pipeline_bubble(len(stages), count)
     return {
         "model": model.name,
         "model_parameters": parameters(model),
@@ -182,7 +183,7 @@ def summary(settings: Settings, size: int, stages: list[Any]) -> dict[str, Any]:
         "micro_batches": count,
         "global_batch_size": first.global_batch_size,
         "tokens_per_step": tokens,
-        "pipeline_bubble": (len(stages) - 1) / (count + len(stages) - 1),
+        "pipeline_bubble": bubble / (1 + bubble),
         "tflop_per_step_per_gpu": flops_per_token(model, settings.finetune) * tokens / size / 1e12,
         "seconds": {name: value for name, value in asdict(time).items() if name != "mfu"},
         "step_seconds": time.total,

@@ -17,7 +17,7 @@ SEQUENTIAL = 130.0  # passes of a block with two norms and two residual sums, no
 LLM_FOUNDRY = Software(SEQUENTIAL, branch_collectives=2, logit_bytes=24)
 ON_H100 = replace(LLM_FOUNDRY, product_share=0.8)  # libraries of 2023, the H100's first year
 MEGATRON = Software(SEQUENTIAL, branch_collectives=2, logit_bytes=24, stored_scores=True)
-OWN = Software(TRITON, gradient_bytes=IN_THE_PRODUCT)
+OWN = Software(TRITON, accumulation_bytes=IN_THE_PRODUCT)
 
 
 PEAKS = {"A100": 312.0, "H100": 989.0}  # TFLOP/s that the rates below are shares of

@@ -14,7 +14,7 @@ from conf.cluster_schema import GpuConfig
 from conf.lora import is_lora
 from conf.schema import LayoutConfig, ModelConfig, Settings
 from model.flops import flops_per_token
-from parallel.pipeline import pipeline_bounds
+from parallel.pipeline import pipeline_bounds, pipeline_bubble
 from train.plan import GPUS_A_NODE
 
 HALF, FULL = 2, 4  # bytes of bf16 and fp32
@@ -29,8 +29,9 @@ class Software:
     elementwise_passes: reads and writes of `[tokens, hidden]` in a block, forward and backward: norm, rotary, GELU,
     residual. branch_collectives: pairs of all-gather and reduce-scatter in a block's forward pass under tensor
     parallelism. hidden_collectives: of the four of a pair, forward and backward, those beside which something is
-    computed. gradient_bytes: moved for each weight to add a micro-batch's gradient to the fp32 sum, beside the product
-    that computes it, or to dequantize a frozen one. logit_bytes: moved for each logit, forward and backward.
+    computed. accumulation_bytes: moved for each weight that is trained to add a micro-batch's gradient to the fp32 sum,
+    beside the product that computes it; dequantize_bytes: for each frozen one to dequantize it. logit_bytes: moved for
+    each logit, forward and backward.
     interleaving: of the pipeline's schedule, which divides its bubble.
     product_share: of `matmul_efficiency` that its libraries' products reach.
     stored_scores: attention writes its scores to memory. frozen: only adapters are trained, and what they take is left
@@ -40,7 +41,8 @@ class Software:
     elementwise_passes: float
     branch_collectives: int = 1
     hidden_collectives: int = 0
-    gradient_bytes: float = 20
+    accumulation_bytes: float = 20
+    dequantize_bytes: float = 0
     logit_bytes: float = 16
     interleaving: int = 1
     product_share: float = 1.0
@@ -84,7 +86,7 @@ class StepTime:
 def own_software(settings: Settings) -> Software:
     """What this stack moves with the kernels and the layout of `settings`."""
     layout, kernels, frozen = settings.layout, settings.kernels, is_lora(settings.finetune)
-    passes, accumulation = (COMPILED if kernels.compile else EAGER), Software.gradient_bytes
+    passes, accumulation = (COMPILED if kernels.compile else EAGER), Software.accumulation_bytes
     if kernels.branches is not FusedForm.torch:
         passes = TRITON
         if layout.zero_stage == 1 and layout.precision is not Precision.fp8:
@@ -92,7 +94,8 @@ def own_software(settings: Settings) -> Software:
     return Software(
         passes,
         hidden_collectives=1 if layout.tensor_parallel_overlap else 0,
-        gradient_bytes=DEQUANTIZE_BYTES[settings.finetune.quantize] if frozen else accumulation,
+        accumulation_bytes=0 if frozen else accumulation,
+        dequantize_bytes=DEQUANTIZE_BYTES[settings.finetune.quantize] if frozen else 0,
         frozen=frozen,
     )
 
@@ -119,7 +122,7 @@ def step_time(
     parts = {name: count * (blocks * block[name] + heads * head.get(name, 0.0)) for name in block}
     if pp > 1:
         boundary = 2 * HALF * tokens * model.n_embd / tp / (gpu.network_gb_per_second * 1e9)
-        parts["bubble"] = (pp - 1) / software.interleaving * sum(parts.values()) / count + count * boundary
+        parts["bubble"] = pipeline_bubble(pp, count, software.interleaving) * sum(parts.values()) + count * boundary
     weights = (12 * blocks * model.n_embd**2 + (heads or first == 0) * model.vocab_size * model.n_embd) / tp
     weights *= not software.frozen
     data = data_parallel_seconds(weights, layout, gpu, count, replicas, sum(parts.values()))
@@ -154,7 +157,8 @@ def block_seconds(model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, soft
     else:  # half of the mask; the backward pass computes the scores again
         attention = 3.5 * scores / 2 / (gpu.peak_tflops * 1e12 * gpu.attention_efficiency)
     passes = (software.elementwise_passes + FP8_PASSES * fp8) * HALF * tokens * d / tp
-    weight_bytes = (software.gradient_bytes + FP8_WEIGHT_BYTES * fp8) * 12 * d * d / tp
+    moved = software.accumulation_bytes + software.dequantize_bytes + FP8_WEIGHT_BYTES * fp8
+    weight_bytes = moved * 12 * d * d / tp
     elementwise = (passes + weight_bytes) / _memory_rate(gpu)
     collectives = 0.0
     if tp > 1:
