@@ -133,6 +133,7 @@ class LayoutConfig:
     micro_batch_size: Any = MISSING  # `auto` in a file; an int once it is composed
     recompute: choices.Recompute = MISSING
     precision: choices.Precision = MISSING
+    keep_fp8_weights: bool = MISSING
     reduce_dtype: choices.Precision = MISSING
     loss_chunk_tokens: int = MISSING
     tensor_parallel_overlap: bool = MISSING

@@ -7,12 +7,12 @@ from typing import cast
 import torch
 from torch import nn
 
-from conf.choices import Precision, Recompute
+from conf.choices import Offload, Precision, Recompute
 from conf.lora import is_lora
 from conf.schema import FinetuneConfig, ModelConfig, Settings
 from model.codegen import Block, Embedding, Head
 from model.kernels import REFERENCE, Kernels
-from model.kernels.fp8 import FP8
+from model.kernels.fp8 import FP8, KEPT
 from model.lora import adapted, freeze_weights
 from parallel.cross_entropy import LossOptions
 from parallel.mesh import TensorParallelGroup
@@ -35,8 +35,10 @@ def run_layers(settings: Settings, tp: TensorParallelGroup, kernels: Kernels) ->
     compiled = kernels.compile and kernels.compile_blocks and tp.size == 1
     frozen = is_lora(settings.finetune)  # without weight gradients
     if not frozen and layout.zero_stage == 1 and layout.precision in (Precision.bf16, Precision.fp8) and not compiled:
-        products = kernels.products or TORCH._replace(add_of_weight=kernels.add_of_weight or TORCH.add_of_weight)
-        kernels = replace(kernels, products=products._replace(accumulates=True))
+        by_torch = TORCH._replace(add_of_weight=kernels.add_of_weight or TORCH.add_of_weight, accumulates=True)
+        kept = layout.keep_fp8_weights and layout.offload is Offload.none  # offloading leaves no sums on the GPU
+        by_fp8 = KEPT if kept else FP8._replace(accumulates=True)
+        kernels = replace(kernels, products=by_torch if kernels.products is None else by_fp8)
     chunk = layout.loss_chunk_tokens
     return build_layers(settings.model, tp, kernels, layout.recompute, z_loss, chunk, settings.finetune)
 

@@ -123,7 +123,7 @@ class OverlappedReduction:
                 bucket.own_gradients.copy_(bucket.cast[1])
                 bucket.cast = None
         for total in self.sums.values():
-            total.empty = True
+            total.end_step()
         self.reduced = True
 
     def _gradients_for_norm(self, for_clipping: bool = False) -> Any:

@@ -4,7 +4,11 @@ Names and arguments are those of github.com/NVIDIA/apex at 6424da3b (July 2026):
 apex/normalization/fused_layer_norm.py, built by APEX_CUDA_EXT=1; `wgrad_gemm_accum_fp32` in
 csrc/megatron/fused_weight_gradient_dense.cpp, of the extension `fused_weight_gradient_mlp_cuda`;
 `multi_tensor_adam_capturable` in csrc/multi_tensor_adam.cu, of `amp_C`, called as apex/optimizers/fused_adam.py does.
-DeepSpeed's FusedAdam is an older copy of that kernel.
+
+DeepSpeed's FusedAdam is no form of its own: it is an older copy of that kernel, which nvcc has to compile on each node
+and which cannot divide gradients by a scale, so that they would be read and written once more. Nor is AdamW timed at
+start-up: torch's fused form moves 87% of what a copy moves on an H100, so that no other can save a hundredth of a step
+(tests/benchmarks/RESULTS.md; `python -m tests.benchmarks.kernels --operations optimizer`).
 """
 
 from importlib.util import find_spec

@@ -4,15 +4,18 @@ A scale is the largest power of two that keeps the operand's largest value in ra
 the slices of a tensor-parallel rank, which have scales of their own, are rounded as the whole matrix is. Weights and
 activations are in E4M3; gradients need more range and are in E5M2, as in Transformer Engine. Kept for the backward pass
 is the layer's input in fp8. On a CPU products are emulated.
+
+A weight is cast in the forward pass and, transposed, in the backward pass of each micro-batch; `KEPT` casts it both
+ways once a step, where it has a main gradient to keep them with, for two bytes a weight.
 """
 
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from parallel.main_gradient import write
-from parallel.tensor_parallel import Products
+from parallel.main_gradient import main_gradient, write
+from parallel.tensor_parallel import ColumnLinear, Products, RowLinear
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
@@ -53,7 +56,11 @@ def multiply(
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-    of_x, of_weight = to_fp8(x, E4M3), to_fp8(weight, E4M3, columns=False)
+    return _forward_by(to_fp8(weight, E4M3, columns=False), x, bias)
+
+
+def _forward_by(of_weight: Operand, x: Tensor, bias: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    of_x = to_fp8(x, E4M3)
     y = multiply(of_x.rows, of_x.inverse, of_weight.rows, of_weight.inverse, x.dtype, fast=True, bias=bias)
     return y, (of_x.columns, of_x.inverse)
 
@@ -68,9 +75,22 @@ def _gradient(gradient: Tensor) -> tuple[Tensor, ...]:
 
 
 def _of_input(gradient: tuple[Tensor, ...], weight: Tensor) -> Tensor:
+    return _of_input_by(to_fp8(weight, E4M3, rows=False), gradient, weight.dtype)
+
+
+def _of_input_by(of_weight: Operand, gradient: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
     rows, _, inverse = gradient
-    _, columns, of_weight = to_fp8(weight, E4M3, rows=False)
-    return multiply(rows, inverse, columns, of_weight, weight.dtype, fast=False)
+    return multiply(rows, inverse, of_weight.columns, of_weight.inverse, dtype, fast=False)
+
+
+def _kept(weight: Tensor, rows: bool) -> Operand:
+    """The weight in fp8, cast both ways at its first use in a step; without a main gradient as rows or as columns."""
+    main = main_gradient(weight)
+    if main is None:
+        return to_fp8(weight, E4M3, rows=rows, columns=not rows)
+    if main.cast is None:
+        main.cast = to_fp8(weight, E4M3)
+    return main.cast  # type: ignore[no-any-return]
 
 
 def _of_weight(gradient: tuple[Tensor, ...], kept: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
@@ -84,3 +104,14 @@ def _add_of_weight(total: Tensor, gradient: tuple[Tensor, ...], kept: tuple[Tens
 
 
 FP8 = Products(_forward, _keep, _gradient, _of_input, _of_weight, _add_of_weight)
+KEPT = FP8._replace(
+    forward=lambda x, weight, bias: _forward_by(_kept(weight, rows=True), x, bias),
+    of_input=lambda gradient, weight: _of_input_by(_kept(weight, rows=False), gradient, weight.dtype),
+    accumulates=True,
+)
+
+
+def kept_bytes(layer: nn.Module) -> int:
+    """Bytes of what `KEPT` keeps of the weights of `layer`."""
+    products = (part for part in layer.modules() if isinstance(part, ColumnLinear | RowLinear))
+    return sum(2 * part.weight.numel() for part in products if part.products is KEPT)

@@ -9,7 +9,7 @@ import pytest
 
 from conf.compose import compose_settings
 from conf.schema import LayoutConfig
-from launch.local import environment, train_command, visible_gpus
+from launch.local import CPU_ENVIRONMENT, environment, train_command, visible_gpus
 
 LAYOUT = compose_settings([]).layout
 
@@ -72,12 +72,14 @@ def test_cores_are_shared_among_the_processes(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_only_without_gpus_deepspeed_is_told_to_use_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    for name in CPU_ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert environment(2, LAYOUT)["DS_ACCELERATOR"] == "cpu"
     assert environment(2, LAYOUT)["MALLOC_MMAP_MAX_"] == "0"
+    assert environment(2, LAYOUT)["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert not environment(1, LAYOUT).keys() & {"DS_ACCELERATOR", "MALLOC_MMAP_MAX_"}
+    assert not environment(1, LAYOUT).keys() & CPU_ENVIRONMENT.keys()
 
 
 def test_one_queue_to_the_gpu_where_tensor_parallelism_overlaps(monkeypatch: pytest.MonkeyPatch) -> None:

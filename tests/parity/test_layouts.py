@@ -88,7 +88,10 @@ FP8 = ["layout.precision=fp8"]
 FP8_LAYOUTS: dict[str, tuple[int, list[str]]] = {
     "single compiled": (1, [*FP8, ZERO1, "kernels.compile=true"]),
     "tp2 sp": (2, [*FP8, ZERO1, TP2, SP]),
-    "tp2 without overlap": (2, [*FP8, ZERO1, TP2, "layout.tensor_parallel_overlap=false"]),
+    "tp2 without overlap": (
+        2,
+        [*FP8, ZERO1, TP2, "layout.tensor_parallel_overlap=false", "layout.keep_fp8_weights=false"],
+    ),
     "dp2 zero3": (2, [*FP8, ZERO3]),
 }
 

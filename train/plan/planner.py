@@ -19,6 +19,7 @@ from model.build import run_layers
 from model.dtypes import DTYPES
 from model.flops import layer_flops, layer_parameters
 from model.kernels import select_kernels
+from model.kernels.fp8 import kept_bytes
 from model.lora import quantize_frozen
 from model.quantized import elements
 from parallel.memory import MicroBatchRun, States, run_micro_batch, states
@@ -127,6 +128,7 @@ def plan_pipeline_stage(settings: Settings, pipeline_stage: int, size: int, meas
     named = [(f"{first + i}.{name}", p) for i, layer in enumerate(modules) for name, p in layer.named_parameters()]
     sizes = [elements(layer) for layer in modules]
     buffers = sum(b.numel() * b.element_size() for layer in modules for b in layer.buffers())
+    buffers += sum(map(kept_bytes, modules))
     decayed = [decays(name, p, settings.optimizer.decay, model.n_layer) for name, p in named]
     held = states(
         [p for _, p in named], decayed, buffers, settings, config, data_parallel_size(settings, size), max(sizes)

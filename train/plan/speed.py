@@ -30,8 +30,8 @@ class Software:
     residual. branch_collectives: pairs of all-gather and reduce-scatter in a block's forward pass under tensor
     parallelism. hidden_collectives: of the four of a pair, forward and backward, those beside which something is
     computed. accumulation_bytes: moved for each weight that is trained to add a micro-batch's gradient to the fp32 sum,
-    beside the product that computes it; dequantize_bytes: for each frozen one to dequantize it. logit_bytes: moved for
-    each logit, forward and backward.
+    beside the product that computes it; dequantize_bytes: for each frozen one to dequantize it; fp8_bytes: for each one
+    in a micro-batch to cast it to fp8. logit_bytes: moved for each logit, forward and backward.
     interleaving: of the pipeline's schedule, which divides its bubble.
     product_share: of `matmul_efficiency` that its libraries' products reach.
     stored_scores: attention writes its scores to memory. frozen: only adapters are trained, and what they take is left
@@ -43,6 +43,7 @@ class Software:
     hidden_collectives: int = 0
     accumulation_bytes: float = 20
     dequantize_bytes: float = 0
+    fp8_bytes: float = 0
     logit_bytes: float = 16
     interleaving: int = 1
     product_share: float = 1.0
@@ -55,7 +56,8 @@ IN_THE_PRODUCT = 8  # bytes moved for each weight where the product adds to the 
 EDGE = 128  # inner dimension at which a product reaches half of `matmul_efficiency`
 FP8_EDGE = 320  # the same in fp8, which doubles the rate: 1.69 and 1.84 times bf16's at 1024 and 2560, measured
 FP8_PASSES = 42  # of `[tokens, hidden]` to cast operands: 14 matrices read twice and written twice in half the bytes
-FP8_WEIGHT_BYTES = 10  # moved for each weight to cast it, in forward and in backward
+FP8_WEIGHT_BYTES = 10  # moved for each weight to cast it, in forward and again in backward
+FP8_ONCE_BYTES = 6  # the same, to cast it both ways at once
 SCORE_BYTES = 24  # moved for each score that attention stores, forward and backward
 ADAMW_BYTES = 40  # moved for each weight in the optimizer step: weight, gradient and moments, norm and clipping
 ZERO3_HIDDEN = 0.8  # share of the computing time in which ZeRO-3's collectives go on; a tenth is never hidden
@@ -83,19 +85,23 @@ class StepTime:
         return float(sum(asdict(self).values())) - self.mfu
 
 
-def own_software(settings: Settings) -> Software:
-    """What this stack moves with the kernels and the layout of `settings`."""
+def own_software(settings: Settings, count: int) -> Software:
+    """What this stack moves with the kernels and the layout of `settings`, `count` micro-batches a step."""
     layout, kernels, frozen = settings.layout, settings.kernels, is_lora(settings.finetune)
     passes, accumulation = (COMPILED if kernels.compile else EAGER), Software.accumulation_bytes
+    fp8_bytes = FP8_WEIGHT_BYTES if layout.precision is Precision.fp8 else 0.0
     if kernels.branches is not FusedForm.torch:
         passes = TRITON
         if layout.zero_stage == 1 and layout.precision is not Precision.fp8:
             accumulation = IN_THE_PRODUCT
+        if layout.zero_stage == 1 and layout.keep_fp8_weights and fp8_bytes:
+            fp8_bytes = FP8_ONCE_BYTES / count
     return Software(
         passes,
         hidden_collectives=1 if layout.tensor_parallel_overlap else 0,
         accumulation_bytes=0 if frozen else accumulation,
         dequantize_bytes=DEQUANTIZE_BYTES[settings.finetune.quantize] if frozen else 0,
+        fp8_bytes=fp8_bytes,
         frozen=frozen,
     )
 
@@ -105,7 +111,8 @@ def predict(settings: Settings, size: int) -> StepTime:
     batch = next(iter(settings.stages.values())).global_batch_size
     count = gradient_accumulation_steps(settings, batch, size)
     replicas = data_parallel_size(settings, size)
-    return step_time(settings.model, settings.layout, settings.cluster.gpu, count, replicas, own_software(settings))
+    software = own_software(settings, count)
+    return step_time(settings.model, settings.layout, settings.cluster.gpu, count, replicas, software)
 
 
 def step_time(
@@ -157,8 +164,7 @@ def block_seconds(model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, soft
     else:  # half of the mask; the backward pass computes the scores again
         attention = 3.5 * scores / 2 / (gpu.peak_tflops * 1e12 * gpu.attention_efficiency)
     passes = (software.elementwise_passes + FP8_PASSES * fp8) * HALF * tokens * d / tp
-    moved = software.accumulation_bytes + software.dequantize_bytes + FP8_WEIGHT_BYTES * fp8
-    weight_bytes = moved * 12 * d * d / tp
+    weight_bytes = (software.accumulation_bytes + software.dequantize_bytes + software.fp8_bytes) * 12 * d * d / tp
     elementwise = (passes + weight_bytes) / _memory_rate(gpu)
     collectives = 0.0
     if tp > 1:

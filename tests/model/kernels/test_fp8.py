@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from conf.compose import compose_settings
 from model.build import ALONE, run_layers
 from model.init import init_layer
-from model.kernels import REFERENCE
-from model.kernels.fp8 import E4M3, E5M2, FP8, multiply, to_fp8
-from parallel.tensor_parallel import Products, linear
+from model.kernels import REFERENCE, fp8
+from model.kernels.fp8 import E4M3, E5M2, FP8, KEPT, kept_bytes, multiply, to_fp8
+from parallel.main_gradient import attach
+from parallel.tensor_parallel import ColumnLinear, Products, linear
 from tests.worlds import Worlds, mesh_of
 from train.schedule import learning_rate
 
@@ -89,6 +90,32 @@ def test_the_emulation_is_what_torch_computes() -> None:
         (left, _, scale_a), (right, _, scale_b) = to_fp8(a, kind), to_fp8(b, E4M3)
         expected = torch._scaled_mm(left, right.t(), scale_a, scale_b, out_dtype=torch.float32)
         torch.testing.assert_close(product(a, b, gradient), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_weight_is_cast_once_a_step_and_anew_once_it_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps of two micro-batches; the other layer casts its weight twice in each."""
+    kept, plain = (ColumnLinear(32, (48,), ALONE, form) for form in (KEPT, FP8._replace(accumulates=True)))
+    cast: list[int] = []
+    monkeypatch.setattr(fp8, "to_fp8", lambda x, *how, **which: cast.append(id(x)) or to_fp8(x, *how, **which))
+    weights = [layer.weight for layer in (kept, plain)]
+    sums = [attach(weight, torch.full((48 * 32,), torch.nan), lambda: None) for weight in weights]
+    generator = torch.Generator().manual_seed(4)
+    for size in (1.0, 3.0):
+        for weight in weights:
+            weight.data = torch.full((48, 32), size).addcdiv(torch.eye(48, 32), torch.tensor(size))
+        for _ in range(2):
+            x = torch.randn(2, 8, 32, generator=generator)
+            inputs = [x.clone().requires_grad_() for _ in weights]
+            outs = [layer(each) for layer, each in zip((kept, plain), inputs, strict=True)]
+            assert outs[0].equal(outs[1])
+            for out in outs:
+                out.square().sum().backward()
+            assert inputs[0].grad.equal(inputs[1].grad)
+        assert sums[0].total.equal(sums[1].total)
+        for total in sums:
+            total.end_step()
+    assert [cast.count(id(weight)) for weight in weights] == [2, 8]
+    assert kept_bytes(nn.Sequential(kept, plain)) == 2 * 48 * 32
 
 
 def test_compiled_is_the_same() -> None:

@@ -60,6 +60,15 @@ def test_activations_are_those_of_the_forms_that_a_gpu_takes() -> None:
     assert triton - fp8 == pytest.approx(32 * (1 + 5) / 2, rel=0.1)
 
 
+def test_fp8_weights_that_a_step_keeps_are_two_bytes_more_for_each_of_the_blocks() -> None:
+    words = [*BLOCK, "layout.precision=fp8", "model.n_layer=2"]
+    kept, cast = (
+        plan(compose_settings([*words, f"layout.keep_fp8_weights={choice}"]), 8, measure=False)[0].states.weights
+        for choice in ("true", "false")
+    )
+    assert kept - cast == 2 * 2 * 12 * 1024**2
+
+
 def test_a_second_copy_within_a_node_takes_memory_and_spares_the_network() -> None:
     words = [*BLOCK, "layout.zero_stage=3", "cluster=slurm_a100", "cluster.nodes=2"]
     plain, near = (
