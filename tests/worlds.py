@@ -1,4 +1,4 @@
-"""Worlds of real processes on gloo, one per size for the whole session: importing torch and DeepSpeed costs seconds.
+"""Worlds of real processes on gloo, one per size for the whole session: starting them costs seconds.
 
 `worlds(4).run(case, *arguments)` runs `case(*arguments)` on four processes that have joined one process group, and
 returns their results by rank. A case is a function of an importable module; what it raises is raised here.
@@ -62,7 +62,10 @@ class Workers:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        context = multiprocessing.get_context("spawn")
+        # Forked from a process that has imported what costs seconds (torch.optim loads dynamo) and started nothing.
+        # CUDA does not survive a fork.
+        context = multiprocessing.get_context("forkserver" if os.environ.get("DS_ACCELERATOR") == "cpu" else "spawn")
+        multiprocessing.set_forkserver_preload(["deepspeed", "torch._dynamo", "parallel.engine", "model.build"])
         pipes = [context.Pipe() for _ in range(size)]
         self.connections = [ours for ours, _ in pipes]
         self.processes = [

@@ -1,6 +1,7 @@
 """Processes that come are joined; those that do not are named."""
 
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from parallel.ports import open_meeting_place
+from parallel.ports import find_store, open_meeting_place
 
 MINUTE = timedelta(seconds=60)
 ROOT = Path(__file__).parents[2]
@@ -61,6 +62,21 @@ def test_a_main_process_that_ends_while_others_wait_is_one_line() -> None:
         store.wait(["report/1"])
     del store
     assert waiting.communicate(timeout=120)[0] == "rank 1 on n2: the main process ended before everyone had come\n"
+
+
+def test_the_main_process_does_not_end_before_the_others_know_how_it_went() -> None:
+    """The store ends with it: one that asks later would say that the main process is to blame."""
+    port = free_port()
+    main = start(0, 3, port, 2, RUN_LOCK_OWNER="mine")
+    assert main.stdout is not None
+    number = find_store("127.0.0.1", port, "mine", 120)
+    assert number is not None
+    store = TCPStore("127.0.0.1", number, 3, False, MINUTE, wait_for_workers=False)
+    store.set("report/1", "null")
+    store.wait(["result"])
+    assert select.select([main.stdout], [], [], 3) == ([], [], []), main.communicate()
+    store.set("ack/1", "")
+    assert main.communicate(timeout=120)[0] == "rank 2 did not come within 2 s\n"
 
 
 def test_everyone_gets_what_the_main_process_makes_of_all() -> None:
