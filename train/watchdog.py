@@ -8,6 +8,7 @@ wait in, or that waits in none. Before a stage's first step is done nothing has 
 stopped is known by its signs of life (`train/signs.py`).
 """
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -30,7 +31,8 @@ from train.signs import Signs
 HANGS = "hangs"
 START_SECONDS = 600.0  # until a stage's first step is done no less is a hang of a rank that gives signs of life
 STEPS = 5  # as many usual steps are no hang
-NOTICED = 0.75  # of the time allowed, after which stacks are written: the rest is for those of other ranks
+NOTICED = 0.75  # of the time allowed, after which stacks are written
+OTHERS = 0.15  # of it, for those of other ranks: with a look every twentieth, the line comes within the time allowed
 WINDOW = 20  # newest steps whose median is the usual one; the first of a stage is none of them
 WAITING = ("torch/distributed", "deepspeed/comm")  # where the stack of a rank is that waits for others
 OURS = ("train/", "parallel/", "model/")
@@ -73,6 +75,8 @@ class Watchdog:
         self.ended.set()
         self.thread.join()
         self.signs.end()
+        with contextlib.suppress(OSError):  # others still give signs there, or a hang was told
+            self.folder.rmdir()
 
     @property
     def timeout(self) -> float:
@@ -119,7 +123,7 @@ class Watchdog:
     def _wait_for_reports(self, silent: bool) -> None:
         """Give the others time to report; then the lowest rank that did says who is to blame. silent: as one's signs of
         life tell."""
-        until = time.monotonic() + max(1.0, 0.8 * (1 - NOTICED) * (self.seconds if silent else self.timeout))
+        until = time.monotonic() + max(1.0, OTHERS * (self.seconds if silent else self.timeout))
         while time.monotonic() < until and not all(self._report_file(rank).exists() for rank in range(len(self.nodes))):
             time.sleep(0.1)
         reports = {rank: json.loads(path.read_text().partition("\n")[0]) for rank, path in self._reports()}

@@ -6,6 +6,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from unittest.mock import patch
@@ -92,7 +93,23 @@ def test_long_steps_are_no_hang_and_a_long_first_one_hides_none(tmp_path: Path) 
     watchdog.open("multi opening")
     assert watchdog.timeout == 600
     watchdog.close()
-    assert codes == []
+    assert codes == [] and not (tmp_path / "hangs").exists(), "there was none"
+
+
+class Clock(threading.Thread):
+    """Seconds since it was started, as those who ran saw them: where the machine is halted, its own clock jumps."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.seconds = 0.0
+        self.start()
+
+    def run(self) -> None:
+        last = time.monotonic()
+        while True:
+            time.sleep(0.05)
+            now = time.monotonic()
+            self.seconds, last = self.seconds + min(now - last, 0.5), now
 
 
 def test_a_stopped_rank_ends_the_run_within_the_setting(tmp_path: Path) -> None:
@@ -107,22 +124,24 @@ def test_a_stopped_rank_ends_the_run_within_the_setting(tmp_path: Path) -> None:
     while not all(path.is_file() for path in signs):
         assert process.poll() is None
         time.sleep(0.1)
-    since = time.monotonic()
-    ranks(process)[1].send_signal(signal.SIGSTOP)
+    stopped = ranks(process)[1]
+    stopped.send_signal(signal.SIGSTOP)
+    since = Clock()
     assert process.stderr is not None
     early = next(line for line in process.stderr if line.startswith("error: "))
-    assert time.monotonic() - since < HANG_SECONDS
+    assert since.seconds < HANG_SECONDS
     assert f"rank 1 on {platform.node()}: no sign of life for " in early and " s in start" in early
     list(until(process, "nl      3/"))
-    stopped, since = ranks(process)[1], time.monotonic()
+    stopped = ranks(process)[1]
     stopped.send_signal(signal.SIGSTOP)
+    since = Clock()
     lines, noticed = list[str](), 0.0
     for line in process.stderr:
         lines += [line] if line.startswith("error: ") else []
-        noticed = time.monotonic() - since if line.startswith("error: ") else noticed
+        noticed = since.seconds if line.startswith("error: ") else noticed
         if line.startswith(f"failed with code {HUNG}; "):  # it has come further, and would be tried again
             process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 128 + signal.SIGTERM
+    assert process.wait(240) == 128 + signal.SIGTERM
     assert len(lines) == 1 and f"rank 1 on {platform.node()}: no sign of life for " in lines[0]
     assert " in nl step " in lines[0] and "; rank 0 waits in " in lines[0]
     head = json.loads((tmp_path / "runs/stopped/hangs/rank_0.txt").read_text().partition("\n")[0])
