@@ -170,10 +170,10 @@ def first_to_end(process: subprocess.Popen[bytes], grace_seconds: float) -> tupl
     """Wait for the launcher `process`: (rank, process id) of the rank that ended first, None without ranks.
 
     A rank that still runs `grace_seconds` after the first has ended is waiting for that one in a collective, and is
-    killed.
+    killed. The seconds are those of this process: where the machine is halted or has no time for it, ranks stand too.
     """
     ranks: dict[int, int] = {}
-    first, since = None, 0.0
+    first, waited = None, 0.0
     while process.poll() is None:
         time.sleep(WATCH_SECONDS)
         try:
@@ -186,8 +186,9 @@ def first_to_end(process: subprocess.Popen[bytes], grace_seconds: float) -> tupl
             continue
         ended = sorted((ranks[pid], pid) for pid in ranks.keys() - {child.pid for child in alive})
         if ended and first is None:
-            first, since = ended[0], time.monotonic()
-        if first is not None and time.monotonic() > since + grace_seconds:
+            first = ended[0]
+        waited += WATCH_SECONDS if first is not None else 0.0
+        if waited > grace_seconds:
             for child in alive:
                 child.kill()
     return first

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def launch(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "launch", *words]
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=240)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def start(folder: Path, rank: str) -> subprocess.Popen[str]:
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-c", code]
     process = subprocess.Popen(words, cwd=folder, env=variables, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not (folder / "up").exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
@@ -154,11 +154,11 @@ def test_a_signal_reaches_the_ranks_as_sigterm_and_the_code_is_75(number: signal
     rank = (
         "import signal, sys, time\n"
         "def stop(number, _):\n    open(f'stopped by {number}', 'w').close()\n    sys.exit(75)\n"
-        "signal.signal(15, stop)\nopen('up', 'w').close()\ntime.sleep(60)"
+        "signal.signal(15, stop)\nopen('up', 'w').close()\ntime.sleep(300)"
     )
     process = start(tmp_path, rank)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 75
     assert (tmp_path / "stopped by 15").exists()
     assert "stopping: what was trained is saved first" in errors and "error" not in errors
@@ -166,7 +166,7 @@ def test_a_signal_reaches_the_ranks_as_sigterm_and_the_code_is_75(number: signal
 
 def test_a_rank_that_fails_gives_its_code_and_is_named(tmp_path: Path) -> None:
     process = start(tmp_path, "import time; open('up', 'w').close(); time.sleep(2); raise SystemExit(9)")
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 9
     assert "error: rank 0 (process " in errors
 
@@ -175,13 +175,13 @@ def test_a_second_signal_kills_what_does_not_stop(tmp_path: Path) -> None:
     """As a rank inside a long collective, which sees no SIGTERM."""
     process = start(
         tmp_path,
-        "import signal, time; signal.signal(15, signal.SIG_IGN); open('up', 'w').close(); time.sleep(60)",
+        "import signal, time; signal.signal(15, signal.SIG_IGN); open('up', 'w').close(); time.sleep(300)",
     )
     process.send_signal(signal.SIGTERM)
     time.sleep(1)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, "75 would say that it had saved"
     assert "once more to kill it" in errors and "saved;" not in errors
 
@@ -189,10 +189,10 @@ def test_a_second_signal_kills_what_does_not_stop(tmp_path: Path) -> None:
 def test_a_rank_that_dies_while_stopping_has_not_saved(tmp_path: Path) -> None:
     process = start(
         tmp_path,
-        "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(9)); open('up', 'w').close(); time.sleep(60)",
+        "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(9)); open('up', 'w').close(); time.sleep(300)",
     )
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM and "saved;" not in errors
 
 
@@ -200,13 +200,13 @@ def test_no_rank_outlives_a_killed_launcher(tmp_path: Path) -> None:
     """The launcher cannot see a SIGKILL coming; the kernel tells its children."""
     rank = (
         "import os, signal, time\nfrom conf.run_lock import end_with_parent\nend_with_parent()\n"
-        "open('pid', 'w').write(str(os.getpid()))\nopen('up', 'w').close()\ntime.sleep(60)"
+        "open('pid', 'w').write(str(os.getpid()))\nopen('up', 'w').close()\ntime.sleep(300)"
     )
     process = start(tmp_path, rank)
     process.kill()
-    process.communicate(timeout=20)
+    process.communicate(timeout=120)
     number = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -35,7 +35,7 @@ FULL = [
 def dry_run(folder: Path, *words: str, leaves: Sequence[Path] = ()) -> str:
     command = [sys.executable, "-m", "launch", *words, "dry_run=true"]
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert set(folder.iterdir()) == set(leaves), "a dry run leaves nothing"
     return done.stdout

@@ -210,7 +210,7 @@ def test_interrupted_it_says_so_and_goes_on(run: Path, functions: Path, tmp_path
     while not (path.is_file() and path.stat().st_size) and time.monotonic() < until:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=240)
     assert process.returncode == 75, error
     assert error.decode().splitlines()[-1] == "interrupted; the same command goes on from here"
     kept = rows(path)
