@@ -67,14 +67,14 @@ def test_the_live_engine_has_the_settings(stage: int, precision: str, worlds: Wo
 
 
 def drift(overrides: list[str]) -> float:
-    """How far the gradient norm of 64 equal micro-batches, summed and averaged, is from that of one; relative."""
+    """How far the gradient norm of 16 equal micro-batches, summed and averaged, is from that of one; relative."""
     from tests.parity.cases import batch, deepspeed_config, engine_of
 
     settings, norms = settings_of(["layout.micro_batch_size=1", *overrides]), []
     row = batch(0, settings)[:1]
     layout = settings.layout
     mesh = mesh_of(layout.tensor_parallel_size, layout.pipeline_parallel_size)
-    for count in (1, 64):
+    for count in (1, 16):
         with patch("tests.parity.cases.deepspeed_config", lambda s, _, *rest, n=count: deepspeed_config(s, n, *rest)):
             engine = engine_of(settings, mesh)
         engine.set_lr(0.0)
@@ -93,7 +93,7 @@ ACCUMULATORS = [  # of gradients: (processes, words)
 
 @pytest.mark.parametrize(("processes", "words"), ACCUMULATORS)
 def test_bf16_gradients_add_up_in_fp32(processes: int, words: str, worlds: Worlds) -> None:
-    """Added up in bf16, the norm of 64 is 0.3% off."""
+    """Added up in bf16, the norm of 16 equal random gradients is 6e-5 off."""
     from tests.parallel import test_zero
 
     for error in worlds(processes).run(test_zero.drift, [*words.split(), "layout.precision=bf16"]):
