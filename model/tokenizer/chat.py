@@ -3,13 +3,15 @@
 A template is Jinja as Hugging Face's `chat_template`, rendered by transformers' own function; what stands in its
 `{% generation %}` blocks is the assistant's. The ids are those of `apply_chat_template` on the exported tokenizer, with
 `sanitize_control_tokens=True`: a special token that the template writes has its id, the same text in a message or a
-tool is ordinary text. Nothing here needs torch.
+tool is ordinary text. Only a token that would reach into what the assistant writes from before it is two here.
+Nothing here needs torch.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from conf.errors import ConfigError, DataError
@@ -127,21 +129,24 @@ class ChatTemplate:
         return found
 
     def _ordinary(self, text: str, start: int, stop: int, spans: Sequence[tuple[int, int]], found: ChatIds) -> None:
-        """Append the ids of text[start:stop]; the assistant's are those that overlap with one of `spans`."""
-        if start == stop:
-            return
-        ids = self._tokenizer.encode(text[start:stop])
-        inside = [
-            (len(text[start : max(start, begin)].encode()), len(text[start : min(stop, end)].encode()))
-            for begin, end in spans
-            if begin < stop and start < end
-        ]
-        at = 0
-        for token in ids:
-            after = at + len(self._tokenizer.token_bytes(token))
-            found.assistant.append(any(at < end and begin < after for begin, end in inside))
-            at = after
-        found.ids.extend(ids)
+        """Append the ids of text[start:stop]; the assistant's are those that overlap with one of `spans`.
+
+        What the assistant writes begins with a token of its own: a piece that joined it with the line break before it,
+        as sentencepiece has them, would never follow the prompt of a sample, which ends there.
+        """
+        begins = [begin for begin, _ in spans if start < begin < stop]
+        for first, last in pairwise([start, *begins, stop]):
+            inside = [
+                (len(text[first : max(first, begin)].encode()), len(text[first : min(last, end)].encode()))
+                for begin, end in spans
+                if begin < last and first < end
+            ]
+            at = 0
+            for token in self._tokenizer.encode(text[first:last]):
+                after = at + len(self._tokenizer.token_bytes(token))
+                found.ids.append(token)
+                found.assistant.append(any(at < end and begin < after for begin, end in inside))
+                at = after
 
 
 def _filled(message: Message) -> Message:

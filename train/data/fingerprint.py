@@ -13,7 +13,7 @@ from train.data.local import installed_packages
 from train.data.shard import decontamination_inputs
 from train.data.tokenizer import corpora_with_source, given_tokenizer, has_source
 
-FORMAT = 5  # increase when the same settings and sources give different files
+FORMAT = 6  # increase when the same settings and sources give different files
 
 
 def selected_corpora(settings: Settings) -> dict[str, CorpusConfig]:

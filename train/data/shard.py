@@ -44,7 +44,7 @@ from train.data.storage import FileState, state_of
 from train.data.token_file import TokenFileWriter
 from train.data.token_spans import SHARD_TOKENS
 
-FORMAT = 1  # increase when the same settings and sources give another shard
+FORMAT = 2  # increase when the same settings and sources give another shard
 DOCUMENT = numpy.dtype([("sha256", ">u8", (4,)), ("tokens", "<u8"), ("bytes", "<u8"), ("language", "<u4")])
 MOST_HASHES = 1 << 20  # of a shard's documents, kept to find duplicates at once; `duplicates.py` finds the others
 

@@ -9,6 +9,7 @@ from conf.chat_templates import read_template
 from conf.errors import ConfigError, DataError
 from model.tokenizer import load_tokenizer
 from model.tokenizer.chat import ChatTemplate
+from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.chats import (
     CHATML,
     ENDS,
@@ -74,7 +75,7 @@ def test_each_token_is_the_assistants_or_not_as_the_table_says(messages, tools, 
 
 @pytest.mark.parametrize("form", ["sentencepiece", "gpt2", "chatml"])
 def test_ids_and_masks_are_those_of_transformers_on_the_saved_tokenizer(tmp_path: Path, small: Path, form):  # noqa: F811
-    tokenizer = gpt2_chat_tokenizer(small) if form == "gpt2" else chat_tokenizer()
+    tokenizer = chat_tokenizer() if form == "sentencepiece" else gpt2_chat_tokenizer(small)
     if form == "chatml":
         tokenizer = tokenizer.with_special(IM, CHATML)
     tokenizer.save(tmp_path)
@@ -89,6 +90,16 @@ def test_ids_and_masks_are_those_of_transformers_on_the_saved_tokenizer(tmp_path
                     messages, **asked, return_dict=True, return_assistant_tokens_mask=True
                 )
                 assert (ours.ids, ours.assistant) == (plain["input_ids"], list(map(bool, plain["assistant_masks"])))
+
+
+def test_a_conversation_begins_with_its_prompt_whatever_pieces_the_tokenizer_has():
+    """Else a model that is trained after the joined piece writes nothing after the prompt of a sample."""
+    plain = SentencePieceTokenizer.train(["assistant\nIt is 5.\n"] * 60, 290)
+    assert plain.encode("t\nIt") != plain.encode("t\n") + plain.encode("It")
+    template = ChatTemplate(plain.with_special(IM, CHATML))
+    prompt, whole = template.encode(TALK[:2], add_generation_prompt=True), template.encode(TALK[:3])
+    assert whole.ids[: len(prompt.ids)] == prompt.ids
+    assert whole.assistant == [False] * len(prompt.ids) + [True] * (len(whole.ids) - len(prompt.ids) - 1) + [False]
 
 
 def test_what_a_message_says_is_no_special_token():
