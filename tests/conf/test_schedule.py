@@ -41,6 +41,12 @@ def test_a_length_alone_scales_the_recipes_warm_up_and_annealing(words: list[str
     assert (found.steps, found.warmup_steps, found.anneal_steps) == counts
 
 
+def test_a_stage_without_a_recipe_of_its_own_takes_monos_share() -> None:
+    words = [f"stages.sft.{word}" for word in ("warmup_ratio=null", "epochs=null", "steps=240")]
+    settings = compose_settings(["stage=sft", "data=conversations", "data.corpora.sft.paths=[a.jsonl]", *words])
+    assert settings.stages["sft"].warmup_steps == 20
+
+
 def test_a_paper_sized_stage_that_is_shortened_still_ends_at_the_end_rate() -> None:
     settings = compose_settings(["model=350m", "stage=nl", "stages.nl.tokens=10e9"])
     found = settings.stages["nl"]
