@@ -95,6 +95,7 @@ def test_infill(tmp_path: Path) -> None:
 def test_commits() -> None:
     """A made repository is harvested, trained on and asked; a model of one step writes no diff."""
     words = ["stages.mono.steps=1", "stages.mono.global_batch_size=4", "layout.micro_batch_size=4"]
+    words.append("data.validation_fraction=0.2")
     out = run("commits", "--commits=150", "--held=2", *words)
     assert re.search(r"^150 commits; of 2 held back git applied 0, right were 0$", out, re.M)
 
