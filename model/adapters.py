@@ -1,7 +1,9 @@
 """Adapters as a stage of a run leaves them: at first, beside the weights that they adapt, and merged into them."""
 
+import hashlib
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from conf.schema import FinetuneConfig, ModelConfig
@@ -51,6 +53,15 @@ def merge(adapters: Adapters, base: Weights) -> ReadLayer:
         return layer
 
     return read
+
+
+def fingerprint(weights: Weights) -> str:
+    """A hash of the first block, by which adapters know what they adapt: of weights that have adapters, of these."""
+    layer = (weights.adapters or weights).read(1)
+    digest = hashlib.sha256()
+    for name in sorted(layer):
+        digest.update(layer[name].contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _has_adapters(index: int, base: Weights) -> bool:

@@ -3,7 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from model.adapters import merge
+from conf.errors import ConfigError
+from conf.run_folder import LINEAGE, read_json
+from model.adapters import fingerprint, merge
 from model.hub import local_folder
 from model.huggingface.checkpoint import open_huggingface
 from model.tokenizer.gpt2 import FILES as TOKENIZER_FILES
@@ -18,8 +20,8 @@ def open_weights(source: str | Path, mp_num: int | None = None, asked: str = "so
     The last is a folder with config.json or a name `owner/name` on the hub; `mp_num` is the number of groups in its
     qkv_proj, by default what its config.json or its name says, else 4. asked: the setting, for messages. A stage's
     adapters are merged into the weights that they adapt, which must still be there.
-    Errors: `ConfigError`, one line, where it is none of these, or naming every tensor that is missing, extra or of
-    another shape.
+    Errors: `ConfigError`, one line, where it is none of these, where the weights that adapters adapt have changed, or
+    naming every tensor that is missing, extra or of another shape.
     """
     folder = local_folder(source, HUB_FILES, asked)
     if (folder / "config.json").is_file():
@@ -28,4 +30,10 @@ def open_weights(source: str | Path, mp_num: int | None = None, asked: str = "so
     if weights.adapters is None:
         return weights
     base = open_weights(weights.adapters.base, asked=f"{weights.folder} adapts init_from")
+    recorded = read_json(weights.folder / LINEAGE).get("adapts") if (weights.folder / LINEAGE).is_file() else None
+    if recorded is not None and recorded != fingerprint(base):
+        raise ConfigError(
+            f"{weights.folder} adapts {base.source}, whose weights have changed since; bring back those that it was "
+            "trained on, or train it again"
+        )
     return replace(weights, read=merge(weights.adapters, base))

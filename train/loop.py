@@ -143,7 +143,7 @@ def finish(context: RunContext, name: str, parent: Weights | None, tracker: Trac
         best.validate(settings.stages[name].steps)
     result = best.take()
     tracker.record_samples(name, result["samples"], folder / "samples.md")
-    origins = lineage(context.folder, name, parent, settings, result["step"])
+    origins = lineage(context.folder, name, parent, settings, result["step"], context.data)
     context.write(folder / "lineage.json", origins)
     tracker.record_lineage(origins, folder / "lineage.json")
     evaluation = {"stage": name, "order": list(settings.stages).index(name), "step": result["step"]}

@@ -12,10 +12,11 @@ from torch import nn
 from conf.choices import Handover, Precision
 from conf.errors import ConfigError
 from conf.lora import adapter_parameters, is_lora, trained_layers
+from conf.mixture import corpora_of
 from conf.resume import data_position, read_extensions, samples_done
 from conf.run_folder import CHECKPOINTS, is_finished, read_json, stage_folder
 from conf.schema import Settings
-from model.adapters import beside, initial_adapters
+from model.adapters import beside, fingerprint, initial_adapters
 from model.build import run_layers
 from model.dtypes import DTYPES
 from model.flops import parameters
@@ -36,6 +37,7 @@ from train.checkpoint.save import Saver
 from train.context import RunContext
 from train.data.batches import Gap, PassingOver, micro_batches, prefetched
 from train.data.mixture import ORDER, samples_read, training_samples
+from train.data.prepare import PreparedData
 from train.optimizer import adamw
 from train.schedule import last_stable_step
 
@@ -77,7 +79,10 @@ def _with_new_tokens(name: str, weights: Weights, settings: Settings, own: Path)
     if known == rows == weights.model.vocab_size:
         return weights
     if is_lora(settings.finetune):  # and whoever merges the adapters later would not know the new rows
-        raise ConfigError(f"finetune=lora trains no rows of new tokens, and {weights.source} has {known:,}; use full")
+        raise ConfigError(
+            f"finetune=lora trains no rows of new tokens, and {weights.source} has {known:,} of {rows:,}; train them "
+            "by finetune=full first and adapt that run, or take a tokenizer without new tokens"
+        )
     if settings.stages[name].handover is Handover.full:
         raise ConfigError(
             f"stages.{name}.handover=full cannot take the optimizer's state of {weights.source}, whose vocabulary has "
@@ -207,15 +212,21 @@ def check_parents(context: RunContext) -> None:
 
 
 def lineage(
-    run: Path, name: str, parent: Weights | None, settings: Settings, step: int | None = None
+    run: Path,
+    name: str,
+    parent: Weights | None,
+    settings: Settings,
+    step: int | None = None,
+    data: PreparedData | None = None,
 ) -> dict[str, Any]:
     """Where a stage's weights came from, back to the random ones: what makes nl -> multi -> mono data.
 
-    step: after which the weights are its result, None for the last one.
+    step: after which the weights are its result, None for the last one. data: what it read; of a stage that ended.
     """
     stage, extensions = settings.stages[name], read_extensions(run, name)
     steps = stage.steps if step is None else step
     samples = samples_done(extensions, steps, stage)
+    repositories = {key: data.corpora[key].repositories_read() for key in corpora_of(stage)} if data is not None else {}
     ancestors: list[str] = []
     source = None
     if parent is not None:
@@ -229,7 +240,9 @@ def lineage(
         "tokens_of": {
             key: count * settings.model.context_length for key, count in samples_read(stage, samples).items()
         },
+        "repositories_of": repositories,
         "parent": source,
+        "adapts": fingerprint(parent) if is_lora(settings.finetune) and data is not None and parent else None,
         "handover": None if parent is None else stage.handover.value,
         "steps": steps,
         "tokens": samples * settings.model.context_length,

@@ -5,44 +5,64 @@ from math import prod
 from pathlib import Path, PurePath
 from typing import Any
 
-from conf.choices import ExportForm, Source
+from conf.choices import ExportForm, Objective, Source
 from conf.compose import load_settings
+from conf.lora import is_lora
 from conf.run_folder import CONFIG, ENVIRONMENT, EVALUATION, EVALUATIONS, LINEAGE, is_stage_folder, read_json
-from conf.schema import CorpusConfig, Settings, StageConfig
+from conf.schema import CorpusConfig, DataConfig, FinetuneConfig, Settings, StageConfig
 from model.build import layer_shapes
 from model.huggingface.peft import BASE
+from model.huggingface.settings import MP_NUM
 from model.weights import Weights
 
 CLASSES = {ExportForm.codegen: "CodeGenForCausalLM", ExportForm.gptj: "GPTJForCausalLM"}  # of whole weights
 
 
 def model_card(
-    weights: Weights, form: ExportForm, name: str, further: str | None = None, base_beside: bool = False
+    weights: Weights,
+    form: ExportForm,
+    name: str,
+    further: str | None = None,
+    base_beside: bool = False,
+    mp_num: int = MP_NUM,
 ) -> str:
     """Markdown with the front matter that the hub reads; `name` is the exported folder's, `further` a last section.
 
-    base_beside: the folder has what its adapters adapt, in base/.
+    base_beside: the folder has what its adapters adapt, in base/. mp_num: groups in qkv_proj.
     The licence is the data's and the owner's to say: the card names none.
     """
     model = weights.model
     shapes = layer_shapes(model)
     library, auto, holds = "transformers", "AutoModelForCausalLM", f"transformers' {CLASSES.get(form)}"
-    imports, arguments = "", f'"{name}"'
+    arguments = f'"{name}"'
     if weights.adapters is not None and form is ExportForm.peft:
         base = _short(weights.adapters.base)
         library, auto, holds = "peft", "AutoPeftModelForCausalLM", f"PEFT's adapters of {base}, without its weights"
         if base_beside:
-            holds, auto, imports = "PEFT's adapters, of the model in base/", "PeftModel", "AutoModelForCausalLM, "
+            holds, auto = "PEFT's adapters, of the model in base/", "PeftModel"
             arguments = f'AutoModelForCausalLM.from_pretrained("{name}/{BASE}"), "{name}"'
     parameters = sum(prod(shape) for layer in shapes for shape in layer.values())
+    packages, first = "torch transformers", ""
+    if library == "peft":
+        packages, first = "torch transformers peft", f"from peft import {auto}\n"
+    loading = (
+        f"From the folder that holds {name}/:\n\n```python\n# pip install {packages}\n"
+        f"{first}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
+        f"model = {auto}.from_pretrained({arguments})\n```"
+    )
+    if mp_num != MP_NUM:
+        loading = (
+            f"Its qkv_proj is cut into {mp_num} groups. transformers' CodeGen reads {MP_NUM}, and would load it "
+            f"without a word and compute something else: use code that reads {mp_num}, as CodeGen2-1B's own does "
+            f"(trust_remote_code), or export it again with mp_num={MP_NUM}."
+        )
     sections = [
         f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [{form.value}]\n---\n\n# {name}",
         f"CodeGen (arXiv 2203.13474) with {parameters:,} parameters: {model.n_layer} layers of width {model.n_embd}, "
         f"{model.n_head} heads, {model.vocab_size:,} tokens in its vocabulary, a context of {model.context_length:,}. "
         f"In the form of {holds}.",
-        f"```python\nfrom {library} import {auto}\nfrom transformers import {imports}AutoTokenizer\n\n"
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
-        f"model = {auto}.from_pretrained({arguments})\n```",
+        loading,
         "## Where the weights came from\n\n" + "\n".join(_origin(weights)),
     ]
     if scores := list(_scores(weights.folder)):
@@ -80,6 +100,21 @@ def _origin(weights: Weights) -> Iterator[str]:
     yield f"In the last stage: {_further(settings)}.{_code(weights.folder.parents[1])}"
     yield ""
     yield from (f"- {key}: {source}" for key, source in every.items())
+    yield from _repositories(stages)
+
+
+def _repositories(stages: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
+    """A table of each corpus' largest repositories by their share of its text, where its documents name some."""
+    found: dict[str, dict[str, Any]] = {}
+    for _, lineage in stages:
+        found |= {key: read for key, read in lineage.get("repositories_of", {}).items() if read["largest"]}
+    if not found:
+        return
+    yield from ("", "| corpus | its repositories or packages, by share of its text |", "|---|---|")
+    for key, read in found.items():
+        shares = [f"{name} {size / read['bytes']:.1%}" for name, size in read["largest"].items()]
+        more = [f"{read['others']:,} others"] if read["others"] else []
+        yield f"| {key} | {', '.join([*shares, *more])} |"
 
 
 def _rate(stage: StageConfig, steps: int) -> str:
@@ -100,7 +135,20 @@ def _further(settings: Settings) -> str:
         f"precision {settings.layout.precision.value}, dropout {settings.model.dropout:g}, "
         f"packing {data.packing.value}, deduplication {data.dedup.value}, "
         f"{data.validation_fraction:.2%} of the documents held out, tokenizer {data.tokenizer.kind}"
+        f"{_objective(data)}{_adapters(settings.finetune)}"
     )
+
+
+def _objective(data: DataConfig) -> str:
+    return f", {data.infill_fraction:.0%} of the documents infilled" if data.objective is Objective.infill else ""
+
+
+def _adapters(finetune: FinetuneConfig) -> str:
+    if not is_lora(finetune):
+        return ""
+    frozen = "" if finetune.quantize is None else f" beside weights in {finetune.quantize.value}"
+    modules = ", ".join(finetune.targets)
+    return f", adapters alone (LoRA: rank {finetune.rank}, alpha {finetune.alpha:g}, on {modules}){frozen}"
 
 
 def _code(run: Path) -> str:

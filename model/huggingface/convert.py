@@ -22,7 +22,7 @@ from model.huggingface.card import model_card
 from model.huggingface.checkpoint import open_huggingface
 from model.huggingface.gptj import gptj_config, to_gptj
 from model.huggingface.peft import BASE, to_peft, write_peft
-from model.huggingface.settings import check_mp_num, config_of
+from model.huggingface.settings import MP_NUM, check_mp_num, config_of
 from model.huggingface.shards import ShardWriter
 from model.pretrained import open_weights
 from model.tokenizer import Tokenizer, load_tokenizer
@@ -87,7 +87,7 @@ def export_weights(
         shards.finish()
         config = config_of(model, first, tokenizer.eos if tokenizer else None)
         config = gptj_config(config) if gptj else {**config, "mp_num": mp_num}
-        (folder / "README.md").write_text(model_card(weights, form, target.name))
+        (folder / "README.md").write_text(model_card(weights, form, target.name, mp_num=MP_NUM if gptj else mp_num))
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         if tokenizer is not None and tokenizer.chat_template is not None:
             _write_ends(tokenizer, folder)
@@ -101,7 +101,7 @@ def export_adapters(weights: Weights, target: Path, mp_num: int, dtype: Precisio
 
     What they adapt is named by folder or by its name on the hub; weights of this stack's own form, which PEFT cannot
     open, are written beside them, to base/.
-    Errors: `ConfigError` where `weights` have none, or as `export_weights`.
+    Errors: `ConfigError` where `weights` have none, where `mp_num` is not the base's, or as `export_weights`.
     """
     adapters, model = weights.adapters, weights.model
     if adapters is None:
@@ -115,13 +115,16 @@ def export_adapters(weights: Weights, target: Path, mp_num: int, dtype: Precisio
             tensors |= {name: _cast(name, value, dtype) for name, value in own.items()}
         base = Path(adapters.base)
         beside = base.is_dir() and not (base / "config.json").is_file()
-        if beside:
+        if not beside:
+            open_weights(adapters.base, mp_num)  # refuses another number than that of the base
+        else:
             export_weights(open_weights(base), folder / BASE, mp_num, dtype)
         if base.is_dir():
             adapters = replace(adapters, base=str((target / BASE if beside else base).absolute()))
         write_peft(folder, tensors, adapters)
         named = replace(weights, adapters=adapters)
-        (folder / "README.md").write_text(model_card(named, ExportForm.peft, target.name, base_beside=beside))
+        card = model_card(named, ExportForm.peft, target.name, base_beside=beside, mp_num=mp_num)
+        (folder / "README.md").write_text(card)
     return replace(weights, source=str(target), folder=target, form="PEFT's adapters")
 
 

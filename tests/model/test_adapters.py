@@ -9,8 +9,9 @@ import torch
 
 from conf.choices import Finetune
 from conf.errors import ConfigError
+from conf.run_folder import LINEAGE, write_json
 from conf.schema import FinetuneConfig, ModelConfig, Settings
-from model.adapters import beside, initial_adapters
+from model.adapters import beside, fingerprint, initial_adapters
 from model.lora import delta
 from model.pretrained import open_weights
 from model.weights import write_layer
@@ -61,6 +62,12 @@ def test_adapters_are_merged_into_the_weights_that_they_adapt(
     assert both.keys() == whole[2].keys() | layers[2].keys()
     assert beside(open_weights(tmp_path / "base"), weights.adapters.read).layer(0).keys() == whole[0].keys()
 
+    recorded = tmp_path / "run/stages/mono" / LINEAGE
+    write_json(recorded, {"adapts": fingerprint(open_weights(tmp_path / "base"))})
+    open_weights(tmp_path / "run")
+    write_json(recorded, {"adapts": fingerprint(weights)})
+    with pytest.raises(ConfigError, match=r"run/stages/mono adapts .*base.* whose weights have changed since; bring"):
+        open_weights(tmp_path / "run")
     (tmp_path / "base").rename(tmp_path / "moved")
     with pytest.raises(ConfigError, match=r"run/stages/mono adapts init_from=.*base does not exist"):
         open_weights(tmp_path / "run")

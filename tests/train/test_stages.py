@@ -19,6 +19,7 @@ from tests.model.huggingface.random_models import random_model, save
 from tests.model.test_pretrained import write_run
 from tests.train.test_loop import command, launch, write_corpora
 from train.data.mixture import ORDER
+from train.data.prepare import CorpusFiles, PreparedData
 from train.stages import lineage, parent_of
 
 TEXTS = ["def add(a, b):\n    return a + b\n" * 30]
@@ -57,6 +58,14 @@ def test_a_run_a_stage_and_a_released_checkpoint_are_parents(
         settings = replace(from_source(settings, source), model=tiny)
         parent = parent_of(tmp_path / "run", "mono", settings)
         assert lineage(tmp_path / "run", "mono", parent, settings)["lineage"][:2] == ["other/nl", "other/multi"]
+
+
+def test_lineage_names_the_repositories_of_the_corpora_that_a_stage_read(tmp_path: Path, settings: Settings) -> None:
+    named = {"owner/one": 600, "two": 300}
+    files = CorpusFiles(tmp_path, tmp_path, "<u2", 9, 1000, 300, 1, 90, 30, {}, {}, named, 7)
+    data = PreparedData(tmp_path, {"nl": files, "mono": files})
+    recorded = lineage(tmp_path / "run", "mono", None, settings, data=data)
+    assert recorded["repositories_of"] == {"mono": {"bytes": 1000, "largest": named, "others": 7}}
 
 
 def test_another_model_is_one_line_with_every_key_that_differs(tmp_path: Path, settings: Settings) -> None:
@@ -140,7 +149,8 @@ def test_rows_of_new_tokens_are_not_frozen(tmp_path: Path, settings: Settings) -
     released = save(random_model(), tmp_path / "released")
     settings = from_source(settings, released, vocab_size=512)
     settings.finetune.kind = Finetune.lora
-    with pytest.raises(ConfigError, match=r"finetune=lora trains no rows of new tokens, and .*released has 400"):
+    words = r"trains no rows of new tokens, and .*released has 400 of 512; train them by finetune=full first"
+    with pytest.raises(ConfigError, match=words):
         parent_of(tmp_path / "run", "mono", settings)
 
 

@@ -1,7 +1,7 @@
 """The corpora of a run out of finished shards: duplicates left out, validation chosen, bounds kept.
 
 No text is read, and no token to train on is copied: `token_spans.py` says where they lie.
-Memory: two bytes a document, and what `duplicates.py` and one shard's manifest need.
+Memory: two bytes a document, a count a repository, and what `duplicates.py` and one shard's manifest need.
 """
 
 import json
@@ -34,6 +34,7 @@ from train.data.token_spans import SHARD_TOKENS, TokenSpansWriter
 TRAIN, VALIDATION, DUPLICATE, NEAR_DUPLICATE, ABOVE_VALIDATION, ABOVE_LIMIT = range(6)
 REASONS = {DUPLICATE: "duplicate", NEAR_DUPLICATE: "near duplicate", ABOVE_VALIDATION: "above validation_bytes"}
 SPLITS = {TRAIN: "train", VALIDATION: "validation"}
+LARGEST_REPOSITORIES = 10  # that are named, by their text
 
 
 @dataclass
@@ -112,6 +113,7 @@ def _write_corpus(
         _refuse_empty(key, corpus, data, parts, dropped)
     folder.mkdir(parents=True)
     counts: Counter[str] = Counter()
+    repositories: Counter[str] = Counter()  # bytes to train on
     dtype = parts[0].task.dtype
     with (
         (folder / "manifest.jsonl").open("w") as manifest,
@@ -127,7 +129,7 @@ def _write_corpus(
             else:
                 _refer_to_tokens(part, documents, train)
                 _copy_validation(part, documents, validation)
-            _copy_manifest(part, manifest)
+            _copy_manifest(part, documents, manifest, repositories)
             for fate, split in SPLITS.items():
                 own = documents[part.fate == fate]
                 counts[f"{split}_documents"] += len(own)
@@ -139,6 +141,7 @@ def _write_corpus(
         if lone:
             counts["validation_documents"], counts["validation_bytes"] = 1, counts["split_inside_bytes"]
             counts["train_bytes"] -= counts["split_inside_bytes"]
+            repositories.clear()  # there is one
     (folder / "dropped.json").write_text(json.dumps(dropped.record(), indent=2) + "\n")
     conversations = parts[0].task.corpus.conversations
     return {
@@ -146,6 +149,8 @@ def _write_corpus(
         "conversations": conversations,
         **counts,
         "languages": languages.tokens,
+        "repositories": dict(repositories.most_common(LARGEST_REPOSITORIES)),
+        "other_repositories": max(0, len(repositories) - LARGEST_REPOSITORIES),
         "dropped": dict(sorted(dropped.counts.items())),
     }
 
@@ -262,11 +267,14 @@ def _copy_validation(part: _Part, documents: NDArray[Any], validation: TokenFile
             validation.write(source.read(int(ends[row] - documents["tokens"][row]), int(ends[row])))
 
 
-def _copy_manifest(part: _Part, manifest: TextIO) -> None:
+def _copy_manifest(part: _Part, documents: NDArray[Any], manifest: TextIO, repositories: Counter[str]) -> None:
+    """Append what becomes part of the corpus, and count the bytes to train on of each repository that is named."""
     with (part.task.folder / "manifest.jsonl").open() as lines:
-        for fate, line in zip(part.fate.tolist(), lines, strict=True):
+        for fate, size, line in zip(part.fate.tolist(), documents["bytes"].tolist(), lines, strict=True):
             if fate in SPLITS:
                 manifest.write(f'{line.rstrip()[:-1]}, "split": "{SPLITS[fate]}"}}\n')
+            if fate == TRAIN and (repository := json.loads(line)["repository"]) is not None:
+                repositories[repository] += size
 
 
 def _kept(parts: list[_Part], *fates: int) -> Iterator[int]:

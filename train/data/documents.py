@@ -34,7 +34,7 @@ class Document:
     source: str  # a path, 'file:line', or 'module.name'
     language: str | None = None  # one of the six programming languages, None for other text
     licence: str | None = None  # as stated by its package or data set, None where unknown
-    repository: str | None = None  # likewise
+    repository: str | None = None  # likewise; of an installed package its name
     conversation: Conversation | None = None  # of which `text` is what everyone says
 
 

@@ -38,6 +38,12 @@ class SourceFile:
     path: Path
     licence: str | None
 
+    @property
+    def package(self) -> str:
+        """The top folder of its name."""
+        top = self.name.partition("/")[0]
+        return "python" if top == "include" else top
+
 
 def read_local(name: str) -> Iterator[Document]:
     """The documents of corpus `name` (nl, multi or mono), in an order that depends on the installed packages alone.
@@ -75,7 +81,7 @@ def _topics() -> Iterator[Document]:
     from pydoc_data.topics import topics
 
     for name, text in sorted(topics.items()):
-        yield Document(text.strip() + "\n", f"pydoc_data.topics.{name}", licence="PSF-2.0")
+        yield Document(text.strip() + "\n", f"pydoc_data.topics.{name}", licence="PSF-2.0", repository="python")
 
 
 def _descriptions() -> Iterator[Document]:
@@ -83,7 +89,7 @@ def _descriptions() -> Iterator[Document]:
     for distribution in _distributions():
         text = _field(distribution, "Description")
         if len(text) >= MIN_PROSE_CHARACTERS:
-            yield Document(text, f"{distribution.name}/METADATA", licence=_licence(distribution))
+            yield Document(text, f"{distribution.name}/METADATA", None, _licence(distribution), distribution.name)
 
 
 def _docstrings() -> Iterator[Document]:
@@ -93,7 +99,8 @@ def _docstrings() -> Iterator[Document]:
         for name, docstring in _docstrings_of(_read(found) or ""):
             prose = EXAMPLE.split(docstring, maxsplit=1)[0].rstrip()
             if _is_prose(prose):
-                yield Document(prose + "\n", f"{module}.{name}" if name else module, licence=found.licence)
+                place = f"{module}.{name}" if name else module
+                yield Document(prose + "\n", place, None, found.licence, found.package)
 
 
 def _docstrings_of(text: str) -> Iterator[tuple[str, str]]:
@@ -125,7 +132,7 @@ def _code(files: Iterator[SourceFile]) -> Iterator[Document]:
     for found in files:
         text = _read(found)
         if text is not None:
-            yield Document(text, found.name, language_of(found.path.suffix, text), found.licence)
+            yield Document(text, found.name, language_of(found.path.suffix, text), found.licence, found.package)
 
 
 def _of_language(language: str) -> Iterator[SourceFile]:

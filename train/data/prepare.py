@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,13 @@ class CorpusFiles:
     validation_tokens: int
     languages: dict[str, int]  # programming language -> tokens to train on, by code (languages.py); "none": other text
     dropped: dict[str, int]  # reason -> number of documents
+    repositories: dict[str, int] = field(default_factory=dict)  # the largest that are named -> bytes to train on
+    other_repositories: int = 0  # how many more are named
     conversations: bool = False  # tokens say whether they are learnt (loss_mask.py); then bytes are those that are
+
+    def repositories_read(self) -> dict[str, Any]:
+        """The largest repositories that its text to train on names, in bytes, and how many more there are."""
+        return {"bytes": self.train_bytes, "largest": self.repositories, "others": self.other_repositories}
 
     def validation_samples(self, context_length: int, document_mask: bool) -> Samples:
         """The validation set in order, the last sample padded; conversations whole."""

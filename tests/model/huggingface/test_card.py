@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from conf.choices import ExportForm, Precision, Source
 from conf.compose import compose_settings
 from conf.schema import CorpusConfig, ModelConfig
-from model.huggingface.card import _source
+from model.huggingface.card import _further, _source
 from model.huggingface.convert import export_weights
 from model.pretrained import open_weights
 from tests.model.huggingface.random_models import random_model, save
@@ -18,6 +18,10 @@ from tests.model.test_pretrained import write_run
 
 def lineage(run: Path, stage: str, parent: str | None, line: list[str], **tokens: int) -> None:
     told = {"stage": stage, "parent": parent, "steps": 7, "tokens": sum(tokens.values()), "tokens_of": tokens}
+    told["repositories_of"] = {
+        "multi": {"bytes": 1000, "largest": {"owner/one": 600, "two": 300}, "others": 1234},
+        "nl": {"bytes": 1000, "largest": {}, "others": 0},  # its documents name none
+    }
     (run / "stages" / stage / "lineage.json").write_text(json.dumps({**told, "lineage": line}))
 
 
@@ -46,6 +50,7 @@ def test_a_stage_of_a_run(tmp_path: Path, tiny: ModelConfig) -> None:
         rows[2].startswith("| run/multi | 3,500 | multi 3,000, nl 500 | 7 |")
         and "| 0.00125 to 0.0004, cosine, warm-up 10, annealing 110 steps |" in rows[2]
     )
+    assert [row for row in rows if "owner/one" in row] == ["| multi | owner/one 60.0%, two 30.0%, 1,234 others |"]
     assert rows[-3:] == [
         "| nl, bits per byte of validation | 1.25 |",
         "| multi, bits per byte of validation | 0.5 |",
@@ -66,10 +71,20 @@ def test_sources_are_named_without_this_machines_paths() -> None:
     assert hub == "data set owner/set on the hub, subsets c, go, split train"
 
 
+def test_how_adapters_were_trained_is_told() -> None:
+    words = ["model=tiny", "finetune=lora", "finetune.quantize=nf4", "finetune.targets=[fc_in,fc_out]"]
+    told = "adapters alone (LoRA: rank 16, alpha 32, on fc_in, fc_out) beside weights in nf4"
+    assert _further(compose_settings(words)).endswith(f", {told}")
+    assert _further(compose_settings(["data.objective=infill"])).endswith(", 50% of the documents infilled")
+
+
 def test_weights_of_another_origin(tmp_path: Path) -> None:
     source = save(random_model(), tmp_path / "downloaded")
     export_weights(open_weights(source), tmp_path / "mine", 4, Precision.auto, form=ExportForm.gptj)
     text = (tmp_path / "mine/README.md").read_text()
     parameters = sum(value.numel() for value in random_model().parameters())
     assert f"with {parameters:,} parameters: 2 layers of width 64" in text and "GPTJForCausalLM" in text
+    export_weights(open_weights(source), tmp_path / "eight", 8, Precision.auto)
+    eight = (tmp_path / "eight/README.md").read_text()
+    assert "qkv_proj is cut into 8 groups" in eight and "from_pretrained" not in eight
     assert "Converted from downloaded (" in text and "## Scores" not in text and str(tmp_path) not in text

@@ -23,8 +23,10 @@ from tests.model.test_adapters import LORA, write_adapters
 
 
 @pytest.mark.parametrize("targets", [["qkv_proj", "out_proj", "fc_in", "fc_out"], ["qkv_proj"]])
-def test_logits_are_the_runs_by_peft_and_merged(targets: list[str], tmp_path: Path, settings: Settings) -> None:
-    released = save(random_model(), tmp_path / "released")
+def test_logits_are_the_runs_by_peft_and_merged(
+    targets: list[str], tmp_path: Path, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    released = save(random_model(mp_num=4), tmp_path / "released")
     model = open_weights(released).model
     stages = {"mono": replace(settings.stages["mono"], init_from=str(released))}
     finetune = replace(LORA, targets=targets)
@@ -33,6 +35,9 @@ def test_logits_are_the_runs_by_peft_and_merged(targets: list[str], tmp_path: Pa
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "merged")]) == 0
     with safe_open(tmp_path / "adapters/adapter_model.safetensors", "pt") as file:
         assert len(list(file.keys())) == 2 * 2 * len(targets)
+    if len(targets) == 1:
+        assert main(["export", str(tmp_path / "run"), str(tmp_path / "eight"), "form=peft", "mp_num=8"]) == 2
+        assert "mp_num=8 is not that of" in capsys.readouterr().err and not (tmp_path / "eight").exists()
     card = (tmp_path / "adapters/README.md").read_text()
     assert "library_name: peft" in card and 'AutoPeftModelForCausalLM.from_pretrained("adapters")' in card
 

@@ -92,6 +92,23 @@ def test_a_text_in_two_corpora_is_on_the_same_side_of_both_or_in_the_first_only(
     assert counts["nl"]["dropped"].get("duplicate", 0) == 0 and counts["code"]["dropped"]["duplicate"] == 100
 
 
+def test_the_text_to_train_on_is_counted_by_repository(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.data.assemble.LARGEST_REPOSITORIES", 2)
+    rows = [
+        {"text": text(seed), "lang": "Python", "repo_name": ("one", "two", "one", "three", None)[seed % 5]}
+        for seed in [*range(200, 500), *range(200, 250)]  # the last are duplicates
+    ]
+    (tmp_path / "code.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    counts, manifest = run(settings, tmp_path / "out")
+    trained = [row for row in manifest["code"] if row["split"] == "train"]
+    sizes = {
+        name: sum(row["bytes"] for row in trained if row["repository"] == name) for name in ("one", "two", "three")
+    }
+    largest = dict(sorted(sizes.items(), key=lambda item: -item[1])[:2])
+    assert counts["code"]["repositories"] == largest and "one" in largest
+    assert (counts["code"]["other_repositories"], counts["nl"]["repositories"]) == (1, {})
+
+
 def test_near_duplicates_are_dropped_where_asked_for(settings, tmp_path):
     texts = [text(seed, 200) for seed in range(100)]
     write_jsonl(tmp_path / "nl.jsonl", texts + [one.replace(" ", "  ", 3) + "and more\n" for one in texts])

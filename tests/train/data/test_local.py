@@ -59,6 +59,7 @@ def test_a_short_read_is_spread_over_packages_and_licences_are_noted():
     assert all("tests" not in document.source.split("/") for document in mono)
     assert sum(document.licence is not None for document in mono) > 40
     assert all(not document.source.startswith("/") for document in mono)
+    assert all(document.repository == document.source.partition("/")[0] for document in mono)
 
 
 def test_the_inventory_names_what_the_harvest_depends_on():
