@@ -1,4 +1,7 @@
-"""A real Slurm of two nodes on this machine: munged, slurmctld and two slurmd, all below one folder."""
+"""A real Slurm of two nodes on this machine: munged, slurmctld and two slurmd, all below one folder.
+
+The machine may stand still for half a minute: no node is down by then (SlurmdTimeout).
+"""
 
 import os
 import shutil
@@ -36,7 +39,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
 ReturnToService=2
-SlurmdTimeout=20
+SlurmdTimeout=300
 KillWait=30
 MinJobAge=30
 SchedulerParameters=batch_sched_delay=0,sched_interval=3,sched_min_interval=0
@@ -88,7 +91,7 @@ class SlurmCluster:
         self._start("slurmctld", "-D")
         for node in ("n1", "n2"):
             self.start_node(node)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while self.command("sinfo", "-h", "-p", "debug", "-t", "idle", "-o", "%D").strip() != "2":
             if time.monotonic() > until:
                 log = (self.folder / "slurmctld.log").read_text()[-3000:]
@@ -112,6 +115,12 @@ class SlurmCluster:
         """Slurm's word for the state of a job that ended a short while ago, or has not."""
         shown = self.command("scontrol", "show", "job", job)
         return shown.partition("JobState=")[2].split()[0] if "JobState=" in shown else "UNKNOWN"
+
+    def minutes(self, job: str) -> int:
+        """How long a job has been running, rounded down."""
+        shown = self.command("scontrol", "show", "job", job)
+        hours, minutes, _ = shown.partition("RunTime=")[2].split()[0].split(":")
+        return 60 * int(hours) + int(minutes)
 
     def begins_now(self, job: str) -> bool:
         """Have a requeued job begin at once, not after the time that Slurm adds; false until it waits."""

@@ -107,7 +107,8 @@ def test_a_chain_that_is_requeued_cut_short_and_cancelled_ends_like_the_local_ru
     assert again.returncode == 2 and f"is under way as job {multi} (running)" in again.stderr
     for process in ranks(run):  # Slurm looks at time limits twice a minute: nothing is trained until it sends SIGCONT
         process.suspend()
-    cluster.command("scontrol", "update", f"JobId={multi}", "TimeLimit=1")  # its USR1 is due at once
+    soon = cluster.minutes(multi) + 2  # within the notice that the job asks for: its USR1 is due
+    cluster.command("scontrol", "update", f"JobId={multi}", f"TimeLimit={soon}")
     wait_for(lambda: "requeued, and goes on from there" in logs(run))
     cluster.command("scontrol", "update", f"JobId={multi}", "TimeLimit=30")
     wait_for(lambda: cluster.begins_now(multi))
