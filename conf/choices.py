@@ -116,6 +116,13 @@ class Objective(Enum):
     infill = "infill"  # some with a span taken out and put after them, as CodeGen2's
 
 
+class InfillUnit(Enum):
+    """What the span of an infilling document begins and ends with."""
+
+    token = "token"  # any token
+    line = "line"  # whole lines, as an editor asks for them
+
+
 class ClusterKind(Enum):
     """Who starts the processes."""
 

@@ -72,6 +72,7 @@ class DataConfig:
     objective: choices.Objective = MISSING
     infill_fraction: float = MISSING
     infill_span: float = MISSING
+    infill_unit: choices.InfillUnit = MISSING
     dedup: choices.Dedup = MISSING
     dedup_across_corpora: bool = MISSING
     redact: list[str] = field(default_factory=list)

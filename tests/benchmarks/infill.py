@@ -38,6 +38,9 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="settings of both runs")
     parser.add_argument("--paths", type=Path, nargs="+", help="folders of Python files")
     parser.add_argument("--most", type=int, default=10**9, help="characters of a function; longer ones are left out")
+    parser.add_argument(
+        "--copies", type=int, default=1, help="of a function, each with a span of its own: an epoch each"
+    )
     parser.add_argument("--new-tokens", type=int, default=24, help="of a line, at most")
     parser.add_argument("--folder", type=Path, help="where the runs are kept; default: a temporary folder")
     arguments = parser.parse_args()
@@ -54,7 +57,8 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
     (folder / "held").mkdir(parents=True, exist_ok=True)
     for number, function in enumerate(held):
         (folder / "held" / f"{number:05d}.py").write_text(function)
-    (folder / "train.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in trained))
+    copies = [f"# {copy}\n" * (copy > 0) + one for copy in range(arguments.copies) for one in trained]  # a span each
+    (folder / "train.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in copies))
     print(f"{len(trained)} functions to train on, {len(held)} held back", flush=True)
     print("| objective | asked with | problems | exact match |\n|---|---|---:|---:|")
     for objective in ("infill", "causal"):

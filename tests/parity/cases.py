@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from conf.choices import IGNORE_INDEX, Objective
+from conf.choices import IGNORE_INDEX, InfillUnit, Objective
 from conf.commands import Sampling
 from conf.compose import compose_settings
 from conf.lora import trained_layers
@@ -105,7 +105,7 @@ def infilled(rows: torch.Tensor) -> MicroBatch:
 
     The first document of a row is in CodeGen2's form where its draw says so; ids from 90 on are the form's.
     """
-    data = DataConfig(objective=Objective.infill, infill_fraction=0.5, infill_span=0.5)
+    data = DataConfig(objective=Objective.infill, infill_fraction=0.5, infill_span=0.5, infill_unit=InfillUnit.token)
     model = ModelConfig(context_length=rows.shape[1] - 1)
     tokenizer = Ids(EOS, {"<mask_1>": 91, "<sep>": 92, "<eom>": 93})
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,8 @@ each with its own span: a span that is far from its place teaches nothing (Bavar
     NAME_HASH.infill/infill.json   `Form`
 
 Length and place of a span: the length is uniform up to a share of its document, the place among those that there are
-(the paper masks spans for a ratio that it draws, and does not say from which distribution).
+(the paper masks spans for a ratio that it draws, and does not say from which distribution). With data.infill_unit=line
+it grows to the line breaks around it: of the two ends of a line, neither is in doubt.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from pathlib import Path
 import numpy
 from numpy.typing import NDArray
 
-from conf.choices import INFILL_TOKENS, Objective
+from conf.choices import INFILL_TOKENS, InfillUnit, Objective
 from conf.errors import DataError
 from conf.schema import Settings
 from model.tokenizer import Tokenizer
@@ -45,13 +46,15 @@ Numbers = NDArray[numpy.int64]
 
 @dataclass(frozen=True)
 class Form:
-    """Ids of the tokens that the form adds, and the most of a part that its span takes."""
+    """Ids of the tokens that the form adds; the most of a part that its span takes; ids of the tokens that begin with a
+    line break, where spans are whole lines."""
 
     eos: int
     mask: int
     sep: int
     eom: int
     span: float
+    breaks: list[int]
 
 
 def training_tokens(tokens: Path, settings: Settings) -> Path:
@@ -59,7 +62,8 @@ def training_tokens(tokens: Path, settings: Settings) -> Path:
     data = settings.data
     if data.objective is not Objective.infill:
         return tokens
-    what = [FORMAT, settings.run.seed, data.infill_fraction, data.infill_span, settings.model.context_length]
+    spans = [data.infill_fraction, data.infill_span, data.infill_unit.value]
+    what = [FORMAT, settings.run.seed, *spans, settings.model.context_length]
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
     return tokens.with_name(f"{tokens.stem}_{digest}{SUFFIX}")
 
@@ -78,7 +82,12 @@ def write_infill(tokens: Path, dtype: str, settings: Settings, tokenizer: Tokeni
             f"data.objective=infill needs {', '.join(missing)}, which the tokenizer of this data does not have; "
             "use data.tokenizer.kind=codegen2 and its path, or let one be trained with data.tokenizer.path=null"
         )
-    form = Form(tokenizer.eos, special[FIRST_MASK], special[SEPARATOR], special[END_OF_MASK], settings.data.infill_span)
+    whole_lines = settings.data.infill_unit is InfillUnit.line
+    breaks = (
+        [one for one in range(tokenizer.vocab_size) if tokenizer.token_bytes(one)[:1] == b"\n"] if whole_lines else []
+    )
+    marks = special[FIRST_MASK], special[SEPARATOR], special[END_OF_MASK]
+    form = Form(tokenizer.eos, *marks, settings.data.infill_span, breaks)
     most = settings.model.context_length - INFILL_TOKENS
     with partial_folder(folder) as partial, TokenFileWriter(partial / "parts.bin", "<u8") as parts:
         (partial / "infill.json").write_text(json.dumps(asdict(form)) + "\n")
@@ -140,6 +149,13 @@ def span_of(draw: int, length: int, most: float) -> tuple[int, int]:
     return first, first + size
 
 
+def grown(span: tuple[int, int], borders: NDArray[numpy.intp], length: int) -> tuple[int, int]:
+    """`span` of a part of `length` tokens, grown to `borders`, the line breaks in the part, or to an end of it."""
+    places = numpy.concatenate([[0], borders, [length]])
+    before, after = numpy.searchsorted(places, span[0], "right") - 1, numpy.searchsorted(places, span[1])
+    return int(places[before]), int(places[after])
+
+
 class InfillTokens:
     """The tokens of a corpus in the form, wherever its own lie."""
 
@@ -198,6 +214,8 @@ class InfillTokens:
         ids, form = self._source.read(start, stop), self.form
         ids = ids[:-1] if ids[-1] == form.eos else ids
         first, end = span_of(draw, len(ids), form.span)
+        if form.breaks:
+            first, end = grown((first, end), numpy.flatnonzero(numpy.isin(ids, form.breaks)), len(ids))
         marks = numpy.array([form.mask, form.eos, form.sep, form.mask, form.eom, form.eos], ids.dtype)
         return numpy.concatenate([ids[:first], marks[:1], ids[end:], marks[1:4], ids[first:end], marks[4:]])
 

@@ -3,6 +3,7 @@
 (Fried et al., arXiv 2204.05999; Bavarian et al., arXiv 2207.14255.) The functions are those of Python files, of a run's
 own validation sets, or of the authors' file. A model that can infill sees what is before and after the line; every
 model is also asked from left to right, with what is before it alone, so that models of both kinds can be compared.
+The first line of what it writes counts, either way, as Fried et al. count it.
 """
 
 import ast
@@ -107,7 +108,7 @@ def evaluate(
     sampling = Sampling(command.max_new_tokens, command.temperatures[0], command.top_p, command.top_k, command.seed)
 
     def infill(asked: list[Problem], seeds: list[int]) -> list[str]:
-        return fill(generator, [_gap(one) for one in asked], sampling, seeds)
+        return fill(generator, [_gap(one) for one in asked], sampling, seeds, first_line)
 
     def left_to_right(asked: list[Problem], seeds: list[int]) -> list[str]:
         return generator.generate([_gap(one).prefix for one in asked], sampling, seeds, first_line, whole=True)

@@ -8,7 +8,7 @@ from model.tokenizer import Tokenizer
 from model.tokenizer.codegen2 import END_OF_MASK, FIRST_MASK, INFILLING, SEPARATOR
 from train.sample.choose import before
 from train.sample.gap import Gap
-from train.sample.generator import Generator, cut_at_first
+from train.sample.generator import Generator, Stop, cut_at_first
 
 MARKS = 5  # tokens of a prompt beside its text: eos, <mask_1>, eos, <sep>, <mask_1>
 
@@ -18,10 +18,8 @@ def can_infill(tokenizer: Tokenizer) -> bool:
     return all(text in tokenizer.special_tokens for text in INFILLING)
 
 
-def fill(
-    generator: Generator, gaps: Sequence[Gap], sampling: Sampling, seeds: list[int], stop: tuple[str, ...] = ()
-) -> list[str]:
-    """What the model writes for each of `gaps`, up to its `<eom>` or the first of `stop`, as one batch.
+def fill(generator: Generator, gaps: Sequence[Gap], sampling: Sampling, seeds: list[int], stop: Stop = ()) -> list[str]:
+    """What the model writes for each of `gaps`, up to its `<eom>` or `stop` (see `Generator.generate`).
 
     The text of a gap is ordinary text, whatever it holds. Of a gap that leaves no room for `max_new_tokens`, the text
     that is far from the place is left out, half of the room for the suffix at most where the prefix needs the other.
@@ -39,7 +37,7 @@ def fill(
             f"max_new_tokens={sampling.max_new_tokens} leaves no room for a prompt in the context of "
             f"{generator.model.context_length} tokens; use at most {generator.model.context_length - MARKS - 1}"
         )
-    end, cut = tokenizer.special_tokens[END_OF_MASK], cut_at_first(stop)
+    end, cut = tokenizer.special_tokens[END_OF_MASK], stop if callable(stop) else cut_at_first(stop)
 
     def ended(new: list[int]) -> bool:
         return end in new or (bool(stop) and cut(tokenizer.decode(new)) is not None)

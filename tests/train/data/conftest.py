@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.choices import Dedup, Objective, OnError, Packing, Source
+from conf.choices import Dedup, InfillUnit, Objective, OnError, Packing, Source
 from conf.schema import CorpusConfig, DataConfig, FiltersConfig, ModelConfig, Settings, StageConfig, TokenizerConfig
 
 WORDS = ("def", "return", "value", "while", "number", "the", "of", "model", "learns", "(x)", "=", "\n    ", "\n", "\t")
@@ -41,6 +41,7 @@ def settings(tmp_path) -> Settings:
             objective=Objective.causal,
             infill_fraction=0.5,
             infill_span=0.5,
+            infill_unit=InfillUnit.token,
             dedup=Dedup.exact,
             dedup_across_corpora=False,
             decontaminate_words=13,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from conf.choices import IGNORE_INDEX, INFILL_TOKENS, Objective, Packing
+from conf.choices import IGNORE_INDEX, INFILL_TOKENS, InfillUnit, Objective, Packing
 from conf.errors import DataError
 from conf.schema import DataConfig, ModelConfig, RunConfig, Settings
 from tests.train.data.test_best_fit import EOS, ids_of, write
@@ -31,11 +31,16 @@ LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=20)  # tokens of doc
 class Tokens:
     """What the plan needs of a tokenizer."""
 
-    eos, special_tokens = EOS, {"<mask_1>": MASK, "<sep>": SEP, "<eom>": EOM}
+    eos, special_tokens, vocab_size = EOS, {"<mask_1>": MASK, "<sep>": SEP, "<eom>": EOM}, 1000
+
+    def token_bytes(self, token: int) -> bytes:
+        return b"\n    " if token % 5 == 3 else b"a\n"
 
 
-def settings_of(seed: int = 1, fraction: float = 0.5, span: float = 0.5) -> Settings:
-    data = DataConfig(objective=Objective.infill, infill_fraction=fraction, infill_span=span)
+def settings_of(
+    seed: int = 1, fraction: float = 0.5, span: float = 0.5, unit: InfillUnit = InfillUnit.token
+) -> Settings:
+    data = DataConfig(objective=Objective.infill, infill_fraction=fraction, infill_span=span, infill_unit=unit)
     return Settings(model=ModelConfig(context_length=LENGTH), run=RunConfig(seed=seed), data=data)
 
 
@@ -84,6 +89,29 @@ def test_every_document_is_whole_and_each_reader_sees_the_same(
                 assert len(part) - part.index(SEP) - 3 <= max(1, int(own * span))
         if fraction == 1.0:
             assert sum(SEP in part for part in parts) == sum(-(-n // (LENGTH - INFILL_TOKENS)) for n in lengths)
+
+
+@examples(max_examples=40, deadline=None)
+@given(LENGTHS, st.integers(0, 2**31 - 1))
+def test_spans_of_whole_lines_are_those_of_tokens_grown_to_line_breaks(lengths: list[int], seed: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [infilled(folder, lengths, settings_of(seed, 1.0, 0.4, unit)) for unit in InfillUnit]
+        tokens, lines = (documents_of(InfillTokens(path, "<u2").read(0, 10**9)) for path in paths)
+        for one, other in zip(tokens, lines, strict=True):
+            ids = undone(one)
+            assert undone(other) == ids
+            borders = {0, len(ids), *(place for place, token in enumerate(ids) if token % 5 == 3)}
+            first, end = span_in(one)
+            wanted = max(at for at in borders if at <= first), min(at for at in borders if at >= end)
+            assert not ids or span_in(other) == wanted
+
+
+def span_in(document: list[int]) -> tuple[int, int]:
+    """Where the span of a document in the form begins and ends in the document."""
+    if SEP not in document:
+        return 0, 0
+    first = document.index(MASK)
+    return first, first + len(document) - document.index(SEP) - 3
 
 
 @examples(max_examples=40, deadline=None)
@@ -213,4 +241,4 @@ def test_preparing_stores_no_token_again_and_counts_what_is_read(settings: Setti
 
 def test_the_form_is_written_with_its_ids(tmp_path: Path) -> None:
     path = infilled(tmp_path, [3], settings_of(fraction=1.0, span=0.4))
-    assert InfillTokens(path, "<u2").form == Form(EOS, MASK, SEP, EOM, 0.4)
+    assert InfillTokens(path, "<u2").form == Form(EOS, MASK, SEP, EOM, 0.4, [])

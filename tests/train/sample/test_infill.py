@@ -71,6 +71,7 @@ def test_what_is_written_ends_before_the_end_of_the_mask(generator: Generator) -
         (ids,) = generator.generate_ids([prompt_ids(tokenizer, gap, 40)], GREEDY, [0])
         assert text == tokenizer.decode(before(ids, tokenizer.special_tokens["<eom>"]))
     assert fill(generator, GAPS[:1], GREEDY, [0], (texts[0][3],)) == [texts[0].split(texts[0][3])[0]]
+    assert fill(generator, GAPS[:1], GREEDY, [0], lambda text: text[:2] or None) == [texts[0][:2]]
 
 
 def test_a_model_or_a_length_that_cannot_infill_is_one_line(generator: Generator) -> None:
