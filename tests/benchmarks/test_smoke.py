@@ -92,6 +92,14 @@ def test_infill(tmp_path: Path) -> None:
     assert [row[:2] for row in rows] == ways and len({row[2] for row in rows}) == 1
 
 
+def test_commits() -> None:
+    """A made repository is harvested, trained on and asked; a model of one step writes no diff."""
+    words = ["stages.mono.steps=1", "stages.mono.global_batch_size=4", "layout.micro_batch_size=4"]
+    words.append("data.validation_fraction=0.2")
+    out = run("commits", "--commits=150", "--held=2", *words)
+    assert re.search(r"^150 commits; of 2 held back git applied 0, right were 0$", out, re.M)
+
+
 def test_generate() -> None:
     out = run("generate", *SHAPE, "--batch=2", "--prompt=8", "--new=4", "--rounds=1")
     assert "same tokens" in out

@@ -1,5 +1,6 @@
 """Chains of stages on a real Slurm of two nodes: trained, requeued, cut short, cancelled, broken."""
 
+import contextlib
 import os
 import shutil
 import struct
@@ -64,15 +65,31 @@ def submitted(cluster: SlurmCluster, words: list[str]) -> list[str]:
     return [line.split("job ")[1].split(",")[0] for line in done.stdout.splitlines() if ": job " in line]
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 300) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 300, pause: float = 0.5) -> None:
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until, "waited too long"
-        time.sleep(0.5)
+        time.sleep(pause)
 
 
 def step_of(run: Path, stage: str) -> int:
     return max((row["step"] for row in read_metrics(run) if row["stage"] == stage), default=0)
+
+
+def halted(run: Path, stage: str) -> list[psutil.Process]:
+    """The ranks, which stand still in the middle of a stage until they are woken: by `wake`, or by Slurm's SIGCONT."""
+    wait_for(lambda: step_of(run, stage) >= 5, pause=0.05)
+    found = ranks(run)
+    for process in found:
+        process.suspend()
+    assert step_of(run, stage) < STEPS, "it was over before it was met"
+    return found
+
+
+def wake(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
 
 
 def logs(run: Path) -> str:
@@ -95,18 +112,17 @@ def test_a_chain_that_is_requeued_cut_short_and_cancelled_ends_like_the_local_ru
     run, words = corpora / "runs" / "chain", command(corpora, "chain", *LENGTHS, *SLURM, "tracking.wandb=true")
     nl, multi, mono = submitted(cluster, words)
 
-    wait_for(lambda: step_of(run, "nl") >= 5)
+    those = halted(run, "nl")
     cluster.command("scontrol", "requeue", nl)
+    wake(those)
     wait_for(lambda: cluster.begins_now(nl))
     wait_for(lambda: cluster.state(nl) == "COMPLETED")
     assert "going on after step" in logs(run)
 
-    wait_for(lambda: step_of(run, "multi") >= 5)
+    halted(run, "multi")  # Slurm looks at time limits twice a minute, and sends SIGCONT with their USR1
     assert "chain running multi" in " ".join(manage(cluster, "status", f"root={run.parent}").split())
     again = launch(cluster, words)
     assert again.returncode == 2 and f"is under way as job {multi} (running)" in again.stderr
-    for process in ranks(run):  # Slurm looks at time limits twice a minute: nothing is trained until it sends SIGCONT
-        process.suspend()
     soon = cluster.minutes(multi) + 2  # within the notice that the job asks for: its USR1 is due
     cluster.command("scontrol", "update", f"JobId={multi}", f"TimeLimit={soon}")
     wait_for(lambda: "requeued, and goes on from there" in logs(run))
@@ -114,8 +130,9 @@ def test_a_chain_that_is_requeued_cut_short_and_cancelled_ends_like_the_local_ru
     wait_for(lambda: cluster.begins_now(multi))
     wait_for(lambda: cluster.state(multi) == "COMPLETED")
 
-    wait_for(lambda: step_of(run, "mono") >= 5)
+    those = halted(run, "mono")
     assert "is asked to stop" in manage(cluster, "cancel", str(run))
+    wake(those)
     wait_for(lambda: cluster.state(mono) == "CANCELLED")
     wait_for(lambda: not any("train" in process.cmdline() for process in ranks(run)))
     assert " stopped " in manage(cluster, "status", f"root={run}")

@@ -25,6 +25,7 @@ from model.weights import Adapters
 from tests.parity import test_resume
 from tests.parity.cases import RATE, SEED, STEPS, batch, settings_of, train
 from tests.parity.golden import cross_entropy
+from tests.parity.test_compiled import AUTO
 from tests.parity.test_layouts import HALF, PP2, SP, TP2, ZERO0, ZERO1, ZERO2, ZERO3
 from tests.twin import MP_NUM, initial_weights, twin_of
 from tests.worlds import Worlds
@@ -113,6 +114,11 @@ def test_a_quantized_base_is_pefts_run_on_the_same_base(form: str, worlds: World
         same_run(worlds(size).run(train, [*words, *overrides]), expected)
 
 
+def test_compiled_blocks_over_a_quantized_base_are_pefts_run(worlds: Worlds, tmp_path: Path) -> None:
+    words = [*LORA, "finetune.quantize=nf4"]
+    same_run(worlds(1).run(train, [*words, ZERO0, *AUTO]), run_peft(tmp_path, words))
+
+
 def same_run(results: list[dict[str, Any]], peft_run: dict[str, Any]) -> None:
     assert min(peft_run["gradient_norm"]) > 0.02, "clipping must be active"
     assert peft_run["loss"][-1] != pytest.approx(peft_run["loss"][0], rel=1e-4)
@@ -157,8 +163,9 @@ def test_a_checkpoint_holds_adapters_and_any_layout_goes_on(
         assert test_resume.same_checkpoint(checkpoint, tmp_path / layout / checkpoint.name)
 
 
-def test_a_bf16_run_goes_on_to_the_last_bit(worlds: Worlds, tmp_path: Path) -> None:
-    overrides = [*LORA, *HALF]
+@pytest.mark.parametrize("base", [[], ["finetune.quantize=nf4"]])
+def test_a_bf16_run_goes_on_to_the_last_bit(base: list[str], worlds: Worlds, tmp_path: Path) -> None:
+    overrides = [*LORA, *HALF, *base]
     undisturbed = worlds(1).run(train, overrides)[0]
     worlds(1).run(test_resume.write, overrides, tmp_path)
     checkpoint = tmp_path / f"step_{test_resume.SAVED:08d}"

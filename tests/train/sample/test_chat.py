@@ -1,20 +1,22 @@
-"""A tiny model learns to answer, by a real launch, and `train.sample chat=` goes on with conversations."""
+"""A tiny model learns to answer in a whole run, and `train.sample chat=` goes on with conversations."""
 
 import json
 import random
-import sys
 from itertools import product
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from conf.compose import compose_settings
 from conf.errors import ConfigError
 from model.huggingface.__main__ import main as convert
 from model.tokenizer import load_tokenizer
 from model.tokenizer.chat import ChatTemplate
 from tests.chats import SEARCH, ids_by_transformers
-from tests.train.test_loop import launch
+from tests.train.test_loop import trained
+from tests.worlds import Worlds
+from train.data.prepare import prepare
 from train.sample.__main__ import main
 from train.sample.chat import as_text, read_chat, whole
 
@@ -49,7 +51,7 @@ def write_talks(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, worlds: Worlds) -> Path:
     """A run that has learnt to answer."""
     folder = tmp_path_factory.mktemp("chat")
     write_talks(folder / "talks.jsonl")
@@ -63,8 +65,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("layout.micro_batch_size=8", "cluster.processes_per_node=1", "tracking.wandb=false", "optimizer.z_loss=0"),
         *("evaluation.sample_tokens=2", "data.validation_bytes=300", "run.save_every=1000"),
     ]
-    done = launch(sys.executable, "-m", "launch", *places, *words)
-    assert done.returncode == 0, done.stdout + done.stderr
+    prepare(compose_settings([*places, *words]))
+    assert worlds(1).run(trained, [*places, *words]) == [0]
     return folder / "runs/chat"
 
 
