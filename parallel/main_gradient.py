@@ -111,6 +111,10 @@ class _Embedding(torch.autograd.Function):
         (ids,), main = ctx.saved_tensors, ctx.main_gradient
         if main.empty:
             main.total.zero_()
-        main.total.index_add_(0, ids.flatten(), gradients[0].flatten(0, -2).to(main.total.dtype))
+        rows, gradient = ids.flatten(), gradients[0].flatten(0, -2).to(main.total.dtype)
+        if main.total.is_cuda:  # sorted by rows: index_add_ would add in another order each time
+            main.total.index_put_((rows,), gradient, accumulate=True)
+        else:
+            main.total.index_add_(0, rows, gradient)
         main.added()
         return None, None

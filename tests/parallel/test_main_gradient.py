@@ -74,19 +74,38 @@ def test_a_gradient_computed_by_itself_is_written_first_and_then_added() -> None
     assert main.total.equal(torch.ones(2, 3)) and len(counted) == 3
 
 
-def test_an_embedding_adds_the_rows_that_it_was_asked_for_in_fp32() -> None:
+def check_embedding(device: str) -> None:
     """Beside a dense gradient in fp32, where tokens repeat; in bf16 a thousand small gradients of a row are lost."""
-    weight, added = mark(nn.Parameter(torch.randn(24, 8).bfloat16())), []
-    attach(weight, torch.full((24 * 8,), torch.nan), lambda: added.append(True))
+    weight, added = mark(nn.Parameter(torch.randn(24, 8, device=device).bfloat16())), []
+    attach(weight, torch.full((24 * 8,), torch.nan, device=device), lambda: added.append(True))
     plain = nn.Parameter(weight.detach().float())
-    for ids in (torch.randint(0, 24, (2, 600)), torch.full((3, 400), 7)):
-        slope = torch.randn(*ids.shape, 8).bfloat16()
+    for ids in (torch.randint(0, 24, (2, 600), device=device), torch.full((3, 400), 7, device=device)):
+        slope = torch.randn(*ids.shape, 8, device=device).bfloat16()
         found = embedding(ids, weight)
         assert found.equal(weight.detach()[ids])
         found.backward(slope)
         embedding(ids, plain).backward(slope.float())
     assert added == [True, True] and weight.grad is None
     torch.testing.assert_close(main_gradient(weight).total, plain.grad, rtol=1e-5, atol=1e-4)  # type: ignore[union-attr]
+
+
+def test_an_embedding_adds_the_rows_that_it_was_asked_for_in_fp32() -> None:
+    check_embedding("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_embedding_adds_in_one_order_on_a_gpu() -> None:
+    check_embedding("cuda")
+    sums = []
+    for _ in range(3):
+        torch.manual_seed(0)
+        weight = mark(nn.Parameter(torch.randn(24, 64, device="cuda").bfloat16()))
+        attach(weight, torch.empty(24 * 64, device="cuda"), lambda: None)
+        ids = torch.randint(0, 24, (8, 2048), device="cuda")
+        embedding(ids, weight).backward(torch.randn(8, 2048, 64, device="cuda").bfloat16())
+        sums.append(main_gradient(weight).total.clone())  # type: ignore[union-attr]
+    assert sums[0].equal(sums[1]) and sums[0].equal(sums[2])
 
 
 def error_of_a_sum(dtype: torch.dtype, device: str) -> float:

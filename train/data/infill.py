@@ -79,8 +79,9 @@ def write_infill(tokens: Path, dtype: str, settings: Settings, tokenizer: Tokeni
     special = tokenizer.special_tokens
     if missing := [text for text in INFILLING if text not in special]:
         raise DataError(
-            f"data.objective=infill needs {', '.join(missing)}, which the tokenizer of this data does not have; "
-            "use data.tokenizer.kind=codegen2 and its path, or let one be trained with data.tokenizer.path=null"
+            f"data.objective=infill needs {', '.join(missing)}, which the tokenizer of this data does not have; use "
+            f"data.tokenizer.kind=codegen2 and its path, add them with 'data.tokenizer.special_tokens="
+            f"{json.dumps(missing, separators=(',', ':'))}', or let one be trained with data.tokenizer.path=null"
         )
     whole_lines = settings.data.infill_unit is InfillUnit.line
     breaks = (
