@@ -17,12 +17,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
 from conf.choices import ExportForm, Precision
 from conf.errors import ConfigError
 from conf.schema import ModelConfig
+from model.build import layer_shapes
 from model.huggingface.card import CLASSES, model_card
 from model.huggingface.convert import export_weights, new_folder
 from model.huggingface.settings import MP_NUM
@@ -33,6 +35,8 @@ SEQUENCES = 128  # of the model's context, on which is calibrated: GPTQ's paper
 BATCH_TOKENS = 2048  # that pass a block together
 HELD_OUT = 32  # more of them, on which perplexity is measured
 MOST_FILE_BYTES = 1 << 20
+RESERVED_BYTES = 5 * 10**9  # of memory, or half of what is free: what quantizing a block takes beside the weights
+LAYERS_IN_MEMORY = 3  # at least: with room for fewer, the libraries below tear a block apart
 BLOCKS = {ExportForm.codegen: "CodeGenBlock", ExportForm.gptj: "GPTJBlock"}
 
 
@@ -76,17 +80,19 @@ def export_int4(
     """Write `weights` to the new folder `target`, each block's matrices in int4 with a scale a `group_size` of inputs.
 
     calibration: files of text, or globs; []: Python's standard library. Embeddings, head and norms keep `dtype`.
-    Errors: `ConfigError` as in `check_int4` and `export_weights`, and for a corpus of fewer than two sequences.
+    Errors: `ConfigError` as in `check_int4` and `export_weights`, for a corpus of fewer than two sequences, and for too
+    little free memory.
     """
     check_int4(weights.model, MP_NUM, group_size)
     if weights.tokenizer_folder is None:
         raise ConfigError(f"{weights.source} came without a tokenizer, which calibration needs")
+    reserved = _reserved(weights.model)
     corpus, length = load_tokenizer(weights.tokenizer_folder), weights.model.context_length
     sequences = _sequences(corpus, calibration, length)
     with new_folder(target) as folder:
         plain = folder / "plain"
         export_weights(weights, plain, MP_NUM, dtype, form=form)
-        result = _quantize(plain, folder, sequences, group_size, form)
+        result = _quantize(plain, folder, sequences, group_size, form, reserved)
         for path in plain.iterdir():
             if not path.name.startswith(("model", "config.json")) and not (folder / path.name).exists():
                 shutil.copy2(path, folder)
@@ -96,8 +102,27 @@ def export_int4(
     return result
 
 
-def _quantize(plain: Path, folder: Path, sequences: Tensor, group_size: int, form: ExportForm) -> Quantized:
-    """Quantize the checkpoint in `plain` into `folder`. sequences: token ids `[sequences, context]`."""
+def _reserved(model: ModelConfig) -> int:
+    """Bytes of memory that are left free of weights. Errors: `ConfigError` where too little is free for any."""
+    free = int(psutil.virtual_memory().available)
+    reserved = min(RESERVED_BYTES, free // 2)
+    needed = LAYERS_IN_MEMORY * max(4 * sum(map(math.prod, layer.values())) for layer in layer_shapes(model))
+    if free - reserved < needed:
+        least = min(2 * needed, needed + RESERVED_BYTES)
+        raise ConfigError(
+            f"quantize=int4 needs {least / 2**30:.2f} GiB of free memory for a model of n_embd={model.n_embd}; "
+            f"there are {free / 2**30:.2f}"
+        )
+    return reserved
+
+
+def _quantize(
+    plain: Path, folder: Path, sequences: Tensor, group_size: int, form: ExportForm, reserved: int
+) -> Quantized:
+    """Quantize the checkpoint in `plain` into `folder`. sequences: token ids `[sequences, context]`.
+
+    reserved: bytes of memory that weights leave free; those that do not fit wait on the disk.
+    """
     import transformers
     from compressed_tensors.offload import load_offloaded_model
     from datasets import Dataset
@@ -109,7 +134,7 @@ def _quantize(plain: Path, folder: Path, sequences: Tensor, group_size: int, for
         logger.disable(library)
     model_class = getattr(transformers, CLASSES[form])
     offload = folder / "offload"
-    with load_offloaded_model(model_class):
+    with load_offloaded_model(model_class, extra_cpu_mem=reserved):
         model = model_class.from_pretrained(plain, dtype="auto", device_map="auto_offload", offload_folder=offload)
     held_out = _held_out(sequences)
     calibration, validation = sequences[:-held_out], sequences[-held_out:]

@@ -3,13 +3,17 @@
 import importlib.util
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conf.errors import ConfigError
+from model.build import layer_shapes
 from model.huggingface import int4
 from model.huggingface.__main__ import main
 from model.huggingface.int4 import check_int4, export_int4
@@ -53,6 +57,31 @@ def test_transformers_loads_it_and_finds_the_same_perplexity(run: Path, corpus: 
     assert not {"plain", "offload"} & {path.name for path in target.iterdir()}
     with pytest.raises(ConfigError, match="int4 is quantized, for transformers alone; take what it was made from"):
         open_weights(target)
+
+
+def test_weights_that_memory_does_not_hold_wait_on_the_disk(
+    run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = open_weights(save(random_model(vocab_size=320, n_positions=64, n_layer=6), tmp_path / "released"))
+    weights, waiting = replace(released, tokenizer_folder=run / "tokenizer"), []
+    export_int4(weights, tmp_path / "memory", 32, [str(corpus)])
+    largest = max(4 * sum(map(math.prod, layer.values())) for layer in layer_shapes(weights.model))
+    perplexity = int4._perplexity
+
+    def measured(*given: Any) -> float:
+        waiting.extend(tmp_path.rglob("offload/*"))
+        return perplexity(*given)
+
+    monkeypatch.setattr(int4, "_perplexity", measured)
+    free = 2 * int4.LAYERS_IN_MEMORY * largest
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
+    export_int4(weights, tmp_path / "disk", 32, [str(corpus)])
+    assert waiting
+    assert (tmp_path / "disk/model.safetensors").read_bytes() == (tmp_path / "memory/model.safetensors").read_bytes()
+    free -= 2
+    with pytest.raises(ConfigError, match=r"int4 needs \S+ GiB of free memory for a model of n_embd=64; there are"):
+        export_int4(weights, tmp_path / "none", 32, [str(corpus)])
+    assert not (tmp_path / "none").exists()
 
 
 def test_gptq_is_closer_than_rounding_in_gptjs_form_too(
