@@ -21,7 +21,7 @@ from train.evaluate.pass_at_k import mean_pass_at_k
 from train.evaluate.problems import Problem, sample_seed
 from train.evaluate.programs import Sample
 from train.evaluate.sandbox import Limits, SandboxError, check_isolation, run_programs
-from train.sample.generator import cut_at_first
+from train.sample.generator import cutting
 from train.sample.replicas import spread
 from train.stop import StopSignal
 from train.tracking import Tracker
@@ -117,7 +117,7 @@ class Benchmarks:
             problems = [task.problems[row["task_id"]] for row in rows]
             prompts = [tokenizer.encode(problem["prompt"]) or [tokenizer.eos] for problem in problems]
             prompts = [prompt[-(length - sampling.max_new_tokens) :] for prompt in prompts]
-            cuts = [cut_at_first(task.module.stop_strings(problem)) for problem in problems]
+            cuts = [cutting(task.module.stop_strings(problem)) for problem in problems]
             seeds = [sample_seed(sampling.seed, sampling.temperature, row["task_id"], row["sample"]) for row in rows]
 
             def ended(row: int, new: list[int]) -> bool:

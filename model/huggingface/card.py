@@ -1,7 +1,6 @@
 """The model card (README.md) of an export: where its weights came from, on how much of which data, and its scores."""
 
 from collections.abc import Iterator
-from math import prod
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -10,7 +9,7 @@ from conf.compose import load_settings
 from conf.lora import is_lora
 from conf.run_folder import CONFIG, ENVIRONMENT, EVALUATION, EVALUATIONS, LINEAGE, is_stage_folder, read_json
 from conf.schema import CorpusConfig, DataConfig, FinetuneConfig, Settings, StageConfig
-from model.build import layer_shapes
+from model.flops import parameters
 from model.huggingface.peft import BASE
 from model.huggingface.settings import MP_NUM
 from model.weights import Weights
@@ -32,22 +31,18 @@ def model_card(
     The licence is the data's and the owner's to say: the card names none.
     """
     model = weights.model
-    shapes = layer_shapes(model)
     library, auto, holds = "transformers", "AutoModelForCausalLM", f"transformers' {CLASSES.get(form)}"
-    arguments = f'"{name}"'
+    arguments, packages, imports = f'"{name}"', "torch transformers", ""
     if weights.adapters is not None and form is ExportForm.peft:
         base = _short(weights.adapters.base)
         library, auto, holds = "peft", "AutoPeftModelForCausalLM", f"PEFT's adapters of {base}, without its weights"
         if base_beside:
             holds, auto = "PEFT's adapters, of the model in base/", "PeftModel"
             arguments = f'AutoModelForCausalLM.from_pretrained("{name}/{BASE}"), "{name}"'
-    parameters = sum(prod(shape) for layer in shapes for shape in layer.values())
-    packages, first = "torch transformers", ""
-    if library == "peft":
-        packages, first = "torch transformers peft", f"from peft import {auto}\n"
+        packages, imports = f"{packages} peft", f"from peft import {auto}\n"
     loading = (
         f"From the folder that holds {name}/:\n\n```python\n# pip install {packages}\n"
-        f"{first}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"{imports}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
         f"model = {auto}.from_pretrained({arguments})\n```"
     )
@@ -59,9 +54,9 @@ def model_card(
         )
     sections = [
         f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [{form.value}]\n---\n\n# {name}",
-        f"CodeGen (arXiv 2203.13474) with {parameters:,} parameters: {model.n_layer} layers of width {model.n_embd}, "
-        f"{model.n_head} heads, {model.vocab_size:,} tokens in its vocabulary, a context of {model.context_length:,}. "
-        f"In the form of {holds}.",
+        f"CodeGen (arXiv 2203.13474) with {parameters(model):,} parameters: {model.n_layer} layers of width "
+        f"{model.n_embd}, {model.n_head} heads, {model.vocab_size:,} tokens in its vocabulary, a context of "
+        f"{model.context_length:,}. In the form of {holds}.",
         loading,
         "## Where the weights came from\n\n" + "\n".join(_origin(weights)),
     ]

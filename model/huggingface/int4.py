@@ -24,7 +24,7 @@ from torch import Tensor
 from conf.choices import ExportForm, Precision
 from conf.errors import ConfigError
 from conf.schema import ModelConfig
-from model.build import layer_shapes
+from model.flops import layer_parameters
 from model.huggingface.card import CLASSES, model_card
 from model.huggingface.convert import export_weights, new_folder
 from model.huggingface.settings import MP_NUM
@@ -105,15 +105,14 @@ def export_int4(
 def _reserved(model: ModelConfig) -> int:
     """Bytes of memory that are left free of weights. Errors: `ConfigError` where too little is free for any."""
     free = int(psutil.virtual_memory().available)
-    reserved = min(RESERVED_BYTES, free // 2)
-    needed = LAYERS_IN_MEMORY * max(4 * sum(map(math.prod, layer.values())) for layer in layer_shapes(model))
-    if free - reserved < needed:
-        least = min(2 * needed, needed + RESERVED_BYTES)
+    weights = LAYERS_IN_MEMORY * 4 * max(layer_parameters(model))
+    least = weights + min(RESERVED_BYTES, weights)
+    if free < least:
         raise ConfigError(
             f"quantize=int4 needs {least / 2**30:.2f} GiB of free memory for a model of n_embd={model.n_embd}; "
             f"there are {free / 2**30:.2f}"
         )
-    return reserved
+    return min(RESERVED_BYTES, free // 2)
 
 
 def _quantize(

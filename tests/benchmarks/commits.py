@@ -16,17 +16,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.benchmarks.infill import ALONE, ANIMALS
 from train.sample.__main__ import main as sample
 
-NAMES = ("cat", "dog", "cow", "hen", "pig", "fox", "owl", "bee", "ant", "rat", "bat", "elk", "emu", "yak", "ape")
 WORDS = [
+    *ALONE,
     *("experiment=diff_codegen", "model=tiny", "model.n_layer=2", "model.n_embd=64", "model.vocab_size=400"),
     *("model.context_length=72", "layout=data_parallel", "layout.micro_batch_size=32", "kernels=eager"),
     *("data.tokenizer.kind=sentencepiece", "data.tokenizer.path=null", "data.packing=best_fit"),
     *("data.document_mask=true", "stages.mono.init_from=null", "stages.mono.epochs=null", "stages.mono.steps=1000"),
     *("stages.mono.warmup_ratio=0.05", "stages.mono.global_batch_size=32", "stages.mono.peak_learning_rate=4e-3"),
-    *("evaluation.every=100000", "evaluation.sample_tokens=4", "run.save_every=100000", "tracking.wandb=false"),
-    *("cluster.cpu_processes=1", "cluster.processes_per_node=1"),
 ]
 Change = tuple[str, str, str]  # before, message, after
 
@@ -54,7 +53,7 @@ def main() -> None:
 
 def made_change(draw: random.Random) -> Change:
     """A file of two names and one of them renamed."""
-    first, second, new = draw.sample(NAMES, 3)
+    first, second, new = draw.sample(ANIMALS, 3)
     old = draw.choice((first, second))
     before = f"{first} = {draw.randrange(100)}\n{second} = {draw.randrange(100)}\n"
     return before, f"rename {old} to {new}", before.replace(f"{old} =", f"{new} =")
@@ -68,9 +67,8 @@ def make_repository(folder: Path, changes: list[Change]) -> None:
         lines.append(f"commit refs/heads/main\ncommitter Ann <a@b> 0 +0000\ndata {len(message)}\n{message}\n")
         lines.extend(f"M 100644 inline {name}\ndata {len(text)}\n{text}\n" for name, text in files.items())
 
-    names = [
-        f"d{number // 100}/{number % 100}/names.py" for number in range(len(changes))
-    ]  # small folders: git is quick
+    # small folders: git is quick
+    names = [f"d{number // 100}/{number % 100}/names.py" for number in range(len(changes))]
     commit("begin", {name: before for name, (before, _, _) in zip(names, changes, strict=True)})
     for name, (_, message, after) in zip(names, changes, strict=True):
         commit(message, {name: after})

@@ -18,17 +18,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from train.evaluate.infill import _files, functions_in
+from train.evaluate.infill import functions_in, read_files
 
 ANIMALS = ("cat", "dog", "cow", "hen", "pig", "fox", "owl", "bee", "ant", "rat", "bat", "elk", "emu", "yak", "ape")
 AIR = {"north": "cold", "south": "warm", "up": "thin", "down": "dark", "west": "wet", "east": "dry"}
+ALONE = [  # one process that only trains
+    *("evaluation.every=100000", "evaluation.sample_tokens=4", "run.save_every=100000", "tracking.wandb=false"),
+    *("cluster.cpu_processes=1", "cluster.processes_per_node=1"),
+]
 WORDS = [
+    *ALONE,
     *("stage=mono", "data=files", "data.corpora.mono.code=false", "data.packing=best_fit", "data.document_mask=true"),
     *("data.infill_fraction=0.9", "data.infill_span=0.6", "model=tiny", "model.n_layer=2", "model.n_embd=64"),
     *("model.vocab_size=340", "model.context_length=64", "layout.micro_batch_size=32", "kernels=eager"),
     *("stages.mono.global_batch_size=32", "stages.mono.steps=500", "stages.mono.peak_learning_rate=4e-3"),
-    *("evaluation.every=100000", "evaluation.sample_tokens=4", "run.save_every=100000", "tracking.wandb=false"),
-    *("cluster.cpu_processes=1", "cluster.processes_per_node=1"),
 ]
 
 
@@ -95,7 +98,7 @@ def made_functions() -> list[str]:
 
 def read_functions(paths: list[Path], most: int) -> list[str]:
     """Functions of the Python files below `paths`, each once, of at most `most` characters."""
-    texts = (text for _, text in _files([str(path) for path in paths]))
+    texts = (text for _, text in read_files([str(path) for path in paths]))
     return list(dict.fromkeys(one for text in texts for one in functions_in(text) if len(one) <= most))
 
 

@@ -83,10 +83,9 @@ def write_infill(tokens: Path, dtype: str, settings: Settings, tokenizer: Tokeni
             f"data.tokenizer.kind=codegen2 and its path, add them with 'data.tokenizer.special_tokens="
             f"{json.dumps(missing, separators=(',', ':'))}', or let one be trained with data.tokenizer.path=null"
         )
-    whole_lines = settings.data.infill_unit is InfillUnit.line
-    breaks = (
-        [one for one in range(tokenizer.vocab_size) if tokenizer.token_bytes(one)[:1] == b"\n"] if whole_lines else []
-    )
+    breaks: list[int] = []
+    if settings.data.infill_unit is InfillUnit.line:
+        breaks = [one for one in range(tokenizer.vocab_size) if tokenizer.token_bytes(one).startswith(b"\n")]
     marks = special[FIRST_MASK], special[SEPARATOR], special[END_OF_MASK]
     form = Form(tokenizer.eos, *marks, settings.data.infill_span, breaks)
     most = settings.model.context_length - INFILL_TOKENS

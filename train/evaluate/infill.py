@@ -42,7 +42,7 @@ def load_problems(command: Evaluate) -> list[Problem]:
     if command.problems is not None:
         return read_problems(command.problems, KEYS)
     found: dict[str, Problem] = {}
-    for place, text in _files(command.paths) if command.paths else _validation_sets(command.run):
+    for place, text in read_files(command.paths) if command.paths else _validation_sets(command.run):
         for number, function in enumerate(functions_in(text)):
             found.setdefault(function, {"task_id": f"{place}#{number}", **without_a_line(function, command.seed)})
     if not found:
@@ -141,7 +141,11 @@ def first_line(text: str) -> str | None:
     return found.group() if found else None
 
 
-def _files(paths: list[str]) -> Iterator[tuple[str, str]]:
+def read_files(paths: list[str]) -> Iterator[tuple[str, str]]:
+    """Path and text of each file of `paths`, and of the Python files below its folders that can be read.
+
+    Errors: `ConfigError` for a file that cannot.
+    """
     for name in paths:
         path = Path(name)
         for one in sorted(path.rglob("*.py")) if path.is_dir() else [path]:

@@ -83,7 +83,7 @@ class Generator:
         as in training. A prompt that leaves no room for `max_new_tokens` keeps its end. Errors: `ConfigError` where no
         prompt leaves that room.
         """
-        cut = stop if callable(stop) else cut_at_first(stop)
+        cut = cutting(stop)
         eos = [self.tokenizer.eos]
         ids = [eos * whole + self.tokenizer.encode(prompt, allowed_special) or eos for prompt in prompts]
         room = self._room(sampling.max_new_tokens)
@@ -261,11 +261,13 @@ def build_modules(
     return modules
 
 
-def cut_at_first(stops: tuple[str, ...]) -> Callable[[str], str | None]:
-    """A function that returns its text up to the first of `stops`, None where it has none."""
+def cutting(stop: Stop) -> Callable[[str], str | None]:
+    """`stop` itself, or of strings the function that returns its text up to the first of them, None without any."""
+    if callable(stop):
+        return stop
 
     def cut(text: str) -> str | None:
-        found = [text.index(stop) for stop in stops if stop in text]
+        found = [text.index(one) for one in stop if one in text]
         return text[: min(found)] if found else None
 
     return cut

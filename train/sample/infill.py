@@ -8,7 +8,7 @@ from model.tokenizer import Tokenizer
 from model.tokenizer.codegen2 import END_OF_MASK, FIRST_MASK, INFILLING, SEPARATOR
 from train.sample.choose import before
 from train.sample.gap import Gap
-from train.sample.generator import Generator, Stop, cut_at_first
+from train.sample.generator import Generator, Stop, cutting
 
 MARKS = 5  # tokens of a prompt beside its text: eos, <mask_1>, eos, <sep>, <mask_1>
 
@@ -37,7 +37,7 @@ def fill(generator: Generator, gaps: Sequence[Gap], sampling: Sampling, seeds: l
             f"max_new_tokens={sampling.max_new_tokens} leaves no room for a prompt in the context of "
             f"{generator.model.context_length} tokens; use at most {generator.model.context_length - MARKS - 1}"
         )
-    end, cut = tokenizer.special_tokens[END_OF_MASK], stop if callable(stop) else cut_at_first(stop)
+    end, cut = tokenizer.special_tokens[END_OF_MASK], cutting(stop)
 
     def ended(new: list[int]) -> bool:
         return end in new or (bool(stop) and cut(tokenizer.decode(new)) is not None)
