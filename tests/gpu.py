@@ -1,8 +1,9 @@
 """Everything that needs a GPU, in one command: `python -m tests.gpu` takes under ten minutes on one.
 
-The tests marked `gpu` (on NCCL), the kernels beside their bounds, the quickstart, and training steps of the 350M and
-2.7B shapes beside the peers. It appends a dated section to tests/benchmarks/RESULTS.md, and ends with 1 where a part
-failed. Words name the parts to run: `python -m tests.gpu tests kernels`.
+The tests marked `gpu` (on NCCL) and the quickstart beside each other; then, each alone on the GPU, the kernels beside
+their bounds and training steps of the 350M and 2.7B shapes beside the peers. It appends a dated section to
+tests/benchmarks/RESULTS.md, and ends with 1 where a part failed. Words name the parts to run: `python -m tests.gpu
+kernels 2b`.
 """
 
 import argparse
@@ -14,27 +15,30 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
 RESULTS = Path(__file__).parent / "benchmarks" / "RESULTS.md"
-PEERS = "python -m tests.benchmarks.peers --precision bf16 --layers 0 --tokens 2048"
+PEERS = "python -m tests.benchmarks.peers --precision bf16 --layers 0 --tokens 2048 --sequences 32"
+TESTS = "python -m pytest -m gpu -q --timeout=120"
 PARTS: dict[str, tuple[str, int]] = {  # command, and the seconds that it may take
-    "tests": ("python -m pytest -m gpu -q --timeout=200 tests", 150),
+    "tests": (f"{TESTS} tests/model/kernels tests/parallel/test_main_gradient.py tests/train/test_meter.py", 150),
+    "parity": (f"{TESTS} tests/parity/test_gpu.py", 150),
+    "quickstart": ("python -m launch experiment=quickstart run.root={folder}", 120),
     "kernels": ("python -m tests.benchmarks.kernels", 60),
-    "quickstart": ("python -m launch experiment=quickstart run.root={folder}", 110),
     "350m": (
-        f"{PEERS} --model 350m --sequences 16 --micro-batch 8 "
-        "--contenders hf_eager plain_gpt olmo_core megatron_core this_stack",
-        150,
+        f"{PEERS} --model 350m --micro-batch 8 --contenders this_stack olmo_core plain_gpt megatron_core hf_eager",
+        190,
     ),
     "2b": (
-        f"{PEERS} --model 2b --sequences 16 --micro-batch 4 --steps 3 "
-        "--contenders plain_gpt this_stack this_stack:layout.precision=fp8",
-        130,
+        f"{PEERS} --model 2b --micro-batch 4 --steps 3 "
+        "--contenders this_stack this_stack:layout.precision=fp8 olmo_core",
+        195,
     ),
 }
+TOGETHER = [("tests", "parity", "quickstart"), ("kernels",), ("350m",), ("2b",)]  # what is timed has the GPU to itself
 
 
 def main() -> int:
@@ -51,11 +55,13 @@ def main() -> int:
     with arguments.results.open("a") as results:
         results.write(f"\n## {heading()}\n")
     failed = []
-    for name in arguments.parts or PARTS:
-        seconds, code, output = run(*PARTS[name])
-        failed += [name] if code else []
-        with arguments.results.open("a") as results:
-            results.write(section(name, PARTS[name][0], seconds, code, output))
+    for group in TOGETHER:
+        names = [name for name in group if name in (arguments.parts or PARTS)]
+        with ThreadPoolExecutor(len(group)) as pool:
+            for name, (seconds, code, output) in zip(names, pool.map(run, names), strict=True):
+                failed += [name] if code else []
+                with arguments.results.open("a") as results:
+                    results.write(section(name, PARTS[name][0], seconds, code, output))
     print(f"failed: {', '.join(failed)}" if failed else "every part passed", flush=True)
     return int(bool(failed))
 
@@ -68,19 +74,20 @@ def heading() -> str:
     return f"{datetime.date.today()}, one {name} (driver), torch {torch.__version__}, python -m tests.gpu"
 
 
-def run(command: str, limit: int) -> tuple[float, int, str]:
-    """(seconds, exit code, output) of a part, which is shown as it comes and ended after `limit` seconds."""
+def run(part: str) -> tuple[float, int, str]:
+    """(seconds, exit code, output) of a part, which is shown as it comes and ended after its seconds."""
+    command, limit = PARTS[part]
     began, lines = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
         words = ["timeout", "--kill-after=10", str(limit), *shlex.split(command.format(folder=folder))]
         words[3] = sys.executable
-        print(f"$ {command}", flush=True)
+        print(f"{part}: $ {command}", flush=True)
         variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
         with subprocess.Popen(
             words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables
         ) as process:
             for line in process.stdout or ():
-                print(line, end="", flush=True)
+                print(f"{part}: {line}", end="", flush=True)
                 lines.append(line)
     return time.monotonic() - began, process.returncode, "".join(lines)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.gpu import PARTS, section
+from tests.gpu import PARTS, TOGETHER, section
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,4 +32,13 @@ def test_a_part_that_failed_is_kept_with_its_code_and_last_line() -> None:
 
 
 def test_the_limits_of_all_parts_are_ten_minutes_together() -> None:
-    assert sum(seconds for _, seconds in PARTS.values()) <= 600
+    assert sum(max(PARTS[name][1] for name in group) for group in TOGETHER) <= 600
+    assert [name for group in TOGETHER for name in group] == list(PARTS)
+
+
+def test_every_file_with_a_gpu_test_is_run() -> None:
+    named = [
+        ROOT / word for name in ("tests", "parity") for word in PARTS[name][0].split() if word.startswith("tests/")
+    ]
+    marked = {path for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text()} - {Path(__file__)}
+    assert marked and all(any(path.is_relative_to(one) for one in named) for path in marked)
