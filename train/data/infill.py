@@ -161,14 +161,16 @@ class InfillTokens:
 
     def __init__(self, path: Path, dtype: str) -> None:
         """Errors: `DataError` where the plan or the corpus cannot be read."""
-        self._source = open_tokens(_corpus_of(path), dtype)
+        self._source, self._path, self._dtype = open_tokens(_corpus_of(path), dtype), path, numpy.dtype(dtype)
         self._parts = TokenFile(path / "parts.bin", "<u8")
         try:
             self.form = Form(**json.loads((path / "infill.json").read_text()))
+            rows = numpy.asarray(numpy.memmap(path / "parts.bin", "<u8", mode="r")).reshape(-1, 3)
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{path} cannot be read ({error}); remove it and prepare again") from None
-        self._count = len(self._parts) // 3
-        self._tokens = self._part(self._count - 1)[0]
+        self._ends, self._tokens = rows[:, 0], self._part(len(rows) - 1)[2]
+        self._is_break = numpy.zeros(max(self.form.breaks, default=0) + 2, numpy.bool_)  # the last: of every id above
+        self._is_break[self.form.breaks] = True
 
     def __len__(self) -> int:
         """Number of tokens."""
@@ -178,12 +180,15 @@ class InfillTokens:
         """The ids of tokens [start, stop), fewer past the end. Errors: `DataError` where they are damaged."""
         pieces: list[Ids] = []
         stop = min(stop, self._tokens)
-        number = bisect_right(range(self._count), start, key=lambda one: self._part(one)[0])
+        number = bisect_right(self._ends, start)
         while start < stop:
-            end, source_end, draw = self._part(number)
-            begin, source_begin, _ = self._part(number - 1) if number else (0, 0, 0)
+            begin, source_begin, end, source_end, draw = self._part(number)
+            if not begin <= start < end:
+                raise DataError(f"{self._path} is damaged at part {number:,}; remove it and prepare again")
             last = min(stop, end)
-            if draw:
+            if draw and start == end - 1:  # the eos before a document is often all that is read of the one before it
+                pieces.append(numpy.array([self.form.eos], self._dtype))
+            elif draw:
                 pieces.append(self._masked(source_begin, source_end, draw)[start - begin : last - begin])
             else:
                 offset = source_begin - begin
@@ -193,7 +198,7 @@ class InfillTokens:
 
     def in_corpus(self, starts: Numbers, lengths: Numbers) -> tuple[Numbers, Numbers]:
         """See `labels_in_corpus`."""
-        rows = self._parts.read(0, 3 * self._count).astype(numpy.int64).reshape(-1, 3)
+        rows = self._parts.read(0, len(self._parts)).astype(numpy.int64).reshape(-1, 3)
         before = numpy.concatenate([numpy.zeros((1, 2), numpy.int64), rows[:, :2]])  # ends before each part
 
         def corpus(at: Numbers) -> Numbers:  # tokens of the corpus among the first `at` of the form
@@ -204,10 +209,10 @@ class InfillTokens:
         first, last = corpus(starts + 1), corpus(starts + lengths + 1)
         return first - 1, last - first
 
-    def _part(self, number: int) -> tuple[int, int, int]:
-        """Where a part ends in the form and in the corpus, and its draw."""
-        end, source_end, draw = self._parts.read(3 * number, 3 * number + 3).tolist()
-        return end, source_end, draw
+    def _part(self, number: int) -> tuple[int, int, int, int, int]:
+        """Where a part begins in the form and in the corpus, where it ends in both, and its draw."""
+        before = self._parts.read(3 * number - 3, 3 * number - 1).tolist() if number else (0, 0)
+        return *before, *self._parts.read(3 * number, 3 * number + 3).tolist()
 
     def _masked(self, start: int, stop: int, draw: int) -> Ids:
         """A part in the form."""
@@ -215,7 +220,7 @@ class InfillTokens:
         ids = ids[:-1] if ids[-1] == form.eos else ids
         first, end = span_of(draw, len(ids), form.span)
         if form.breaks:
-            first, end = grown((first, end), numpy.flatnonzero(numpy.isin(ids, form.breaks)), len(ids))
+            first, end = grown((first, end), numpy.flatnonzero(self._is_break.take(ids, mode="clip")), len(ids))
         marks = numpy.array([form.mask, form.eos, form.sep, form.mask, form.eom, form.eos], ids.dtype)
         return numpy.concatenate([ids[:first], marks[:1], ids[end:], marks[1:4], ids[first:end], marks[4:]])
 

@@ -56,8 +56,8 @@ PUBLISHED = [
     Published("LLM Foundry", "13B", 40, 5120, 40, "H100", 8, 2, 1, 0.3979, ON_H100),
     Published("Megatron-LM", "22B", 48, 6144, 64, "A100", 8, 4, 1, 0.415, MEGATRON, 8),
     Published("Megatron-LM", "175B", 96, 12288, 96, "A100", 64, 1, 64, 0.514, replace(MEGATRON, interleaving=3), 8, 8),
-    Published("this stack", "350M", 20, 1024, 16, "H100", 1, 8, 2, 0.478, OWN),
-    Published("this stack", "2B", 32, 2560, 32, "H100", 1, 4, 4, 0.541, OWN),
+    Published("this stack", "350M", 20, 1024, 16, "H100", 1, 8, 4, 0.469, OWN),
+    Published("this stack", "2B", 32, 2560, 32, "H100", 1, 4, 8, 0.557, OWN),
 ]
 
 
