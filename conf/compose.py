@@ -53,7 +53,7 @@ def compose_config(overrides: list[str]) -> DictConfig:
                 _only_known(config)
             _count_auto(config, folders)
             choose_schedules(config, overrides, experiment_file(overrides, folders))
-        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, RecursionError) as error:
             raise ConfigError(explain(error, overrides, folders)) from None
         try:
             OmegaConf.resolve(config)

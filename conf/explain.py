@@ -128,6 +128,11 @@ def explain(error: Exception, overrides: list[str], folders: list[Path]) -> str:
         ratio = key.removesuffix("_steps") + "_ratio"
         instead = f", or set {ratio}, which replaces it" if key.endswith(("warmup_steps", "anneal_steps")) else ""
         return f"{place}{key}=null: this setting cannot be empty; leave it out or give it a value{instead}"
+    if index := re.fullmatch(r"(?:invalid literal for int\(\) with base 10: |Index )'([^']+)'.*", line):
+        for word in overrides:
+            key, dot, rest = word.lstrip("+~").partition("=")[0].partition(f".{index[1]}")
+            if dot:
+                return f"{key} is a list; write {key}=[...] instead of {key}{dot}{rest}"
     if "does not support deletion" in line and found:
         return f"~{found[1]}: this setting cannot be removed; give it another value, null where it may be empty"
     if unread := re.search(r"at input '(.+)'$", line):

@@ -12,6 +12,8 @@ from conf.schema import CorpusConfig, DataConfig, FinetuneConfig, Settings, Stag
 from model.flops import parameters
 from model.huggingface.peft import BASE
 from model.huggingface.settings import MP_NUM
+from model.tokenizer import load_tokenizer
+from model.tokenizer.codegen2 import END_OF_MASK, FIRST_MASK, INFILLING, SEPARATOR
 from model.weights import Weights
 
 CLASSES = {ExportForm.codegen: "CodeGenForCausalLM", ExportForm.gptj: "GPTJForCausalLM"}  # of whole weights
@@ -58,6 +60,7 @@ def model_card(
         f"{model.n_embd}, {model.n_head} heads, {model.vocab_size:,} tokens in its vocabulary, a context of "
         f"{model.context_length:,}. In the form of {holds}.",
         loading,
+        *(_usage(weights) if mp_num == MP_NUM else ()),
         "## Where the weights came from\n\n" + "\n".join(_origin(weights)),
     ]
     if scores := list(_scores(weights.folder)):
@@ -65,6 +68,31 @@ def model_card(
             "## Scores\n\n| | |\n|---|---:|\n" + "\n".join(f"| {what} | {value:.4g} |" for what, value in scores)
         )
     return "\n\n".join([*sections, *([further] if further else [])]) + "\n"
+
+
+def _usage(weights: Weights) -> Iterator[str]:
+    """How to ask a model for more than the next text, after `loading`: code for transformers."""
+    if weights.tokenizer_folder is None:
+        return
+    tokenizer = load_tokenizer(weights.tokenizer_folder)
+    written = 'model.generate(**ids, max_new_tokens=100)[0, ids["input_ids"].shape[1] :]'
+    if tokenizer.chat_template is not None:
+        yield f"""It answers conversations:
+
+```python
+asked = [{{"role": "user", "content": "What is 2 and 3?"}}]
+ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+print(tokenizer.decode({written}))
+```"""
+    if all(text in tokenizer.special_tokens for text in INFILLING):
+        yield f"""It infills; what it writes ends with `{END_OF_MASK}`:
+
+```python
+eos, prefix, suffix = tokenizer.eos_token, "def add(a, b):\\n", "    return c\\n"
+asked = eos + prefix + "{FIRST_MASK}" + suffix + eos + "{SEPARATOR}{FIRST_MASK}"
+ids = tokenizer(asked, return_tensors="pt", split_special_tokens=False)
+print(tokenizer.decode({written}))
+```"""
 
 
 def _origin(weights: Weights) -> Iterator[str]:

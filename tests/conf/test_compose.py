@@ -191,6 +191,8 @@ def test_unconfirmed_figures_say_so() -> None:
         (["~model.n_layer"], "~model.n_layer: this setting cannot be removed"),
         (["run.name=???"], "run.name has no value"),
         (["+stages.nl.steps=30"], "'+stages.nl.steps': this setting is there already; write stages.nl.steps=..."),
+        (["data.decontaminate.x=1"], "data.decontaminate is a list; write data.decontaminate=[...] instead of data."),
+        (["data.decontaminate.x.y=1"], "data.decontaminate is a list; write data.decontaminate=[...] instead of data."),
         (["~tracking"], "'~tracking' would leave a run without tracking; choose one: tracking= wandb"),
         (["~stage"], "'~stage' would leave a run without stage; choose one: stage= mono, multi, nl"),
         (["hydra/launcher=basic"], "'hydra/launcher' does nothing here"),

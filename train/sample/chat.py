@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import ConfigError
-from train.data.conversations import Conversation, conversation_of
+from train.data.conversations import NOTHING, Conversation, conversation_of
 
 Messages = list[dict[str, Any]]
 
@@ -34,7 +34,8 @@ def as_text(messages: Messages) -> str:
     parts = []
     for message in messages:
         calls = [json.dumps(call["function"]) for call in message.get("tool_calls", [])]
-        said = [message.get("reasoning_content"), message.get("commands"), *calls, message["content"]]
+        thoughts = [message[key] for key in ("reasoning_content", "commands") if message.get(key, NOTHING) != NOTHING]
+        said = [*thoughts, *calls, message["content"]]
         parts.append(f"{message['role']}: " + "\n  ".join(one for one in said if one))
     return "\n".join(parts)
 

@@ -1,17 +1,24 @@
 """Every export says where its weights came from, on how much of which data, and how good they are."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 from huggingface_hub import ModelCard
 
+from conf.chat_templates import read_template
 from conf.choices import ExportForm, Precision, Source
 from conf.compose import compose_settings
 from conf.schema import CorpusConfig, ModelConfig
 from model.huggingface.card import _further, _source
 from model.huggingface.convert import export_weights
 from model.pretrained import open_weights
+from model.tokenizer.codegen2 import INFILLING
+from model.tokenizer.sentencepiece import SentencePieceTokenizer
+from tests.chats import MOSS, TEXTS
 from tests.model.huggingface.random_models import random_model, save
 from tests.model.test_pretrained import write_run
 
@@ -76,6 +83,29 @@ def test_how_adapters_were_trained_is_told() -> None:
     told = "adapters alone (LoRA: rank 16, alpha 32, on fc_in, fc_out) beside weights in nf4"
     assert _further(compose_settings(words)).endswith(f", {told}")
     assert _further(compose_settings(["data.objective=infill"])).endswith(", 50% of the documents infilled")
+
+
+def test_the_code_on_the_card_runs(
+    tmp_path: Path, tiny: ModelConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Loading, a conversation and an infilled place, as a reader of the card would have them."""
+    tokenizer = SentencePieceTokenizer.train(TEXTS, 320).with_special(
+        [*MOSS, *(set(INFILLING) - set(MOSS))], read_template("moss")
+    )
+    model = replace(tiny, vocab_size=tokenizer.vocab_size, context_length=512)
+    write_run(tmp_path / "run", replace(compose_settings(["model=tiny"]), model=model), ["nl"])
+    tokenizer.save(tmp_path / "run/tokenizer")
+    export_weights(open_weights(tmp_path / "run"), tmp_path / "mine", 4, Precision.fp32)
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", Path("mine/README.md").read_text(), re.S)
+    assert len(code) == 3
+    names: dict[str, Any] = {}
+    for block in code:
+        exec(block, names)
+    prompt = names["ids"]["input_ids"][0].tolist()
+    mask = tokenizer.special_tokens["<mask_1>"]
+    assert prompt[0] == prompt[-3] == tokenizer.eos and prompt.count(mask) == 2 and prompt[-1] == mask
+    assert len(capsys.readouterr().out) > 2
 
 
 def test_weights_of_another_origin(tmp_path: Path) -> None:

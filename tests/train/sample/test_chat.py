@@ -118,6 +118,8 @@ def test_a_conversation_is_shown_and_written_whole() -> None:
     assert as_text(looks("red", "cat")) == (
         'user: Look red.\nassistant: {"name": "Search", "arguments": {"query": "red"}}\ntool: cat\nassistant: cat!'
     )
+    moss = {"role": "assistant", "content": "", "reasoning_content": "None", "commands": 'Search("red")'}
+    assert as_text([moss]) == 'assistant: Search("red")', "MOSS's `None` says that there is nothing"
 
 
 @pytest.mark.parametrize(
