@@ -17,6 +17,7 @@ from conf.schema import KernelsConfig, ModelConfig
 from model.kernels.apex_forms import apex_adamw, apex_add_of_weight, apex_norm, require
 from model.kernels.attention import reference_attention, sdpa_attention
 from model.kernels.branches import reference_branches
+from model.kernels.cpu_attention import blocked_attention
 from model.kernels.documents import Documents, flex_attention, flex_documents, masked_documents
 from model.kernels.measured_attention import fastest_attention
 from parallel.tensor_parallel import AddOfWeight, Norm, Products
@@ -65,7 +66,7 @@ def select_kernels(
     model: ModelConfig | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Kernels:
-    """The forms that `config` (conf/kernels) asks for; attention is timed where a `model`'s heads are known.
+    """The forms that `config` (conf/kernels) asks for; a GPU's attention is timed where a `model`'s heads are known.
 
     Errors: `ConfigError` for a form that `device` cannot run.
     """
@@ -74,6 +75,8 @@ def select_kernels(
         attention = reference_attention
     elif model is not None and device is not None and device.type == "cuda":
         attention = fastest_attention(model.n_head, model.head_dim, model.context_length, dtype, device)
+    elif device is not None and device.type == "cpu":
+        attention = blocked_attention
     branches: Callable[..., Tensor] = reference_branches
     norm: Norm | None = None
     if _in_triton("branches", config.branches, device):

@@ -61,6 +61,7 @@ def both_ways(function: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], 
 def attention(shape: Shape) -> Operation:
     """Causal attention. Source of the backward pass's 2.5 times the forward's arithmetic: FlashAttention."""
     from model.kernels.attention import reference_attention, sdpa_attention
+    from model.kernels.cpu_attention import blocked_attention
 
     head_dim = shape.width // shape.heads
     q, k, v = (shape.random(shape.batch, shape.seq, shape.heads, head_dim) for _ in range(3))
@@ -69,6 +70,8 @@ def attention(shape: Shape) -> Operation:
         return form(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2)
 
     forms = {"reference": partial(run, reference_attention), "torch's choice": partial(run, sdpa_attention)}
+    if shape.device.type == "cpu" and shape.dtype is torch.bfloat16:
+        forms["blocks of queries"] = partial(run, blocked_attention)
     if shape.device.type == "cuda":
         for backend in ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION"):
             forms[backend.lower()] = partial(run, partial(_with_backend, backend))

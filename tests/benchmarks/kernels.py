@@ -75,8 +75,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8 if gpu else 1, help="sequences of the micro-batch")
     parser.add_argument("--tokens", type=int, default=2048 if gpu else 64, help="of a sequence")
     parser.add_argument("--rounds", type=int, default=10 if gpu else 3, help="of which the median counts")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="bf16" if gpu else "fp32")
     arguments = parser.parse_args()
-    begin, dtype = time.perf_counter(), torch.bfloat16 if gpu else torch.float32
+    begin, dtype = time.perf_counter(), torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     name = torch.cuda.get_device_name() if gpu else "CPU"
     for size in arguments.sizes:
         model = compose_settings([f"model={size}"]).model
