@@ -53,7 +53,7 @@ def compose_config(overrides: list[str]) -> DictConfig:
                 _only_known(config)
             _count_auto(config, folders)
             choose_schedules(config, overrides, experiment_file(overrides, folders))
-        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, RecursionError) as error:
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
             raise ConfigError(explain(error, overrides, folders)) from None
         try:
             OmegaConf.resolve(config)
@@ -89,6 +89,8 @@ def _compose(overrides: list[str], folders: list[Path]) -> DictConfig:
             word, line = fallback
             note(line)
             overrides = [*overrides, word]
+        except TypeError as error:  # OmegaConf's, for a key that reaches into a list
+            raise ConfigError(explain(error, overrides, folders)) from None
 
 
 @cache

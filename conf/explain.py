@@ -4,12 +4,13 @@ import difflib
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from hydra import compose
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -129,15 +130,27 @@ def explain(error: Exception, overrides: list[str], folders: list[Path]) -> str:
         instead = f", or set {ratio}, which replaces it" if key.endswith(("warmup_steps", "anneal_steps")) else ""
         return f"{place}{key}=null: this setting cannot be empty; leave it out or give it a value{instead}"
     if index := re.fullmatch(r"(?:invalid literal for int\(\) with base 10: |Index )'([^']+)'.*", line):
-        for word in overrides:
-            key, dot, rest = word.lstrip("+~").partition("=")[0].partition(f".{index[1]}")
-            if dot:
-                return f"{key} is a list; write {key}=[...] instead of {key}{dot}{rest}"
+        return _into_a_list(index[1], overrides) or line
+    if line == "list indices must be integers or slices, not str":  # what `~` says of any index
+        removed = next((word.rpartition(".")[0] for word in overrides if re.fullmatch(r"~.*\.\d+", word)), "")
+        return f"{removed}: of a list no element can be removed; write {removed.lstrip('~')}=[...]"
     if "does not support deletion" in line and found:
         return f"~{found[1]}: this setting cannot be removed; give it another value, null where it may be empty"
     if unread := re.search(r"at input '(.+)'$", line):
         place = place or mention(unread[1], folders)
     return place + (f"{found[1]}: {line}" if found and found[1] not in line else line)
+
+
+def _into_a_list(index: str, overrides: list[str]) -> str | None:
+    """One line for the override whose key has `index` below a list; None where there is none such."""
+    for word in overrides:
+        keys = word.lstrip("+~").partition("=")[0].split(".")
+        with suppress(ValueError, HydraException, OmegaConfBaseException):
+            above = ".".join(keys[: keys.index(index, 1)])
+            others = [other for other in overrides if other is not word]
+            if OmegaConf.is_list(OmegaConf.select(compose("config", others), above)):
+                return f"{above} is a list; write {above}=[...] instead of {'.'.join(keys)}"
+    return None
 
 
 def first_line(error: Exception) -> str:

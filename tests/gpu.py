@@ -15,9 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import torch
 
 RESULTS = Path(__file__).parent / "benchmarks" / "RESULTS.md"
@@ -57,13 +60,24 @@ def main() -> int:
     failed = []
     for group in TOGETHER:
         names = [name for name in group if name in (arguments.parts or PARTS)]
-        with ThreadPoolExecutor(len(group)) as pool:
+        with ThreadPoolExecutor(len(group)) as pool, ended_with_this():
             for name, (seconds, code, output) in zip(names, pool.map(run, names), strict=True):
                 failed += [name] if code else []
                 with arguments.results.open("a") as results:
                     results.write(section(name, PARTS[name][0], seconds, code, output))
     print(f"failed: {', '.join(failed)}" if failed else "every part passed", flush=True)
     return int(bool(failed))
+
+
+@contextmanager
+def ended_with_this() -> Iterator[None]:
+    """Where the block is interrupted, end the parts too: `timeout` keeps them from the terminal's signals."""
+    try:
+        yield
+    except BaseException:
+        for part in psutil.Process().children():
+            part.terminate()
+        raise
 
 
 def heading() -> str:

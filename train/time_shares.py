@@ -26,7 +26,7 @@ KERNELS = (
 # And in an operation's on a CPU. What matches none of them only calls others.
 OPERATIONS = (
     ("collectives", r"^(c10d::|gloo:|mpi:|ccl:)"),
-    ("attention", r"^aten::.*(scaled_dot_product|flash_attention|efficient_attention)"),
+    ("attention", r"^aten::.*(scaled_dot_product|flash_attention|efficient_attention)|^codegen::.*attention"),
     ("matmul", r"^(aten|mkl|mkldnn|onednn)::.*(mm|matmul|linear|mv|dot)(_out|_backward)?$"),
     ("elementwise", r"^(aten|fused|quantized)::|^graph_\d+_|CompiledFxGraph"),
 )

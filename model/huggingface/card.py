@@ -77,7 +77,7 @@ def _usage(weights: Weights) -> Iterator[str]:
     tokenizer = load_tokenizer(weights.tokenizer_folder)
     written = 'model.generate(**ids, max_new_tokens=100)[0, ids["input_ids"].shape[1] :]'
     if tokenizer.chat_template is not None:
-        yield f"""It answers conversations:
+        yield f"""A conversation, by the tokenizer's template:
 
 ```python
 asked = [{{"role": "user", "content": "What is 2 and 3?"}}]
@@ -85,7 +85,7 @@ ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_te
 print(tokenizer.decode({written}))
 ```"""
     if all(text in tokenizer.special_tokens for text in INFILLING):
-        yield f"""It infills; what it writes ends with `{END_OF_MASK}`:
+        yield f"""A place in a text, if it was trained to infill; what it writes ends with `{END_OF_MASK}`:
 
 ```python
 eos, prefix, suffix = tokenizer.eos_token, "def add(a, b):\\n", "    return c\\n"

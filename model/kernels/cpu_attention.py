@@ -14,13 +14,13 @@ from torch import Tensor
 from model.kernels.attention import sdpa_attention
 
 ROWS = 256  # queries of a block
-LONGEST = 2048  # tokens of a sequence; of a longer one the probabilities would take too much memory
+LARGEST = 2**26  # probabilities of a layer, 128 MiB; where there are more, torch's form is, which keeps none
 
 
 def blocked_attention(q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """See `model.kernels.attention`; torch's fused form with a mask, in other precisions and for longer sequences."""
-    fits = q.shape == k.shape and q.shape[2] <= LONGEST
-    if attention_mask is not None or q.dtype is not torch.bfloat16 or not fits or q.device.type != "cpu":
+    """See `model.kernels.attention`; torch's fused form with a mask, in other precisions, and for larger inputs."""
+    half = q.dtype is torch.bfloat16 and q.device.type == "cpu"
+    if attention_mask is not None or not half or q.shape != k.shape or _count(q.flatten(0, 1).shape) > LARGEST:
         return sdpa_attention(q, k, v, attention_mask)
     out: Tensor = _attend(*(value.flatten(0, 1) for value in (q, k, v)))[0]
     return out.view(q.shape)
@@ -38,8 +38,9 @@ def _parts(probabilities: Tensor, shape: torch.Size) -> list[Tensor]:
     return [part.view(size) for part, size in zip(flat, sizes, strict=True)]
 
 
-def _empty(q: Tensor) -> Tensor:
-    return q.new_empty(sum(q.shape[0] * (end - first) * end for first, end in _blocks(q.shape[1])))
+def _count(shape: torch.Size) -> int:
+    """Probabilities of all blocks."""
+    return sum(shape[0] * (end - first) * end for first, end in _blocks(shape[1]))
 
 
 @torch.library.custom_op("codegen::blocked_attention", mutates_args=())
@@ -49,7 +50,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     An operation of its own, because inductor takes most of a minute to compile it and gains nothing.
     """
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    out, probabilities, scale = torch.empty_like(q), _empty(q), q.shape[-1] ** -0.5
+    out, probabilities, scale = torch.empty_like(q), q.new_empty(_count(q.shape)), q.shape[-1] ** -0.5
     for (first, end), part in zip(_blocks(q.shape[1]), _parts(probabilities, q.shape), strict=True):
         scores = torch.baddbmm(q.new_empty(()), q[:, first:end], k[:, :end].transpose(1, 2), beta=0, alpha=scale)
         future = torch.ones(end - first, end - first, dtype=torch.bool).triu(1)
@@ -61,7 +62,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 @_attend.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), _empty(q)
+    return q.new_empty(q.shape), q.new_empty(_count(q.shape))
 
 
 @torch.library.custom_op("codegen::blocked_attention_backward", mutates_args=())

@@ -72,13 +72,14 @@ def test_a_collective_counts_where_nothing_runs_beside_it(tmp_path: Path) -> Non
     assert "| `ncclDevKernel_AllGather` | collectives | 10.0 | 0.5 |" in table
 
 
-def test_on_a_cpu_the_innermost_operation_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attention", ["aten::scaled_dot_product_attention", "codegen::blocked_attention_backward"])
+def test_on_a_cpu_the_innermost_operation_counts(attention: str, tmp_path: Path) -> None:
     """What only calls others is idle; what attention calls is attention; a compiled graph's rest is elementwise."""
     operations = [
         event("CompiledFunctionBackward", 0, 60, "cpu_op"),
         event("## Call CompiledFxGraph abc ##", 10, 40, "cpu_op"),
         event("aten::addmm", 20, 10, "cpu_op"),
-        event("aten::scaled_dot_product_attention", 60, 20, "cpu_op"),
+        event(attention, 60, 20, "cpu_op"),
         event("aten::bmm", 65, 5, "cpu_op"),
         event("c10d::allreduce_", 80, 2, "cpu_op"),
         event("gloo:all_reduce", 81, 9, "user_annotation"),

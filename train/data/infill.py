@@ -166,11 +166,11 @@ class InfillTokens:
         try:
             self.form = Form(**json.loads((path / "infill.json").read_text()))
             rows = numpy.asarray(numpy.memmap(path / "parts.bin", "<u8", mode="r")).reshape(-1, 3)
+            self._is_break = numpy.zeros(max(self.form.breaks, default=0) + 2, numpy.bool_)
+            self._is_break[self.form.breaks] = True  # the last is that of every id above them
         except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{path} cannot be read ({error}); remove it and prepare again") from None
         self._ends, self._tokens = rows[:, 0], self._part(len(rows) - 1)[2]
-        self._is_break = numpy.zeros(max(self.form.breaks, default=0) + 2, numpy.bool_)  # the last: of every id above
-        self._is_break[self.form.breaks] = True
 
     def __len__(self) -> int:
         """Number of tokens."""

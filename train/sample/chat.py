@@ -34,9 +34,10 @@ def as_text(messages: Messages) -> str:
     parts = []
     for message in messages:
         calls = [json.dumps(call["function"]) for call in message.get("tool_calls", [])]
-        thoughts = [message[key] for key in ("reasoning_content", "commands") if message.get(key, NOTHING) != NOTHING]
-        said = [*thoughts, *calls, message["content"]]
-        parts.append(f"{message['role']}: " + "\n  ".join(one for one in said if one))
+        by_tool = [message["content"]] if message["role"] == "tool" else []
+        parts_of_moss = [message.get("reasoning_content"), message.get("commands"), *by_tool]
+        said = [one for one in parts_of_moss if one != NOTHING] + calls + ([] if by_tool else [message["content"]])
+        parts.append(f"{message['role']}: " + "\n  ".join(str(one) for one in said if one))
     return "\n".join(parts)
 
 

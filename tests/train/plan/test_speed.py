@@ -42,7 +42,7 @@ def test_triton_s_forms_move_less_than_inductor_s_and_these_less_than_torch_s() 
 
 
 def test_fp8_halves_the_products_of_the_blocks_and_pays_for_its_casts() -> None:
-    """On an H100 at 2b 1.21 times the speed was measured with four micro-batches and weights cast in each.
+    """On an H100, at 2b, 1.21 times the speed was measured with four micro-batches and weights cast in each.
 
     With eight, and weights cast once, it was 1.27.
     """

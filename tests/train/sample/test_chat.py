@@ -119,7 +119,8 @@ def test_a_conversation_is_shown_and_written_whole() -> None:
         'user: Look red.\nassistant: {"name": "Search", "arguments": {"query": "red"}}\ntool: cat\nassistant: cat!'
     )
     moss = {"role": "assistant", "content": "", "reasoning_content": "None", "commands": 'Search("red")'}
-    assert as_text([moss]) == 'assistant: Search("red")', "MOSS's `None` says that there is nothing"
+    shown = as_text([moss, {"role": "tool", "content": "None"}, {"role": "assistant", "content": "None"}])
+    assert shown == 'assistant: Search("red")\ntool: \nassistant: None', "of MOSS's parts `None` is one that is empty"
 
 
 @pytest.mark.parametrize(
