@@ -27,7 +27,10 @@ else
         echo "error: TORCH=installed, and $python has no torch; load the cluster's module first, or set PYTHON=..." >&2
         exit 2
     fi
-    "$python" -m venv $site .venv
+    base=$("$python" -c 'import sys; print(sys.base_prefix, sys.version)')
+    [[ "$(cat .venv/made_by 2>/dev/null)" == "$base" ]] && clear= || clear=--clear  # two Pythons in one break it
+    "$python" -m venv $clear $site .venv
+    echo "$base" > .venv/made_by
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r <(echo "$packages")
     echo "$wanted" > .venv/requirements.cksum
 fi

@@ -15,6 +15,7 @@ cat "$last" > installed
 PYTHON = f"""#!/bin/sh
 case "$*" in
     *'import torch'*) exit "${{NO_TORCH:-0}}" ;;
+    *base_prefix*) echo "${{BASE:-/usr 3.11}}" ;;
     '-m venv'*) echo "$*" > venv_words; mkdir -p .venv/bin; printf '%s' '{PIP}' > .venv/bin/python
                 chmod +x .venv/bin/python ;;
 esac
@@ -55,10 +56,19 @@ def test_another_torch_takes_its_place(checkout: Path) -> None:
 def test_the_torch_that_python_has_is_kept(checkout: Path) -> None:
     assert set_up(checkout, TORCH="installed").returncode == 0
     assert (checkout / "installed").read_text().split() == ["numpy>=2.0"]
-    assert (checkout / "venv_words").read_text().split() == ["-m", "venv", "--system-site-packages", ".venv"]
+    assert (checkout / "venv_words").read_text().split() == ["-m", "venv", "--clear", "--system-site-packages", ".venv"]
 
 
 def test_installed_without_a_torch_is_one_line(checkout: Path) -> None:
     done = set_up(checkout, TORCH="installed", NO_TORCH="1")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "has no torch" in done.stderr
     assert not (checkout / "installed").exists()
+
+
+def test_another_python_begins_anew(checkout: Path) -> None:
+    """As after `module load`, with packages to install: one environment of two Pythons imports neither's libraries."""
+    for base, words in (("/a 3.11", "-m venv --clear .venv"), ("/a 3.11", "-m venv .venv"), ("/b 3.11", "--clear")):
+        with (checkout / "requirements.txt").open("a") as file:
+            file.write("rich\n")
+        assert set_up(checkout, BASE=base).returncode == 0
+        assert words in (checkout / "venv_words").read_text()
