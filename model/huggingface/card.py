@@ -13,7 +13,7 @@ from model.flops import parameters
 from model.huggingface.peft import BASE
 from model.huggingface.settings import MP_NUM
 from model.tokenizer import load_tokenizer
-from model.tokenizer.codegen2 import END_OF_MASK, FIRST_MASK, INFILLING, SEPARATOR
+from model.tokenizer.codegen2 import END_OF_MASK, FIRST_MASK, SEPARATOR, can_infill
 from model.weights import Weights
 
 CLASSES = {ExportForm.codegen: "CodeGenForCausalLM", ExportForm.gptj: "GPTJForCausalLM"}  # of whole weights
@@ -84,7 +84,7 @@ asked = [{{"role": "user", "content": "What is 2 and 3?"}}]
 ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 print(tokenizer.decode({written}))
 ```"""
-    if all(text in tokenizer.special_tokens for text in INFILLING):
+    if can_infill(tokenizer.special_tokens):
         yield f"""A place in a text, if it was trained to infill; what it writes ends with `{END_OF_MASK}`:
 
 ```python

@@ -5,6 +5,8 @@ After CodeGen's tokens of white space: `<dummy_0>` is 50295, `<sep>` 50299, `<eo
 they are, so that a document that holds such a text cannot forge one.
 """
 
+from collections.abc import Container
+
 SEPARATOR = "<sep>"  # between a document whose spans are masked and the spans
 END_OF_MASK = "<eom>"  # after a span
 FIRST_MASK = "<mask_1>"  # in a span's place, and before it
@@ -14,3 +16,8 @@ CODEGEN2 = [
     *(SEPARATOR, END_OF_MASK),
     *(f"<mask_{number}>" for number in range(899, 0, -1)),
 ]
+
+
+def can_infill(special_tokens: Container[str]) -> bool:
+    """Whether a tokenizer's special tokens are enough for the form."""
+    return all(text in special_tokens for text in INFILLING)

@@ -20,13 +20,14 @@ import numpy
 from conf.commands import Evaluate, Sampling
 from conf.errors import ConfigError
 from conf.run_folder import CONFIG
+from model.tokenizer.codegen2 import can_infill
 from train.data.token_file import TokenFile
 from train.evaluate.perplexity import data_of
 from train.evaluate.problems import Problem, read_problems, sample_seed
 from train.evaluate.programs import Sample, generate_samples
 from train.sample.gap import Gap
 from train.sample.generator import Generator
-from train.sample.infill import can_infill, fill
+from train.sample.infill import fill
 from train.stop import StopSignal
 
 MOST = 1000  # functions that are asked, of more chosen by their hash
@@ -113,7 +114,7 @@ def evaluate(
     def left_to_right(asked: list[Problem], seeds: list[int]) -> list[str]:
         return generator.generate([_gap(one).prefix for one in asked], sampling, seeds, first_line, whole=True)
 
-    ways = {"infill": infill} if can_infill(generator.tokenizer) else {}
+    ways = {"infill": infill} if can_infill(generator.tokenizer.special_tokens) else {}
     exact: dict[str, float] = {}
     for name, write in {**ways, "left_to_right": left_to_right}.items():
 

@@ -5,17 +5,12 @@ from collections.abc import Sequence
 from conf.commands import Sampling
 from conf.errors import ConfigError
 from model.tokenizer import Tokenizer
-from model.tokenizer.codegen2 import END_OF_MASK, FIRST_MASK, INFILLING, SEPARATOR
+from model.tokenizer.codegen2 import END_OF_MASK, FIRST_MASK, INFILLING, SEPARATOR, can_infill
 from train.sample.choose import before
 from train.sample.gap import Gap
 from train.sample.generator import Generator, Stop, cutting
 
 MARKS = 5  # tokens of a prompt beside its text: eos, <mask_1>, eos, <sep>, <mask_1>
-
-
-def can_infill(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer has the tokens of the form."""
-    return all(text in tokenizer.special_tokens for text in INFILLING)
 
 
 def fill(generator: Generator, gaps: Sequence[Gap], sampling: Sampling, seeds: list[int], stop: Stop = ()) -> list[str]:
@@ -26,7 +21,7 @@ def fill(generator: Generator, gaps: Sequence[Gap], sampling: Sampling, seeds: l
     Errors: `ConfigError` for a model without the tokens, or where no prompt leaves that room.
     """
     tokenizer = generator.tokenizer
-    if not can_infill(tokenizer):
+    if not can_infill(tokenizer.special_tokens):
         raise ConfigError(
             f"{generator.weights.source} cannot infill: its tokenizer has no {', '.join(INFILLING)}; "
             "use a CodeGen2 model, or one trained with data.objective=infill"
