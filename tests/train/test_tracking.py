@@ -1,6 +1,7 @@
 """The records of a run: what is written comes back, and a record cut off by a kill does no harm."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,14 +26,14 @@ CUT_OFF = '{"stage": "nl", "step": 3, "lo'
 
 
 @pytest.fixture
-def context(tmp_path: Path, settings: Settings) -> RunContext:
-    """A job of one process, without W&B."""
+def context(tmp_path: Path, settings: Settings) -> Iterator[RunContext]:
+    """A job of one process, without W&B. Its watchdog ends with the test: it would end pytest, which takes no steps."""
     settings = replace(settings, tracking=replace(settings.tracking, wandb=False))
     mesh = ProcessMesh(0, 1, torch.device("cpu"), 0, 1, 0, 1, TensorParallelGroup(), None)
     prepared: Any = None  # a tracker reads no data
-    return RunContext(
-        settings, tmp_path, prepared, mesh, Precision.fp32, REFERENCE, 0.5, Watchdog(tmp_path, 0, ["n"], 60.0)
-    )
+    watchdog = Watchdog(tmp_path, 0, ["n"], 60.0)
+    yield RunContext(settings, tmp_path, prepared, mesh, Precision.fp32, REFERENCE, 0.5, watchdog)
+    watchdog.close()
 
 
 def write(folder: Path, *steps: tuple[str, int], end: str = "") -> None:
