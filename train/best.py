@@ -53,7 +53,8 @@ class BestWeights:
             self.context.watchdog.beat(f"{self.name} best weights")
             self.saver.save_weights(self.folder / FOLDER)
             tokenizer, length = self.context.data.tokenizer(), settings.model.context_length
-            samples = sample(self.engine, tokenizer, settings.evaluation, length, settings.run.seed)
+            talks = self.context.data.corpora[self.corpus].conversations
+            samples = sample(self.engine, tokenizer, settings.evaluation, length, settings.run.seed, talks)
             record = {"step": step, "scores": scores, "samples": samples, "no_better": 0}
         else:
             record = {**self.record, "no_better": self.record["no_better"] + 1}

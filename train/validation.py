@@ -12,7 +12,10 @@ from model.tokenizer import Tokenizer
 from parallel.engine import Engine
 from train.context import RunContext
 from train.data.batches import validation_batches
+from train.data.conversations import Conversation
 from train.data.prepare import CorpusFiles
+from train.sample.answer import Ended, answer
+from train.sample.chat import as_text
 from train.sample.choose import before, choose, uniforms
 
 WIDTH = 64  # tokens; a multiple of every tensor parallel size, which sequence parallelism needs
@@ -51,17 +54,31 @@ def evaluate(context: RunContext, engine: Engine) -> dict[str, float]:
 
 
 def sample(
-    engine: Engine, tokenizer: Tokenizer, settings: EvaluationConfig, context_length: int, seed: int
+    engine: Engine,
+    tokenizer: Tokenizer,
+    settings: EvaluationConfig,
+    context_length: int,
+    seed: int,
+    conversations: bool = False,
 ) -> dict[str, str]:
-    """Prompt's name -> the continuation of `settings.sample_prompts`, at most `sample_tokens` tokens each."""
-    prompts = [
-        tokenizer.encode(text)[-(context_length - settings.sample_tokens) :] or [tokenizer.eos]
-        for text in settings.sample_prompts.values()
-    ]
+    """Prompt's name -> the continuation of `settings.sample_prompts`, at most `sample_tokens` tokens each.
+
+    conversations: the model learns to answer; each prompt is what a user says, and a new line has the answer.
+    """
+    asked = settings.sample_prompts
+    seeds = [seed + place for place in range(len(asked))]
     sampling = Sampling(settings.sample_tokens, settings.sample_temperature, settings.sample_top_p, 0, seed)
-    seeds = [seed + place for place in range(len(prompts))]
-    found = continue_prompts(engine, prompts, sampling, seeds, tokenizer, context_length)
-    return {name: tokenizer.decode(new) for name, new in zip(settings.sample_prompts, found, strict=True)}
+
+    def generate(prompts: list[list[int]], seeds: list[int], ended: Ended = lambda _: False) -> list[list[int]]:
+        own = [ids[-(context_length - settings.sample_tokens) :] or [tokenizer.eos] for ids in prompts]
+        return continue_prompts(engine, own, sampling, seeds, tokenizer, context_length, lambda _, new: ended(new))
+
+    if conversations:
+        talks = [Conversation([{"role": "user", "content": text}]) for text in asked.values()]
+        texts = [f"\n{as_text(messages)}" for messages in answer(tokenizer, generate, talks, seeds)]
+    else:
+        texts = [tokenizer.decode(new) for new in generate([tokenizer.encode(text) for text in asked.values()], seeds)]
+    return dict(zip(asked, texts, strict=True))
 
 
 def continue_prompts(

@@ -85,7 +85,12 @@ def sample(command: Sample, prompts: list[Any], output: IO[str] | None, is_main:
     def complete(batch: list[tuple[Any, int, int]]) -> list[Any]:
         texts, seeds, stop = [prompt for prompt, _, _ in batch], [seed for *_, seed in batch], tuple(command.stop)
         if command.chat is not None:
-            return answer(generator, texts, command, seeds)
+            return answer(
+                generator.tokenizer,
+                lambda prompts, seeds, ended: generator.generate_ids(prompts, command, seeds, ended),
+                texts,
+                seeds,
+            )
         if command.infill is not None:
             return fill(generator, [gap_in(text) for text in texts], command, seeds, stop)
         return generator.generate(texts, command, seeds, stop, special)

@@ -1,27 +1,29 @@
 """The assistant's next messages of conversations, by the chat template that the model was trained with."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from conf.commands import Sampling
 from conf.errors import ConfigError, DataError
 from model.tokenizer import Tokenizer
 from model.tokenizer.chat import ChatTemplate
 from train.data.conversations import COMMANDS, NOTHING, Conversation
 from train.sample.chat import Messages
-from train.sample.generator import Generator
 
 THOUGHTS_END, COMMANDS_BEGIN = "<eot>", f"<|{COMMANDS}|>:"  # of MOSS's turns
 
+Ended = Callable[[list[int]], bool]  # given a row's new ids, whether it needs no more
+
 
 def answer(
-    generator: Generator, conversations: Sequence[Conversation], sampling: Sampling, seeds: list[int]
+    tokenizer: Tokenizer,
+    generate: Callable[[list[list[int]], list[int], Ended], list[list[int]]],
+    conversations: Sequence[Conversation],
+    seeds: Sequence[int],
 ) -> list[Messages]:
     """What the assistant writes in each conversation, as one batch. A call of a tool ends it: its result comes next.
 
-    Where MOSS's turn calls no tool, its answer follows in the same turn. Errors: `ConfigError` for a model without a
-    template, a conversation that the template cannot render, or one that leaves no room for `max_new_tokens`.
+    Where MOSS's turn calls no tool, its answer follows in the same turn. generate: new ids of prompts, a seed each.
+    Errors: `ConfigError` for a tokenizer without a template, or a conversation that the template cannot render.
     """
-    tokenizer = generator.tokenizer
     template = ChatTemplate(tokenizer)
     ends = template.ends
     found: list[Messages] = [[] for _ in conversations]
@@ -29,7 +31,7 @@ def answer(
     while rows:
         prompts = [_prompt(template, conversations[row], found[row]) for row in rows]
         own = [seeds[row] for row in rows]
-        written = generator.generate_ids(prompts, sampling, own, lambda new: not ends.isdisjoint(new))
+        written = generate(prompts, own, lambda new: not ends.isdisjoint(new))
         for row, new in zip(rows, written, strict=True):
             cut = next((at for at, token in enumerate(new) if token in ends), len(new))
             found[row] += messages_of(new[:cut], tokenizer)

@@ -6,7 +6,7 @@ from conf.errors import ConfigError
 from tests.chats import TALK, chat_tokenizer
 from tests.train.sample.cases import GREEDY, MODEL, generator_of
 from train.data.conversations import Conversation
-from train.sample.answer import answer, messages_of
+from train.sample.answer import Ended, answer, messages_of
 
 
 def test_what_was_written_becomes_messages() -> None:
@@ -21,7 +21,11 @@ def test_what_was_written_becomes_messages() -> None:
 def test_what_cannot_be_answered_is_one_line() -> None:
     generator = generator_of(chat_tokenizer())
     long = Conversation([{"role": "user", "content": "x" * MODEL.context_length}])
+
+    def generate(prompts: list[list[int]], seeds: list[int], ended: Ended) -> list[list[int]]:
+        return generator.generate_ids(prompts, GREEDY, seeds, ended)
+
     with pytest.raises(ConfigError, match="a prompt is over 34 tokens"):
-        answer(generator, [long], GREEDY, [0])
+        answer(generator.tokenizer, generate, [long], [0])
     with pytest.raises(ConfigError, match="chat: the chat template cannot render it: the role judge is not known"):
-        answer(generator, [Conversation([*TALK[:1], {"role": "judge", "content": ""}])], GREEDY, [0])
+        answer(generator.tokenizer, generate, [Conversation([*TALK[:1], {"role": "judge", "content": ""}])], [0])

@@ -63,7 +63,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, worlds: Worlds) -> Path:
         *(f"model.{size}" for size in sizes),
         *(f"stages.sft.{one}" for one in stage),
         *("layout.micro_batch_size=8", "cluster.processes_per_node=1", "tracking.wandb=false", "optimizer.z_loss=0"),
-        *("evaluation.sample_tokens=2", "data.validation_bytes=300", "run.save_every=1000"),
+        *("evaluation.sample_tokens=32", "evaluation.sample_temperature=0", "data.validation_bytes=300"),
+        *("run.save_every=1000", "evaluation.sample_prompts.mono='Say dog.'"),
     ]
     prepare(compose_settings([*places, *words]))
     assert worlds(1).run(trained, [*places, *words]) == [0]
@@ -86,6 +87,11 @@ def test_it_answers_turn_after_turn(run: Path, tmp_path: Path, capsys: pytest.Ca
     found = answers(run, tmp_path, {"messages": [*begun, says("dog")[0]]}, {"messages": [begun[0], says("blue")[0]]})
     assert found == [[says("dog")[1]], [says("blue")[1]]]
     assert "user: Say dog.\nassistant: dog!" in capsys.readouterr().out
+
+
+def test_the_samples_of_its_stage_are_answers(run: Path) -> None:
+    samples = (run / "stages/sft/samples.md").read_text()
+    assert "## mono\n\n~~~~\nSay dog.\nassistant: dog!\n~~~~" in samples, samples
 
 
 def test_it_calls_a_tool_and_answers_by_its_result(run: Path, tmp_path: Path) -> None:
