@@ -153,6 +153,8 @@ def _cluster(settings: Settings) -> Iterator[str]:
         yield f"cluster.slurm.environment.{name} would be read by others; export it in the shell that submits"
     if not 0 < settings.cluster.port < 2**16:
         yield f"cluster.port={settings.cluster.port} must be between 1 and 65535"
+    if settings.cluster.slurm.time.isdigit():  # YAML reads 12:00:00 without quotes as 43200, Slurm that as minutes
+        yield f"cluster.slurm.time={settings.cluster.slurm.time} must be as 12:00:00; in a YAML file write it in quotes"
     if settings.cluster.kind is ClusterKind.local and settings.cluster.nodes != 1:
         yield f"cluster.nodes={settings.cluster.nodes} needs cluster=slurm or cluster=hostfile; this machine is one"
 

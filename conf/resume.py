@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from conf.choices import ClusterKind, Schedule
+from conf.choices import Schedule
 from conf.compose import load_settings
 from conf.errors import ConfigError
 from conf.run_folder import (
@@ -97,12 +97,12 @@ def check_run_folder(settings: Settings) -> bool:
     """True where the folder holds this run already, false where it holds none that has recorded a step.
 
     Errors: `ConfigError` where it holds a different run, naming the settings that differ, where run.resume=never, or
-    for a path that a job's script cannot hold.
+    for a path that no script can hold.
     """
     folder = run_folder(settings)
     path = str(folder.absolute())
-    if re.search(r"\s" if settings.cluster.kind is ClusterKind.slurm else r"[^\S ]", path):
-        raise ConfigError(f"run.root: {path!r} has a line break, or a space, which Slurm does not read; choose another")
+    if re.search(r"[^\S ]", path):
+        raise ConfigError(f"run.root: {path!r} has a line break; choose another")
     if not is_run_folder(folder):
         if folder.is_dir() and not all(map(is_of_lock, folder.iterdir())):
             raise ConfigError(f"{folder} is not empty and holds no run; choose another folder with run.name=...")

@@ -31,8 +31,12 @@ BEATS = 6.0  # heartbeats in the time after which a lock counts as left
 def owner() -> str:
     """Who this process trains for: its launcher, its Slurm job, or itself."""
     job = os.environ.get("SLURM_JOB_ID")
-    alone = f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
-    return os.environ.get(OWNER) or (f"slurm-{job}" if job else alone)
+    return os.environ.get(OWNER) or (f"slurm-{job}" if job else new_owner())
+
+
+def new_owner() -> str:
+    """A name that no other process has: several launches may share a Slurm job."""
+    return f"{platform.node()}-{os.getpid()}-{time.time_ns()}"
 
 
 def stop_file(folder: Path, holder: str) -> Path:
@@ -57,8 +61,9 @@ def living_holder(folder: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def run_lock(folder: Path, holder: str, stale_seconds: float) -> Iterator[None]:
-    """Hold the run in `folder` for `holder`; what holds it already under that name is joined.
+    """Hold the run in `folder` for `holder`; a rank joins the lock of its launcher, which gives it back.
 
+    What an earlier try of the same Slurm job left is taken at once: Slurm has ended it.
     stale_seconds: a lock without a heartbeat for so long was left by a process that died, and is taken.
     Errors: `ConfigError` naming who holds it, or that the folder cannot be written; `NodeError` where the disk is full.
     Where it is lost to another, this process ends (exit code 3).
@@ -97,7 +102,7 @@ def end_with_parent() -> None:
 
 
 def _take(folder: Path, holder: str, stale_seconds: float) -> bool:
-    """True where the lock was taken, false where `holder` has it already."""
+    """True where the lock was taken, false where `holder` is the launcher of this process and has it."""
     path, own = folder / LOCK, folder / f".{LOCK}.{os.getpid()}"
     who = {"owner": holder, "host": node_name(), "process": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
     try:
@@ -111,7 +116,10 @@ def _take(folder: Path, holder: str, stale_seconds: float) -> bool:
             except FileNotFoundError:
                 continue  # given back just now
             if _holder(path) == holder:
-                return False
+                if os.environ.get(OWNER) == holder:
+                    return False
+                own.replace(path)
+                return True
             if silent <= stale_seconds:
                 raise ConfigError(_held_by(folder, _read(path), silent, stale_seconds))
             left = folder / f".{LOCK}.left.{os.getpid()}"

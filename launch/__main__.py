@@ -113,6 +113,8 @@ def plan_launch(overrides: list[str]) -> LaunchPlan:
     if busy is not None:
         raise ConfigError(f"{folder} is under way as {busy}; see `python -m launch status`, end it with `cancel`")
     kept = [override for override in overrides if not override.startswith("dry_run=")]
+    if settings.run.resume == "never":  # answered here: the ranks, a retry and the next stage's job find this very run
+        kept.append("run.resume=auto")
     unfinished = unfinished_stages(settings) if resumes else list(settings.stages)
     return LaunchPlan(kept, settings, processes, resumes, unfinished)
 
@@ -131,6 +133,8 @@ def submit(plans: list[LaunchPlan], dry_run: bool) -> int:
     first, array = plans[0].settings, len(plans) > 1
     if any(list(plan.settings.stages) != list(first.stages) for plan in plans):
         raise ConfigError("-m with cluster.kind=slurm needs the same stages in every run")
+    if any((plan.processes, plan.settings.cluster) != (plans[0].processes, first.cluster) for plan in plans):
+        raise ConfigError("-m with cluster.kind=slurm needs the same nodes in every run: cluster.* cannot be swept")
     stages = [name for name in first.stages if any(name in plan.unfinished for plan in plans)]
     if not stages:
         return 0
@@ -142,12 +146,14 @@ def submit(plans: list[LaunchPlan], dry_run: bool) -> int:
     number = "%A_%a" if array else "%j"
     scripts = {}
     if first.cluster.slurm.prepare_cpus:
-        runs = [(plan.folder.resolve(), plan.overrides) for plan in plans]
-        text = slurm.prepare_script(first, runs, str(title), folder / f"{slurm.PREPARE_JOB}-{number}.log")
+        tasks = [slurm.Task(plan.settings, plan.folder.resolve(), plan.overrides) for plan in plans]
+        text = slurm.prepare_script(tasks, str(title), folder / f"{slurm.PREPARE_JOB}-{number}.log")
         scripts[slurm.PREPARE_JOB] = (folder / f"{slurm.PREPARE_JOB}.sh", text)
     for stage in stages:
-        runs = [(plan.folder.resolve(), [*plan.overrides, f"run.until={stage}"]) for plan in plans]
-        text = slurm.script(first, runs, stage, str(title), folder / f"{stage}-{number}.log")
+        tasks = [
+            slurm.Task(plan.settings, plan.folder.resolve(), [*plan.overrides, f"run.until={stage}"]) for plan in plans
+        ]
+        text = slurm.script(tasks, stage, str(title), folder / f"{stage}-{number}.log")
         scripts[stage] = (folder / f"{stage}.sh", text)
     if dry_run:
         before = None

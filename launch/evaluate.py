@@ -16,7 +16,7 @@ from conf.schema import Settings
 from conf.sources import holds_weights
 from launch import slurm
 from launch.jobs import add_job, read_jobs
-from launch.local import environment, train_command, world_size
+from launch.local import HERE, environment, train_command, world_size
 from launch.processes import run
 from launch.status import job_state, queue_of
 
@@ -51,7 +51,7 @@ def launch(argv: list[str]) -> int:
     if settings.cluster.kind is ClusterKind.hostfile:
         raise ConfigError("cluster=hostfile is for training; evaluate with cluster=local or cluster=slurm")
     processes = world_size(settings.cluster, settings.layout)
-    start = train_command(what, {"localhost": processes}, module="train.evaluate")
+    start = train_command(what, {HERE: processes}, module="train.evaluate")
     if settings.dry_run:
         print(shlex.join(start))
         return 0
@@ -76,7 +76,7 @@ def submit(settings: Settings, command: Evaluate, words: list[str]) -> int:
     source, folder = Path(command.run), home_of(command.run)
     name = f"evaluate-{command.task}"
     path, log = folder / f"jobs/{name}.sh", folder / f"jobs/{name}-%j.log"
-    text = slurm.script(settings, [(folder, words)], name, str(source), log, module="train.evaluate")
+    text = slurm.script([slurm.Task(settings, folder, words)], name, str(source), log, module="train.evaluate")
     after = stage_job(folder, source) if is_run_folder(folder) else None
     if settings.dry_run:
         print(f"# {path}\n{text}\n# {shlex.join(slurm.sbatch_command(path, after, array=False))}")

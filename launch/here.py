@@ -14,11 +14,11 @@ from conf.choices import ClusterKind
 from conf.exit_codes import BAD_NODE, INTERRUPTED
 from conf.resume import record_extension
 from conf.run_folder import newest_checkpoint, newest_step, run_folder, save_settings
-from conf.run_lock import OWNER, owner, run_lock, stop_file
+from conf.run_lock import OWNER, new_owner, run_lock, stop_file
 from conf.schema import Settings
 from launch.hosts import Hosts
 from launch.jobs import add_job
-from launch.local import environment, train_command
+from launch.local import HERE, environment, gpu_environment, kept, machine_environment, train_command
 from launch.processes import ENDED, STOPPED, ending_on_signals, run
 
 
@@ -43,14 +43,14 @@ class LaunchPlan:
 
 def start_here(plan: LaunchPlan, dry_run: bool) -> int:
     """Prepare the data and train, on this machine or on the hosts of a hostfile; return the exit code."""
-    cluster, holder = plan.settings.cluster, owner()
+    cluster, layout, holder = plan.settings.cluster, plan.settings.layout, new_owner()
     prepare = [sys.executable, "-m", "train.data", "prepare", *plan.overrides]
     hosts = Hosts(plan.folder, plan.overrides, plan.settings) if cluster.kind is ClusterKind.hostfile else None
-    processes = plan.processes if hosts is None else max(hosts.used.values())
-    variables = {**environment(processes, plan.settings.layout), OWNER: holder}
+    given = environment(plan.processes, layout) if hosts is None else kept(gpu_environment(layout))
+    variables = {**given, OWNER: holder}
     if dry_run:
         if hosts is None:
-            train = train_command(plan.overrides, {"localhost": plan.processes})
+            train = train_command(plan.overrides, {HERE: plan.processes})
         else:
             train = hosts.command(variables, next(iter(hosts.used)))
         print(shlex.join(prepare), shlex.join(train), sep="\n")
@@ -58,7 +58,7 @@ def start_here(plan: LaunchPlan, dry_run: bool) -> int:
     if hosts is not None:
         hosts.meet()  # before data is prepared for hosts that are not there
     with ending_on_signals(), run_lock(plan.folder, holder, cluster.lock_seconds):
-        code = run(prepare, {**os.environ, **variables}, cluster.grace_seconds)
+        code = run(prepare, {**os.environ, **machine_environment(1), **variables}, cluster.grace_seconds)
         if code:
             return code
         return train_until_ended(plan, variables, hosts)
@@ -105,7 +105,7 @@ def train_here(plan: LaunchPlan, variables: dict[str, str], hosts: Hosts | None)
     log, exit_file = f"jobs/{kind}.log", f"jobs/{kind}.exit"
     add_job(plan.folder, kind, str(os.getpid()), list(plan.settings.stages), platform.node(), log, exit_file)
     if hosts is None:
-        command = train_command(plan.overrides, {"localhost": plan.processes})
+        command = train_command(plan.overrides, {HERE: plan.processes})
         code = run(command, {**os.environ, **variables}, cluster.grace_seconds, plan.folder / log)
     else:
 

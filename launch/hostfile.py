@@ -144,7 +144,8 @@ def remote_command(
     kept = {name: value for name, value in forwarded_here.items() if not is_secret(name)} | variables
 
     def on(host: str, node: str) -> str:
-        started = [sys.executable, "-m", "launch.host", str(stop.absolute()), f"{cluster.grace_seconds:g}"]
+        waits = [str(stop.absolute()), f"{cluster.grace_seconds:g}", str(max(slots.values()))]
+        started = [sys.executable, "-m", "launch.host", *waits]
         command = [*started, *train_command(overrides, slots, address, cluster.port, node)]
         forwarded = [f"{name}={value}" for name, value in {**kept, HOST: host}.items()]
         own = shlex.quote(f"{secrets.absolute()}.{node}")

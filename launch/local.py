@@ -9,7 +9,10 @@ import socket
 import subprocess
 import sys
 
+from conf.choices import ClusterKind
 from conf.schema import ClusterConfig, LayoutConfig
+
+HERE = "localhost"
 
 
 def visible_gpus() -> list[str]:
@@ -28,11 +31,14 @@ def visible_gpus() -> list[str]:
 
 
 def world_size(cluster: ClusterConfig, layout: LayoutConfig) -> int:
-    """Number of processes: as the cluster or the layout says, else one per GPU, else `cluster.cpu_processes`."""
+    """Number of processes: as the cluster or the layout says, else one per GPU, else `cluster.cpu_processes`; of a node
+    of Slurm without GPUs one."""
     replicas = layout.data_parallel_size or 0
     needed = layout.tensor_parallel_size * layout.pipeline_parallel_size * replicas
-    per_node = cluster.processes_per_node or needed // cluster.nodes or len(visible_gpus()) or cluster.cpu_processes
-    return cluster.nodes * per_node
+    said = cluster.processes_per_node or needed // cluster.nodes
+    if cluster.kind is ClusterKind.slurm:  # this machine is none of those that train
+        return cluster.nodes * (said or cluster.slurm.gpus_per_node or 1)
+    return cluster.nodes * (said or len(visible_gpus()) or cluster.cpu_processes)
 
 
 def free_port() -> int:
@@ -52,14 +58,15 @@ def train_command(
 ) -> list[str]:
     """The deepspeed launcher's command line on one of the hosts for `python -m train` with `overrides`.
 
-    slots: host -> its processes, in the order of their ranks. node: index of this host, or what a shell replaces by it.
+    slots: host -> its processes, in the order of their ranks; `HERE`: this machine.
+    node: index of this host, or what a shell replaces by it.
     A launcher on this machine alone gives its processes the GPUs that CUDA_VISIBLE_DEVICES names, in that order.
     This is `deepspeed.launcher.launch`, which runs on each host. The `deepspeed` command above it dies of a SIGTERM
     without telling the ranks, and has a shell parse the overrides a second time.
     """
     world: dict[str, list[int] | list[str]] = {host: list(range(count)) for host, count in slots.items()}
-    if len(slots) == 1 and len(gpus := visible_gpus()) >= (count := next(iter(slots.values()))):
-        world = dict.fromkeys(slots, gpus[:count])  # the launcher sets CUDA_VISIBLE_DEVICES from it
+    if list(slots) == [HERE] and len(gpus := visible_gpus()) >= slots[HERE]:
+        world = {HERE: gpus[: slots[HERE]]}  # the launcher sets CUDA_VISIBLE_DEVICES from it
     encoded = base64.urlsafe_b64encode(json.dumps(world).encode()).decode()
     launcher = [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={encoded}"]
     placement = [
@@ -83,13 +90,22 @@ CPU_ENVIRONMENT = {
 
 
 def environment(processes: int, layout: LayoutConfig) -> dict[str, str]:
-    """Environment variables for `processes` on this machine; one that is set already keeps its value.
+    """Environment variables for `processes` on this machine: with GPUs also `gpu_environment`."""
+    return machine_environment(processes) | (kept(gpu_environment(layout)) if visible_gpus() else {})
 
-    OpenMP threads: each process its share of the cores. Without a GPU `CPU_ENVIRONMENT`; else `gpu_environment`.
+
+def machine_environment(processes: int) -> dict[str, str]:
+    """Environment variables that depend on the machine only, this one, which may be one host of several.
+
+    OpenMP threads: each of the machine's `processes` its share of the cores. Without a GPU also `CPU_ENVIRONMENT`.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = {"OMP_NUM_THREADS": str(max(1, cores // processes))}
-    wanted |= gpu_environment(layout) if visible_gpus() else CPU_ENVIRONMENT
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // processes))}
+    return kept(threads | ({} if visible_gpus() else CPU_ENVIRONMENT))
+
+
+def kept(wanted: dict[str, str]) -> dict[str, str]:
+    """`wanted`, where a variable that is set already keeps its value."""
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 

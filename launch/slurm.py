@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from conf.cluster_schema import SlurmConfig
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED
 from conf.save_time import warning_seconds, write_gb_per_second
-from conf.schema import ClusterConfig, LayoutConfig, Settings
-from launch.local import CPU_ENVIRONMENT, gpu_environment
+from conf.schema import Settings
+from launch.local import CPU_ENVIRONMENT, gpu_environment, world_size
 
 QUEUE_TRIES, QUEUE_SECONDS = 3, 1.0  # squeue may fail once, where its controller is busy
 
@@ -27,6 +28,10 @@ SCRIPT = """\
 case ${{SLURM_ARRAY_TASK_ID:-0}} in
 {runs}
 esac
+id=$SLURM_JOB_ID  # of an array's last task it is the whole array's
+[[ ${{SLURM_ARRAY_JOB_ID:-}} ]] && id=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+unset SLURM_EXPORT_ENV  # srun hands on what is exported here, also where sbatch took nothing along
+[[ ${{SLURM_CPUS_PER_TASK:-}} ]] && export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK  # srun does not ask the job
 
 nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 first=${{nodes%%$'\\n'*}}
@@ -43,8 +48,8 @@ rm -f "$exit_file" "$cancel_file" "$run"/hangs/*.alive
 {prepare}if (( code == 0 )); then  # when a rank ends, the others have a minute
     {{
         srun --kill-on-bad-exit=0 --wait=60 {srun}bash -c \\
-            'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec {python} -m {module} "$@"' \\
-            {module} "$@" 2>&1 >&3 3>&- | (trap '' TERM; exec tee "$errors_file" >&2 3>&-)
+            'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec "$@"' \\
+            rank {python} -m {module} "$@" 2>&1 >&3 3>&- | (trap '' TERM; exec tee "$errors_file" >&2 3>&-)
         code=${{PIPESTATUS[0]}}
     }} 3>&1
 fi
@@ -57,7 +62,7 @@ exclude() {{  # nodes that failed twice, once the job is pending again, where ot
         grep -cvxF "${{bad//,/$'\n'}}")
     if (( spare >= SLURM_JOB_NUM_NODES )); then
         echo "failed twice, and excluded from here: $bad"
-        scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$bad"
+        scontrol update JobId="$id" ExcNodeList="$bad"
     else
         echo "failed twice, and no node is spare: $bad; to go on with fewer, launch again with" \\
             "$({python} -m train.plan.fewer $((SLURM_JOB_NUM_NODES - 1)) "$@")"
@@ -77,60 +82,66 @@ if (( code != 0 && code != 2 && code != 4 && code != {interrupted} )) && [[ ! -e
         sleep $(( {restart_seconds} * (1 << (tries - 1)) ))
         {python} -m launch.blame "$errors_file" $nodes >> "$nodes_file"
         trap '' TERM  # a requeued job's processes are ended, and some work is left
-        if [[ ! -e $cancel_file ]] && scontrol requeue "$SLURM_JOB_ID"; then
+        if [[ ! -e $cancel_file ]] && scontrol requeue "$id"; then
             exclude "$@"
             exit "$code"
         fi
     fi
 fi
 for _ in 1 2 3 4 5; do  # squeue failing once is not a job that is being cancelled
-    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) && break
+    state=$(squeue --noheader --jobs="$id" --format=%T) && break
     sleep 2
 done
 if (( code == {interrupted} )) && [[ $state == RUNNING && ! -e $cancel_file ]]; then
     if (( ${{SLURM_RESTART_COUNT:-0}} < {max_requeues} )); then
         echo "stopped and saved: requeued, and goes on from there (time ${{SLURM_RESTART_COUNT:-0}} of {max_requeues})"
-        scontrol requeue "$SLURM_JOB_ID" && exit "$code"
+        scontrol requeue "$id" && exit "$code"
     fi
     echo "error: stopped for the last of {max_requeues} times (cluster.slurm.max_requeues); launch again to go on"
 fi
 echo "$code" > "$exit_file"
-[[ -e $cancel_file ]] && scancel "$SLURM_JOB_ID"  # it has saved itself
+[[ -e $cancel_file ]] && scancel "$id"  # it has saved itself
 exit "$code"
 """
 PREPARE_JOB = "prepare"  # its name, among those of the stages
-PREPARE = 'srun --nodes=1 --ntasks=1 {python} -m train.data prepare "$@" || code=$?\n'
+PREPARE = 'srun --nodes=1 --ntasks=1 {srun}{python} -m train.data prepare "$@" || code=$?\n'
 
 
-def script(
-    settings: Settings, runs: list[tuple[Path, list[str]]], stage: str, title: str, log: Path, module: str = "train"
-) -> str:
+class Task(NamedTuple):
+    """One run of a script: its settings, its folder, and the words of its module."""
+
+    settings: Settings
+    folder: Path
+    words: list[str]
+
+
+def script(tasks: list[Task], stage: str, title: str, log: Path, module: str = "train") -> str:
     """The batch script of one stage.
 
-    settings: of the run, or of the first run of a sweep.
-    runs: (run's folder, overrides of `python -m train`): one, or one for each task of the job array.
+    tasks: one, or those of a job array, which are alike in their nodes: the cluster's settings are the first's.
     title: the run or the sweep, for its name and heading. log: file for the output, with Slurm's %-patterns.
     module: what runs; training has its data prepared first.
+    Errors: `ConfigError` for a path that Slurm does not read.
     """
-    cluster, slurm = settings.cluster, settings.cluster.slurm
+    if re.search(r"\s", str(log.resolve())):
+        raise ConfigError(f"{str(log.resolve())!r} has a space, which Slurm does not read; choose another folder")
+    cluster, slurm = tasks[0].settings.cluster, tasks[0].settings.cluster.slurm
     python = shlex.quote(slurm.python or sys.executable)
     if slurm.container:
         python = f"{slurm.container} {python}"
-    cases = [
-        f"{index}) exit_file={shlex.quote(str(run / exit_name(stage)))}\n   set -- {shlex.join(overrides)} ;;"
-        for index, (run, overrides) in enumerate(runs)
-    ]
-    warning = warning_seconds(settings, write_gb_per_second(runs[0][0]))
+    srun = "".join(f"{word} " for word in slurm.srun)
+    warning = max(warning_seconds(task.settings, write_gb_per_second(task.folder)) for task in tasks)
+    directives = _directives(tasks[0].settings, len(tasks), stage, title, log, warning)
     return SCRIPT.format(
         stage=stage,
         title=title,
-        directives="\n".join(f"#SBATCH {line}" for line in _directives(cluster, len(runs), stage, title, log, warning)),
-        setup="\n".join(_setup(slurm, settings.layout)),
-        runs="\n".join(cases),
+        directives="\n".join(f"#SBATCH {line}" for line in directives),
+        setup="\n".join(_setup(slurm)),
+        runs="\n".join(_case(index, task, stage) for index, task in enumerate(tasks)),
         python=python,
         module=module,
-        prepare=PREPARE.format(python=python) if module == "train" else "",
-        srun="".join(f"{word} " for word in slurm.srun),
+        prepare=PREPARE.format(python=python, srun=srun) if module == "train" else "",
+        srun=srun,
         interrupted=INTERRUPTED,
         max_requeues=slurm.max_requeues,
         restarts=cluster.restarts,
@@ -138,19 +149,19 @@ def script(
     )
 
 
-def prepare_script(settings: Settings, runs: list[tuple[Path, list[str]]], title: str, log: Path) -> str:
+def prepare_script(tasks: list[Task], title: str, log: Path) -> str:
     """The batch script of a job without GPUs that prepares the data, before the first stage's job begins."""
-    slurm = settings.cluster.slurm
+    cluster = tasks[0].settings.cluster
     own = replace(
-        slurm,
+        cluster.slurm,
         gpus_per_node=0,
-        cpus_per_task=slurm.prepare_cpus,
-        partition=slurm.prepare_partition or slurm.partition,
+        cpus_per_task=cluster.slurm.prepare_cpus,
+        partition=cluster.slurm.prepare_partition or cluster.slurm.partition,
         constraint=None,  # it names GPUs
     )
-    cluster = replace(settings.cluster, nodes=1, processes_per_node=1, slurm=own)
-    words = [(run, ["prepare", *overrides]) for run, overrides in runs]
-    return script(replace(settings, cluster=cluster), words, PREPARE_JOB, title, log, "train.data")
+    alone = replace(cluster, nodes=1, processes_per_node=1, slurm=own)
+    prepared = [Task(replace(task.settings, cluster=alone), task.folder, ["prepare", *task.words]) for task in tasks]
+    return script(prepared, PREPARE_JOB, title, log, "train.data")
 
 
 def exit_name(stage: str) -> str:
@@ -158,11 +169,11 @@ def exit_name(stage: str) -> str:
     return f"jobs/{stage}.exit"
 
 
-def _directives(cluster: ClusterConfig, count: int, stage: str, title: str, log: Path, warning: int) -> Iterator[str]:
-    slurm = cluster.slurm
+def _directives(settings: Settings, count: int, stage: str, title: str, log: Path, warning: int) -> Iterator[str]:
+    cluster, slurm = settings.cluster, settings.cluster.slurm
     yield f"--job-name={Path(title).name}/{stage}"
     yield f"--nodes={cluster.nodes}"
-    yield f"--ntasks-per-node={cluster.processes_per_node or slurm.gpus_per_node or 1}"
+    yield f"--ntasks-per-node={world_size(cluster, settings.layout) // cluster.nodes}"
     if slurm.gpus_per_node:
         yield f"--gpus-per-node={slurm.gpus_per_node}"
     for name in ("cpus_per_task", "partition", "account", "qos", "constraint"):
@@ -179,12 +190,19 @@ def _directives(cluster: ClusterConfig, count: int, stage: str, title: str, log:
     yield from slurm.sbatch
 
 
-def _setup(slurm: SlurmConfig, layout: LayoutConfig) -> Iterator[str]:
+def _case(index: int, task: Task, stage: str) -> str:
+    """What one task of the array sets."""
+    slurm = task.settings.cluster.slurm
+    variables = gpu_environment(task.settings.layout) if slurm.gpus_per_node else CPU_ENVIRONMENT
+    lines = [f"export {name}=${{{name}:-{value}}}" for name, value in variables.items()]
+    exit_file = f"exit_file={shlex.quote(str(task.folder / exit_name(stage)))}"
+    return f"{index}) " + "\n   ".join([exit_file, *lines, f"set -- {shlex.join(task.words)} ;;"])
+
+
+def _setup(slurm: SlurmConfig) -> Iterator[str]:
     yield f"cd {shlex.quote(str(Path.cwd()))}"
     for module in slurm.modules:
         yield f"module load {shlex.quote(module)}"
-    for name, value in (gpu_environment(layout) if slurm.gpus_per_node else CPU_ENVIRONMENT).items():
-        yield f"export {name}=${{{name}:-{value}}}"
     for name, value in slurm.environment.items():
         yield f"export {name}={shlex.quote(value)}"
     yield from slurm.setup

@@ -134,6 +134,14 @@ class Health:
         record(self.context, self.file, {"step": step, "event": event, "what": words})
 
 
+def _read_since(context: RunContext, stage: str, step: int, samples: Gap) -> Gap:
+    """Of `samples`, those that were read after `step`, which the stage returns to. Those before are not read again: to
+    take them out of the order would move the rest, and leave others unread."""
+    file = stage_folder(context.folder, stage) / HEALTH
+    position = data_position(read_extensions(context.folder, stage), step, context.settings.stages[stage])
+    return max(samples[0], underneath(position, passed_over(file))), samples[1]
+
+
 def passed_over(file: Path) -> list[Gap]:
     """The positions in the order of the data that a stage passes over, by its `health.jsonl`."""
     rewinds = [event for event in read_records(file) if event["event"] == REWIND]
@@ -162,14 +170,14 @@ def go_back(context: RunContext, stage: str, fault: HealthError) -> None:
         raise HealthError(
             f"{fault}, after going back {before} times (health.rewinds={settings.rewinds}); the last checkpoint is kept"
         )
-    passed = f", passing over samples {fault.samples[0]} to {fault.samples[1] - 1}" if fault.samples else ""
+    kept = max(map(step_of, checkpoints(file.parent / CHECKPOINTS)), default=0) if context.mesh.is_main else 0
+    samples = _read_since(context, stage, kept, fault.samples) if fault.samples and context.mesh.is_main else None
+    passed = f", passing over samples {samples[0]} to {samples[1] - 1}" if samples else ""
     context.log(
         f"warning: {fault}; going back to the last checkpoint{passed} (time {before + 1} of {settings.rewinds})"
     )
-    samples = list(fault.samples) if fault.samples else None
-    record(context, file, {"step": None, "event": REWIND, "what": str(fault), "samples": samples})
+    record(context, file, {"step": None, "event": REWIND, "what": str(fault), "samples": samples and list(samples)})
     if context.mesh.is_main:  # what was recorded since is trained anew, and no longer the same
-        kept = max(map(step_of, checkpoints(file.parent / CHECKPOINTS)), default=0)
         rows = [row for row in read_metrics(context.folder) if row["stage"] != stage or row["step"] <= kept]
         write_records(context.folder / METRICS, rows)
         evaluated = (

@@ -98,6 +98,7 @@ REFUSED: list[tuple[str, str, str]] = [
     ),
     ("cluster.restarts=-1", "cluster.restarts=-1 must be 0 or more", "cluster.restarts=0"),
     ("cluster.grace_seconds=-1", "cluster.grace_seconds=-1.0 must be 0 or more", "cluster.grace_seconds=0"),
+    ("cluster.slurm.time=43200", "slurm.time=43200 must be as 12:00:00; in a YAML", "cluster.slurm.time=2-12:00:00"),
     ("cluster.port=65536", "cluster.port=65536 must be between 1 and 65535", "cluster.port=65535"),
     *(
         (f"{key}=0", "health.hang_seconds and health.spike_deviations must be above 0", f"{key}=3")

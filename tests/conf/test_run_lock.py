@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 
 from conf.errors import ConfigError, NodeError
-from conf.run_lock import LOCK, OWNER, living_holder, owner, run_lock, stop_file
+from conf.run_lock import LOCK, OWNER, living_holder, new_owner, owner, run_lock, stop_file
 
 
-def test_a_second_holder_is_refused_with_the_firsts_name(tmp_path: Path) -> None:
+def test_a_second_holder_is_refused_with_the_firsts_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with run_lock(tmp_path / "run", "one", 60.0):
         who = json.loads((tmp_path / "run" / LOCK).read_text())
         assert who["owner"] == "one" and who["process"] == os.getpid() and who["host"]
         with pytest.raises(ConfigError, match=rf"is being trained by process {os.getpid()} on .* sign of life 0 s ago"):
             run_lock(tmp_path / "run", "two", 60.0).__enter__()
-        with run_lock(tmp_path / "run", "one", 60.0):
+        monkeypatch.setenv(OWNER, "one")
+        with run_lock(tmp_path / "run", owner(), 60.0):
             pass
         assert (tmp_path / "run" / LOCK).is_file(), "a rank that joined its launcher's lock does not give it back"
     assert list((tmp_path / "run").iterdir()) == []
@@ -31,6 +32,20 @@ def test_what_a_dead_process_left_is_taken(tmp_path: Path) -> None:
     os.utime(tmp_path / LOCK, (time.time() - 61, time.time() - 61))
     with run_lock(tmp_path, "next", 60.0):
         assert json.loads((tmp_path / LOCK).read_text())["owner"] == "next"
+
+
+def test_what_a_killed_try_of_a_slurm_job_left_is_its_next_trys_to_give_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(OWNER, raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "100")
+    (tmp_path / LOCK).write_text(json.dumps({"owner": owner(), "host": "n1", "process": 7, "job": "100"}))
+    with run_lock(tmp_path, owner(), 60.0):
+        assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
+    monkeypatch.setenv("SLURM_JOB_ID", "101")  # the next stage's job begins at once
+    with run_lock(tmp_path, owner(), 60.0):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_heartbeat_goes_on(tmp_path: Path) -> None:
@@ -48,6 +63,7 @@ def test_launchers_and_jobs_share_theirs_with_their_ranks(monkeypatch: pytest.Mo
     assert owner() != owner()
     monkeypatch.setenv("SLURM_JOB_ID", "31")
     assert owner() == "slurm-31"
+    assert new_owner() != new_owner(), "of two launches in one job each has its own"
     monkeypatch.setenv(OWNER, "launcher")
     assert owner() == "launcher"
 

@@ -55,6 +55,7 @@ def test_the_launcher_keeps_the_gpus_that_the_user_named(monkeypatch: pytest.Mon
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
     assert world_of(train_command([], {"localhost": 2})) == {"localhost": ["4", "5"]}
     assert world_of(train_command([], {"n1": 2, "n2": 2})) == {"n1": [0, 1], "n2": [0, 1]}  # known there only
+    assert world_of(train_command([], {"n1": 2})) == {"n1": [0, 1]}, "one host of a hostfile"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
     assert world_of(train_command([], {"localhost": 2})) == {"localhost": [0, 1]}  # preflight names what is missing
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -58,6 +58,13 @@ def test_dry_run_prints_the_commands_and_starts_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_run_that_may_not_resume_hands_on_that_it_is_new(tmp_path: Path) -> None:
+    """Its ranks, a retry and the next stage's job find it begun."""
+    done = launch(tmp_path, "model=tiny", "run.resume=never", "dry_run=true")
+    assert done.returncode == 0
+    assert all(line.endswith("run.resume=never run.resume=auto") for line in done.stdout.splitlines()[-2:])
+
+
 def test_without_arguments_it_shows_how_it_is_called_and_trains_nothing(tmp_path: Path) -> None:
     done = launch(tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("usage: python -m launch ") and done.stderr == ""
@@ -129,8 +136,11 @@ def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert count() == 2
     assert count("layout=3d_2x2x2") == 8
-    assert count("cluster=slurm", "nodes=2", "cluster.processes_per_node=3") == 6
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    for visible in ("", "0,1,2,3"):  # of the login node
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert count("cluster=slurm", "nodes=2", "cluster.processes_per_node=3") == 6
+        assert count("cluster=slurm", "nodes=2") == 2
+        assert count("cluster=slurm", "nodes=2", "cluster.slurm.gpus_per_node=8") == 16
     assert count() == 4
 
 

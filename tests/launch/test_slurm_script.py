@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -86,9 +86,10 @@ def test_every_setting_is_a_line(shown: str, line: str) -> None:
 
 
 def test_ranks_are_started_in_the_container(shown: str) -> None:
-    assert "srun --nodes=1 --ntasks=1 apptainer exec --nv codegen.sif python3 -m train.data prepare" in shown
+    python = "apptainer exec --nv codegen.sif python3"
+    assert f"srun --nodes=1 --ntasks=1 --cpu-bind=cores {python} -m train.data prepare" in shown
     assert "srun --kill-on-bad-exit=0 --wait=60 --cpu-bind=cores bash -c" in shown
-    assert "exec apptainer exec --nv codegen.sif python3 -m train" in shown
+    assert f'rank {python} -m train "$@"' in shown
 
 
 def test_directives_come_before_the_first_command(shown: str) -> None:
@@ -114,12 +115,15 @@ def test_a_shell_reads_the_words_as_they_were_given(word: str, tmp_path: Path) -
     assert read.stdout.splitlines() == [*words, "run.until=mono"]
 
 
-def run_script(folder: Path, tries: str = "", **tools: str) -> tuple[subprocess.CompletedProcess[str], Path]:
+def run_script(
+    folder: Path, tries: str = "", words: Sequence[str] = (), variables: Mapping[str, str] | None = None, **tools: str
+) -> tuple[subprocess.CompletedProcess[str], Path]:
     """The script itself, with programs of Slurm that do what `tools` says; training fails with code 1 where it does
     not say otherwise. -> (what it printed and its code, the run's folder)"""
     path = folder / "script"
     if not path.exists():
-        text = dry_run(folder, "cluster=slurm", "stage=nl", f"run.root={folder}/runs").split("#!/bin/bash\n")[1]
+        text = dry_run(folder, "cluster=slurm", "stage=nl", f"run.root={folder}/runs", *words)
+        text = text.split("#!/bin/bash\n")[1]
         path.write_text(text.partition("\n# sbatch ")[0].replace("sleep ", "pause "))
     run, programs = folder / "runs/codegen-tiny", folder / "bin"
     (run / "stages/nl/checkpoints/step_00000007").mkdir(parents=True, exist_ok=True)
@@ -133,7 +137,8 @@ def run_script(folder: Path, tries: str = "", **tools: str) -> tuple[subprocess.
     reached = subprocess.run(["bash", "-c", found], capture_output=True, text=True, check=False).stdout.strip()
     if tries:
         (run / "jobs/nl.tries").write_text(tries.format(reached=reached) + "\n")
-    variables = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    variables = {**(variables or {}), "PYTHONPATH": str(ROOT)}
+    variables = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", **variables}
     variables |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1"}
     variables["SLURM_JOB_PARTITION"] = "debug"
     done = subprocess.run(["bash", path], env=variables, capture_output=True, text=True, check=False)
@@ -147,6 +152,37 @@ def test_a_failure_is_requeued_while_it_comes_further(tries: str, requeued: bool
     done, run = run_script(tmp_path, tries)
     assert done.returncode == 1, done.stderr
     assert ("scontrol requeue 7" in done.stdout) == requeued == (not (run / "jobs/nl.exit").exists())
+
+
+def test_a_task_of_an_array_is_named_as_one_also_where_its_id_is_the_arrays(tmp_path: Path) -> None:
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    for code, cancelled in ((1, "true"), (75, "true"), (1, f"touch {tmp_path}/runs/codegen-tiny/jobs/nl.cancel")):
+        tools = {"srun": f"exit {code}", "pause": cancelled, "squeue": 'echo "$*" >&2; echo RUNNING'}
+        done, _ = run_script(tmp_path, variables=array, scancel='echo "scancel $*"', **tools)
+        assert ("scancel 7_0" if "touch" in cancelled else "scontrol requeue 7_0") in done.stdout
+        assert "--jobs=7_0 " in done.stderr or code == 1
+
+
+def test_steps_have_the_jobs_cores_and_variables_whatever_sbatch_took_along(tmp_path: Path) -> None:
+    shows = 'echo "cores $SRUN_CPUS_PER_TASK, exports ${SLURM_EXPORT_ENV-all}" >&2; exit 1'
+    given = {"SLURM_CPUS_PER_TASK": "12", "SLURM_EXPORT_ENV": "NONE"}
+    done, _ = run_script(tmp_path, variables=given, srun=shows)
+    assert "cores 12, exports all\n" in done.stderr
+
+
+def test_a_python_in_a_folder_with_a_space_is_started(tmp_path: Path) -> None:
+    python = tmp_path / "my bin/python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\necho "rank $RANK: $*"\n')
+    python.chmod(0o755)
+    starts = 'while [ "$1" != bash ] && [ "${1%python}" = "$1" ]; do shift; done; SLURM_PROCID=3 exec "$@"'
+    words = [f"cluster.slurm.python='{python}'"]
+    text = dry_run(tmp_path, "cluster=slurm", "stage=nl", f"run.root={tmp_path}/runs", *words, leaves=[python.parent])
+    (tmp_path / "script").write_text(text.split("#!/bin/bash\n")[1].partition("\n# sbatch ")[0])
+    done, _ = run_script(tmp_path, srun=starts)
+    assert done.returncode == 0, done.stderr
+    assert "rank : -m train.data prepare cluster=slurm" in done.stdout
+    assert "rank 3: -m train cluster=slurm stage=nl" in done.stdout
 
 
 def test_a_node_that_failed_twice_is_excluded_where_another_can_take_its_place(tmp_path: Path) -> None:
@@ -180,6 +216,29 @@ def test_a_sweep_is_one_script_with_a_case_for_each_run(tmp_path: Path) -> None:
     shown = dry_run(tmp_path, "cluster=slurm", "stage=nl", "optimizer.weight_decay=0.1,0.01", "run.seed=1,2", "-m")
     assert shown.count("#!/bin/bash") == 1 and "#SBATCH --array=0-3\n" in shown
     assert shown.count("set -- cluster=slurm") == 0 and shown.count("   set -- stage=nl cluster=slurm") == 4
+
+
+def test_runs_of_a_sweep_have_their_own_variables_and_the_longest_warning(tmp_path: Path) -> None:
+    words = ["cluster=slurm_a100", "nodes=8", "stage=nl", "model=350m,16b", "layout=a100_64", "-m"]
+    both = dry_run(tmp_path, *words)
+    alone = dry_run(tmp_path, *words[:3], "model=16b", "layout=a100_64")
+    signal = next(line for line in alone.splitlines() if "--signal=" in line)
+    assert signal in both and both.count("export PYTORCH_CUDA_ALLOC_CONF") == 2
+
+
+@pytest.mark.parametrize("words", [["cluster.nodes=1,2"], ["layout.data_parallel_size=1,2"]])
+def test_a_sweep_over_nodes_is_refused(words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "launch", "-m", "cluster=slurm", "stage=nl", *words, "dry_run=true"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 2 and b"needs the same nodes in every run" in done.stderr
+
+
+def test_a_path_with_a_space_is_refused(tmp_path: Path) -> None:
+    for words in (["run.root='/a b'"], ["run.group='a b'"]):
+        command = [sys.executable, "-m", "launch", "cluster=slurm", "stage=nl", *words, "dry_run=true"]
+        done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+        assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_slurm_launch_needs_no_gpu_on_the_login_node(tmp_path: Path) -> None:

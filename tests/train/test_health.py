@@ -144,11 +144,12 @@ def all_finite(stage: Path) -> bool:
     )
 
 
-@pytest.mark.parametrize("zero", [0, 1])
-def test_bad_samples_are_passed_over(zero: int, corpora: Path, worlds: Worlds) -> None:
-    """The samples of steps 5 and 6 are bad: both are left out, the run returns to step 4 and never reads them again."""
-    name = f"samples{zero}"
-    words = words_of(corpora, name, f"layout.zero_stage={zero}")
+@pytest.mark.parametrize(("zero", "saved"), [(0, 4), (1, 4), (1, 5)])
+def test_bad_samples_are_passed_over(zero: int, saved: int, corpora: Path, worlds: Worlds) -> None:
+    """The samples of steps 5 and 6 are bad: both are left out, the run returns to the step that was saved and never
+    reads them again. Those that were read before it are behind it."""
+    name = f"samples{zero}{saved}"
+    words = words_of(corpora, name, f"layout.zero_stage={zero}", f"run.save_every={saved}")
     prepare(compose_settings(words))
     results = worlds(2).run(test_health.run, words, (4 * BATCH, 6 * BATCH), False)
     stage = corpora / "runs" / name / "stages/nl"
@@ -159,12 +160,12 @@ def test_bad_samples_are_passed_over(zero: int, corpora: Path, worlds: Worlds) -
         ("not taken", 6),
         ("rewind", None),
     ]
-    assert events[-1]["samples"] == [4 * BATCH, 6 * BATCH]
+    assert events[-1]["samples"] == [saved * BATCH, 6 * BATCH]
     told = [line for line in results[0][1] if "going back" in line]
-    assert len(told) == 1 and "passing over samples 64 to 95 (time 1 of 3)" in told[0]
+    assert len(told) == 1 and f"passing over samples {saved * BATCH} to 95 (time 1 of 3)" in told[0]
     rows = [row for row in read_records(corpora / "runs" / name / "metrics.jsonl") if "loss" in row]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert not any(row["skipped"] or row["loss"] is None for row in rows)
+    assert [row["step"] for row in rows if row["skipped"] or row["loss"] is None] == list(range(5, saved + 1))
     assert all_finite(stage)
 
 

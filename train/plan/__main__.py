@@ -108,6 +108,8 @@ def print_best(settings: Settings, size: int, overrides: list[str]) -> int:
         for each in found
     ]
     words = [f"layout.{key}={str(value).lower()}" for key, value in settings_of(found[0].layout).items()]
+    if settings.layout.data_parallel_size is not None:
+        words.append("layout.data_parallel_size=null")
     show_best(f"{settings.model.name} on {size} GPUs", rows, " ".join(["python -m launch", *overrides, *words]))
     return 0
 

@@ -70,7 +70,9 @@ def world_size(settings: Settings) -> int:
     """Number of processes of the run, as `launch` counts them; 8 a node where the settings do not say."""
     cluster, layout = settings.cluster, settings.layout
     needed = layout.tensor_parallel_size * layout.pipeline_parallel_size * (layout.data_parallel_size or 0)
-    return cluster.nodes * (cluster.processes_per_node or needed // cluster.nodes or GPUS_A_NODE)
+    return cluster.nodes * (
+        cluster.processes_per_node or needed // cluster.nodes or cluster.slurm.gpus_per_node or GPUS_A_NODE
+    )
 
 
 def on_gpu(settings: Settings) -> Settings:

@@ -47,8 +47,9 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ})
 
 
-def test_the_printed_command_is_a_run_that_fits() -> None:
-    done = run("model=350m", "gpus=8", "best=true")
+@pytest.mark.parametrize("words", [["model=350m"], ["experiment=codegen_350m", "layout=a100_64"]])
+def test_the_printed_command_is_a_run_that_fits(words: list[str]) -> None:
+    done = run(*words, "gpus=8", "best=true")
     assert done.returncode == 0 and done.stderr == ""
     command = next(line for line in done.stdout.splitlines() if line.startswith("python -m launch"))
     overrides = shlex.split(command)[3:]
