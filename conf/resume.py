@@ -7,6 +7,7 @@ data or optimizer; `stages/STAGE/extensions.json` keeps each change with the ste
 
 import re
 import shutil
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 from conf.choices import Schedule
 from conf.compose import load_settings
 from conf.errors import ConfigError
+from conf.mixture import corpora_of
 from conf.run_folder import (
     BEST,
     CHECKPOINTS,
     CONFIG,
+    DATA,
     EVALUATION,
     METRICS,
     is_finished,
@@ -192,14 +195,39 @@ def _refuse_too_short(folder: Path, begun: list[str], settings: Settings) -> Non
             raise ConfigError(f"stages.{name}.steps={steps}, but {folder} has taken {step}; give more")
 
 
-def record_extension(settings: Settings) -> None:
-    """Before the settings are saved: keep what changes with the step and sample it comes after, and reopen the stage.
+def other_documents(settings: Settings, digests: Mapping[str, str]) -> dict[str, list[str]]:
+    """Corpora of the stage under way whose documents are others than those it has read: key -> digest before and now.
 
-    Records of later steps are dropped, as those are taken again with the new settings. A stage that was finished keeps
-    its weights until it is finished again.
+    digests: of the documents of each corpus, as `DATA` keeps them. Errors: `ConfigError` without run.extend=true.
     """
     folder = run_folder(settings)
-    changed = {key: [was, now] for key, was, now in changes(settings)}
+    before = read_json(folder / DATA) if (folder / DATA).is_file() else {}
+    begun = [name for name in settings.stages if stage_folder(folder, name).is_dir()]
+    if not begun or is_finished(folder, begun[-1]) or not newest_checkpoint_step(folder, begun[-1]):
+        return {}
+    read = corpora_of(settings.stages[begun[-1]])
+    found = {
+        f"data.corpora.{key}": [before[key], digests[key]]
+        for key in read
+        if key in digests and before.get(key, digests[key]) != digests[key]
+    }
+    if found and not settings.run.extend:
+        raise ConfigError(
+            f"the documents of {', '.join(found)} are others than stage {begun[-1]} has read so far (files or commits "
+            "have changed), and it would read some twice and others never; bring those back, choose another run.name, "
+            "or read the new ones from their beginning with run.extend=true"
+        )
+    return found
+
+
+def record_extension(settings: Settings, documents: Mapping[str, list[str]] | None = None) -> None:
+    """Before the settings are saved: keep what changes with the step and sample it comes after, and reopen the stage.
+
+    documents: of `other_documents`. Records of later steps are dropped, as those are taken again with the new settings.
+    A stage that was finished keeps its weights until it is finished again.
+    """
+    folder = run_folder(settings)
+    changed = {key: [was, now] for key, was, now in changes(settings)} | dict(documents or {})
     if not changed:
         return
     saved = load(folder)

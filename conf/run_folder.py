@@ -1,6 +1,6 @@
 """A run's folder: where its files are, how they are read and written, and which run it holds.
 
-config.yaml environment.json metrics.jsonl jobs.json jobs/ logs/ stages.md stages.png tokenizer/ wandb/
+config.yaml data.json environment.json metrics.jsonl jobs.json jobs/ logs/ stages.md stages.png tokenizer/ wandb/
 stages/<stage>/ deepspeed.json health.jsonl lineage.json evaluation.json samples.md checkpoints/ weights/
     evaluations/ profile/
 
@@ -26,6 +26,7 @@ CONFIG = "config.yaml"  # the run's composed settings
 METRICS = "metrics.jsonl"  # a record a line
 ENVIRONMENT = "environment.json"
 TOKENIZER = "tokenizer"
+DATA = "data.json"  # corpus -> a digest of its documents to train on, as the run read them last
 STAGES = "stages"
 LOGS = "logs"  # a file per rank: everything rank 0 reports, failures of the others
 TENSORBOARD = "tensorboard"  # a folder a stage

@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,15 +14,18 @@ from typing import Any
 import torch
 
 from conf.errors import ConfigError
-from conf.resume import check_run_folder, record_extension
+from conf.resume import check_run_folder, other_documents, record_extension
 from conf.run_folder import (
+    DATA,
     ENVIRONMENT,
     LOGS,
     TOKENIZER,
     atomic_folder,
+    read_json,
     run_folder,
     save_settings,
     write_atomic,
+    write_json,
 )
 from conf.schema import Settings
 from conf.secrets import redact
@@ -30,18 +34,21 @@ from model.tokenizer import load_tokenizer
 PACKAGES = ("torch", "deepspeed", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy", "apex")
 
 
-def open_run(settings: Settings, tokenizer: Path) -> Path:
+def open_run(settings: Settings, tokenizer: Path, digests: Mapping[str, str] | None = None) -> Path:
     """Make the run's folder, or open the one that holds this run, and record the environment. Main process only.
 
     tokenizer: folder that is copied into the run's, since the run outlives the prepared data.
-    Errors: `ConfigError` where the folder holds something else.
+    digests: of each corpus' documents to train on.
+    Errors: `ConfigError` where the folder holds something else, or was trained on other documents.
     """
     folder = run_folder(settings)
     resumes = check_run_folder(settings)
     if resumes:
         _refuse_other_tokenizer(folder / TOKENIZER, tokenizer)
-        record_extension(settings)
+        record_extension(settings, other_documents(settings, digests or {}))
     save_settings(settings, folder)
+    kept = read_json(folder / DATA) if resumes and (folder / DATA).is_file() else {}
+    write_json(folder / DATA, {**kept, **(digests or {})})
     (folder / LOGS).mkdir(exist_ok=True)
     if not (resumes and (folder / TOKENIZER).is_dir()):
         with atomic_folder(folder / TOKENIZER) as partial:

@@ -14,7 +14,7 @@ from conf.errors import ConfigError
 from conf.lora import adapter_parameters, is_lora, trained_layers
 from conf.mixture import corpora_of
 from conf.resume import data_position, read_extensions, samples_done
-from conf.run_folder import CHECKPOINTS, is_finished, read_json, stage_folder
+from conf.run_folder import CHECKPOINTS, is_finished, read_json, stage_folder, write_json
 from conf.schema import Settings
 from model.adapters import beside, fingerprint, initial_adapters
 from model.build import run_layers
@@ -34,13 +34,14 @@ from parallel.zero import deepspeed_config
 from train.checkpoint.files import Keep
 from train.checkpoint.load import checkpoint_weights, load_checkpoint, newest_checkpoint
 from train.checkpoint.save import Saver
-from train.context import RunContext
+from train.context import RunContext, on_main
 from train.data.batches import Gap, PassingOver, micro_batches, prefetched
 from train.data.mixture import ORDER, samples_read, training_samples
 from train.data.prepare import PreparedData
 from train.optimizer import adamw
 from train.schedule import last_stable_step
 
+BASE = "base.json"  # below the folder of a stage of adapters: `fingerprint` of the weights that they adapt
 SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "layer_norm_epsilon")  # what weights depend on
 
 
@@ -130,6 +131,8 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
     weights = parent if own is None else checkpoint_weights(own, settings.model, settings.finetune)
     trained = None if weights is None else weights.layer  # what the optimizer steps on
     if is_lora(settings.finetune):
+        if parent is not None:
+            on_main(mesh, lambda: _keep_to_its_base(folder / BASE, parent, resumes=own is not None))
         weights, trained = adapters_of(name, settings, parent, None if own is None else trained)
         sizes = adapter_parameters(settings.model, settings.finetune), parameters(settings.model)
         context.log("finetune=lora: {:,} parameters are trained, {:,} are frozen".format(*sizes))
@@ -170,6 +173,17 @@ def adapters_of(
         raise ConfigError(f"finetune=lora needs weights to adapt; set stages.{name}.init_from=")
     adapters = saved or initial_adapters(settings.model, settings.finetune, settings.run.seed)
     return beside(parent, adapters), adapters
+
+
+def _keep_to_its_base(path: Path, base: Weights, resumes: bool) -> None:
+    """Errors: `ConfigError` where the weights that a stage's adapters were trained beside have changed since."""
+    found = fingerprint(base)
+    if resumes and path.is_file() and read_json(path) != found:
+        raise ConfigError(
+            f"{path.parent} adapts {base.source}, whose weights have changed since it began; bring back those, or "
+            "begin under another run.name"
+        )
+    write_json(path, found)
 
 
 def _refuse_other_order(checkpoint: Path) -> None:

@@ -88,7 +88,7 @@ print(tokenizer.decode({written}))
         yield f"""A place in a text, if it was trained to infill; what it writes ends with `{END_OF_MASK}`:
 
 ```python
-eos, prefix, suffix = tokenizer.eos_token, "def add(a, b):\\n", "    return c\\n"
+eos, prefix, suffix = tokenizer.eos_token, "def add(a, b):", "\\n    return c\\n"
 asked = eos + prefix + "{FIRST_MASK}" + suffix + eos + "{SEPARATOR}{FIRST_MASK}"
 ids = tokenizer(asked, return_tensors="pt", split_special_tokens=False)
 print(tokenizer.decode({written}))
@@ -142,10 +142,10 @@ def _repositories(stages: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
 
 def _rate(stage: StageConfig, steps: int) -> str:
     """The learning rate over a stage of so many steps."""
-    warmup, anneal = (
-        count if ratio is None else min(round(ratio * steps), steps)
-        for count, ratio in ((stage.warmup_steps, stage.warmup_ratio), (stage.anneal_steps, stage.anneal_ratio))
-    )
+    warmup = stage.warmup_steps if stage.warmup_ratio is None else round(stage.warmup_ratio * steps)
+    anneal = stage.anneal_steps
+    if stage.anneal_ratio is not None:
+        anneal = min(round(stage.anneal_ratio * steps), steps - warmup)
     rates = f"{stage.peak_learning_rate:g} to {stage.end_learning_rate:g}, {stage.schedule.value}"
     return f"{rates}, warm-up {warmup:,}, annealing {anneal:,} steps"
 
@@ -218,9 +218,17 @@ def _scores(folder: Path) -> Iterator[tuple[str, float]]:
         result = read_json(path)
         for k, value in result.get("pass_at_k", {}).items():
             yield f"{path.stem}, pass@{k}", value
-        for key in ("pass_rate", "perplexity"):
-            if isinstance(result.get(key), int | float):
-                yield f"{path.stem}, {key.replace('_', ' ')}", result[key]
+        for key in ("pass_rate", "perplexity", "exact_match", "harness"):
+            for name, value in _flat(result.get(key)):
+                yield ", ".join([path.stem, key.replace("_", " "), *name]), value
+
+
+def _flat(value: Any) -> Iterator[tuple[list[str], float]]:
+    """The numbers in nested results, each with its keys; none where there are none."""
+    if isinstance(value, dict):
+        yield from (([key, *keys], one) for key, each in value.items() for keys, one in _flat(each))
+    elif isinstance(value, int | float):
+        yield [], value
 
 
 def _short(source: str) -> str:

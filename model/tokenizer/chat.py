@@ -64,6 +64,8 @@ class ChatTemplate:
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template  # a second to import
 
+        if forged := next((one for each in messages if (one := self._forged.search(str(each["role"])))), None):
+            raise DataError(f"a message's role holds {forged.group()}, which only the template may write")
         try:
             made: Any = render_jinja_template(  # its annotation says str
                 [[self._marked(_filled(message)) for message in messages]],
@@ -111,8 +113,12 @@ class ChatTemplate:
             begins = any(text.endswith(one[:size]) for one in self._special for size in range(1, len(one)))
             return text + END if begins else text
         if isinstance(value, Mapping):
-            return {key: one if key == "role" else self._marked(one) for key, one in value.items()}
+            return {self._key(key): one if key == "role" else self._marked(one) for key, one in value.items()}
         return [self._marked(one) for one in value] if isinstance(value, list | tuple) else value
+
+    def _key(self, key: Any) -> Any:
+        """A key, which a template may write, with marks around special tokens' texts."""
+        return self._forged.sub(rf"{BEGIN}\g<0>{END}", key) if isinstance(key, str) else key
 
     def _ids(self, text: str, spans: Sequence[tuple[int, int]]) -> ChatIds:
         found = ChatIds([], [])

@@ -1,6 +1,7 @@
 """A run's folder takes its own run back, with what may change and no more."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from conf.resume import (
     check_run_folder,
     data_position,
     differences,
+    other_documents,
+    read_extensions,
     record_extension,
     rule_of,
     samples_done,
@@ -213,6 +216,27 @@ def test_an_extension_is_recorded_and_reopens_the_stage(held: Path) -> None:
     assert '"stages.nl.steps": [\n        120,\n        240' in before and '"after_step": 100' in before
     record_extension(longer)
     assert (folder / "stages/nl/extensions.json").read_text() == before, "the same command again changes nothing"
+
+
+def test_other_documents_are_refused_or_read_from_their_beginning(held: Path) -> None:
+    """Files that have changed, or a repository with further commits: the settings are the same."""
+    folder, read = held / "mine", {"nl": "a", "multi": "b", "mono": "c"}
+    write_json(folder / "data.json", read)
+    begin(held, "nl", step=100)
+    other = {**read, "nl": "d"}
+    assert other_documents(asked(held), read) == {}
+    assert other_documents(asked(held), {**read, "multi": "d"}) == {}, "no step has read of them"
+    with pytest.raises(ConfigError, match=r"documents of data\.corpora\.nl are others than stage nl has read .*extend"):
+        other_documents(asked(held), other)
+    extended = asked(held, "run.extend=true")
+    found = other_documents(extended, other)
+    assert found == {"data.corpora.nl": ["a", "d"]}
+    record_extension(extended, found)
+    (entry,) = read_extensions(folder, "nl")
+    assert entry["new_data"] and entry["after_step"] == 100
+    assert data_position([entry], 100, extended.stages["nl"]) == 0
+    shutil.rmtree(folder / "stages/nl/checkpoints")
+    assert other_documents(asked(held), other) == {}, "it begins again"
 
 
 def test_an_annealed_wsd_stage_goes_back_to_where_it_was_stable(held: Path) -> None:

@@ -32,9 +32,12 @@ def test_a_run_s_folder_holds_settings_environment_and_tokenizer(
     assert (folder / "tokenizer/note").read_text() == "a b c"
     recorded = json.loads((folder / "environment.json").read_text())
     assert recorded["packages"]["torch"] and recorded["devices"] and recorded["command"]
+    assert not json.loads((folder / "data.json").read_text())
     (tokenizer / "note").write_text("other")  # prepared anew: a run that goes on keeps its own
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
-    assert (open_run(settings, tokenizer) / "tokenizer/note").read_text() == "a b c"
+    assert (open_run(settings, tokenizer, {"nl": "a"}) / "tokenizer/note").read_text() == "a b c"
+    open_run(settings, tokenizer, {"mono": "b"})
+    assert json.loads((folder / "data.json").read_text()) == {"nl": "a", "mono": "b"}
     other = replace(settings, optimizer=replace(settings.optimizer, beta2=0.5))
     with pytest.raises(ConfigError, match="holds a different run: optimizer.beta2 was"):  # noqa: RUF043
         open_run(other, tokenizer)

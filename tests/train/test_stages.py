@@ -11,7 +11,9 @@ import train.stages
 from conf.check import check
 from conf.choices import Finetune, Handover, Precision
 from conf.errors import ConfigError
+from conf.run_folder import read_json
 from conf.schema import ModelConfig, Settings
+from model.adapters import fingerprint
 from model.huggingface.convert import export_weights
 from model.pretrained import open_weights
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
@@ -152,6 +154,18 @@ def test_rows_of_new_tokens_are_not_frozen(tmp_path: Path, settings: Settings) -
     words = r"trains no rows of new tokens, and .*released has 400 of 512; train them by finetune=full first"
     with pytest.raises(ConfigError, match=words):
         parent_of(tmp_path / "run", "mono", settings)
+
+
+def test_a_stage_of_adapters_does_not_go_on_beside_other_weights(tmp_path: Path) -> None:
+    folders = [save(random_model(n_embd=width), tmp_path / str(width)) for width in (32, 64)]
+    one, other = map(open_weights, folders)
+    path = tmp_path / "base.json"
+    train.stages._keep_to_its_base(path, one, resumes=True)  # begun by an earlier version
+    train.stages._keep_to_its_base(path, one, resumes=True)
+    with pytest.raises(ConfigError, match=r"adapts .*64, whose weights have changed since it began"):
+        train.stages._keep_to_its_base(path, other, resumes=True)
+    train.stages._keep_to_its_base(path, other, resumes=False)
+    assert read_json(path) == fingerprint(other)
 
 
 def test_random_weights_are_not_adapted(settings: Settings) -> None:

@@ -4,6 +4,7 @@ No text is read, and no token to train on is copied: `token_spans.py` says where
 Memory: two bytes a document, a count a repository, and what `duplicates.py` and one shard's manifest need.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -114,6 +115,7 @@ def _write_corpus(
     folder.mkdir(parents=True)
     counts: Counter[str] = Counter()
     repositories: Counter[str] = Counter()  # bytes to train on
+    digest = hashlib.sha256()  # of what is trained on, in its order
     dtype = parts[0].task.dtype
     with (
         (folder / "manifest.jsonl").open("w") as manifest,
@@ -132,6 +134,8 @@ def _write_corpus(
             _copy_manifest(part, documents, manifest, repositories)
             for fate, split in SPLITS.items():
                 own = documents[part.fate == fate]
+                if fate == TRAIN:
+                    digest.update(own["sha256"].tobytes())
                 counts[f"{split}_documents"] += len(own)
                 counts[f"{split}_bytes"] += int(own["bytes"].sum())
             own = documents[part.fate == TRAIN]
@@ -146,6 +150,7 @@ def _write_corpus(
     conversations = parts[0].task.corpus.conversations
     return {
         "dtype": dtype,
+        "digest": digest.hexdigest(),
         "conversations": conversations,
         **counts,
         "languages": languages.tokens,

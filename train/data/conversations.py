@@ -60,6 +60,13 @@ def conversation_of(row: dict[str, Any], column: str) -> Conversation:
     return Conversation([_message(number, one) for number, one in enumerate(messages, 1)], tools or None)
 
 
+def without_nulls(value: Any) -> Any:
+    """A value of a column without the keys that are null: a table gives each of its objects the keys of all."""
+    if isinstance(value, dict):
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value
+
+
 def encode_conversation(
     template: ChatTemplate,
     tokenizer: Tokenizer,
@@ -106,7 +113,9 @@ def _message(number: int, message: Any) -> dict[str, Any]:
     if not isinstance(content, str):
         raise ValueError(f"message {number} has a content that is no text")
     if "tool_calls" in found:
-        found["tool_calls"] = [_call(number, call) for call in found["tool_calls"] or []]
+        if not isinstance(found["tool_calls"], list):
+            raise ValueError(f"message {number} has tool_calls that are no list")
+        found["tool_calls"] = [_call(number, call) for call in found["tool_calls"]]
         if not found["tool_calls"]:
             del found["tool_calls"]
     return {**found, "content": content}
@@ -132,6 +141,7 @@ def _moss_messages(chat: dict[str, Any], meta: Any) -> Iterator[dict[str, Any]]:
     turns = sorted((key for key in chat if re.fullmatch(r"turn_\d+", key)), key=lambda key: int(key[5:]))
     if not turns:
         raise ValueError(f"column '{CHAT}' holds no turn_1")
+    turns_of: list[dict[str, str]] = []
     for name in turns:
         turn = chat[name]
         if not isinstance(turn, dict) or "Human" not in turn or "MOSS" not in turn:
@@ -140,9 +150,11 @@ def _moss_messages(chat: dict[str, Any], meta: Any) -> Iterator[dict[str, Any]]:
         for key, found in parts.items():
             if found is None:
                 raise ValueError(f"{name}: {key} does not begin with its name, such as <|Human|>:")
-        texts = {key: found[1] for key, found in parts.items() if found}
+        turns_of.append({key: found[1] for key, found in parts.items() if found})
+    uses_tools = any(texts.get(part, NOTHING) != NOTHING for texts in turns_of for part in (THOUGHTS, COMMANDS))
+    for texts in turns_of:
         yield {"role": "user", "content": texts["Human"]}
-        if THOUGHTS in texts or COMMANDS in texts:
+        if uses_tools and (THOUGHTS in texts or COMMANDS in texts):
             thoughts, commands = texts.get(THOUGHTS, NOTHING), texts.get(COMMANDS, NOTHING)
             yield {"role": "assistant", "content": "", "reasoning_content": thoughts, "commands": commands}
             yield {"role": "tool", "content": texts.get(RESULTS, NOTHING)}

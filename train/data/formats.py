@@ -20,7 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from conf.schema import CorpusConfig
-from train.data.conversations import CHAT, META, TOOLS, conversation_of
+from train.data.conversations import CHAT, META, TOOLS, conversation_of, without_nulls
 from train.data.documents import EXTENSIONS, Document, language_of
 from train.data.dropped import Dropped
 from train.data.json_stream import json_values
@@ -132,6 +132,11 @@ class _Rows:
         found = (self.document(row, place) for row, place in rows)
         return (document for document in found if document is not None)
 
+    def of_columns(self, batch: Any) -> list[dict[str, Any]]:
+        """The rows of an Arrow batch."""
+        values: list[dict[str, Any]] = batch.to_pylist()
+        return [without_nulls(row) for row in values] if self.corpus.conversations else values
+
     def columns(self, names: list[str]) -> list[str]:
         """Those that are read, of a table's columns; all of them where the text's is missing, for the message."""
         wanted = {self.corpus.text_column, self.corpus.language_column, *LICENCE_COLUMNS, *REPOSITORY_COLUMNS}
@@ -210,7 +215,7 @@ def _parquet(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
         )
         size = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, bytes_a_row)))
         for batch in table.iter_batches(size, [*groups[part.start : part.stop]], columns=rows.columns(names)):
-            values = batch.to_pylist()
+            values = rows.of_columns(batch)
             yield from rows.documents((row, f"{part.name}:{number + index}") for index, row in enumerate(values, 1))
             number += len(values)
 
@@ -228,7 +233,7 @@ def _arrow(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
     for batch in batches:
         for start in range(0, batch.num_rows, BATCH_ROWS):
             piece = batch.slice(start, BATCH_ROWS).select(rows.columns(batch.schema.names))
-            for row in piece.to_pylist():
+            for row in rows.of_columns(piece):
                 number += 1
                 yield from rows.documents([(row, f"{part.name}:{number}")])
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from conf.errors import DataError
 from conf.schema import CorpusConfig
+from train.data.conversations import without_nulls
 from train.data.documents import Document
 from train.data.dropped import Dropped
 from train.data.formats import row_document
@@ -30,6 +31,7 @@ def read_hub(key: str, corpus: CorpusConfig, subset: str | None, part: int, drop
         rows = _open(corpus, subset)
         place = _place(corpus, subset) + (f"[{part}]" if rows.num_shards > 1 else "")
         for number, row in enumerate(rows.shard(rows.num_shards, part), start=1):
+            row = without_nulls(row) if corpus.conversations else row
             document = row_document(row, f"{place}:{number}", key, corpus, dropped)
             if document is not None:
                 yield document

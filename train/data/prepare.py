@@ -53,6 +53,7 @@ class CorpusFiles:
     dropped: dict[str, int]  # reason -> number of documents
     repositories: dict[str, int] = field(default_factory=dict)  # the largest that are named -> bytes to train on
     other_repositories: int = 0  # how many more are named
+    digest: str = ""  # of the documents to train on, in their order; data of earlier versions has none
     conversations: bool = False  # tokens say whether they are learnt (loss_mask.py); then bytes are those that are
 
     def repositories_read(self) -> dict[str, Any]:

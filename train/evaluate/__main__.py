@@ -87,6 +87,8 @@ def check(command: Evaluate) -> None:
             check_isolation(command.sandbox)
         except SandboxError as error:
             raise ConfigError(str(error)) from None
+    if command.task == "infill" and (len(command.temperatures), command.samples, command.k) != (1, 1, [1]):
+        raise ConfigError("task=infill writes each line once, at one temperature; leave samples and k out")
     if command.task in COMPLETION_TASKS:
         wrong = [k for k in command.k if not 1 <= k <= command.samples]
         if wrong or not command.k:

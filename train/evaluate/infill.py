@@ -124,7 +124,7 @@ def evaluate(
             return [{**row, "completion": text} for row, text in zip(batch, texts, strict=True)]
 
         wanted = [{"task_id": one, "sample": 0} for one in by_id]
-        path = folder / f"{command.task}_{name}.jsonl"
+        path = folder / f"{command.task}_{name}_t{sampling.temperature:g}.jsonl"
         rows = generate_samples(path, wanted, command.batch_size, complete, generator.mesh, name, stop)
         right = [row["completion"].strip() == by_id[row["task_id"]]["canonical_solution"].strip() for row in rows]
         exact[name] = float(numpy.mean(right))
@@ -163,6 +163,8 @@ def _validation_sets(source: str) -> Iterator[tuple[str, str]]:
     _, data = data_of(run)
     tokenizer = data.tokenizer()
     for key, files in data.corpora.items():
+        if files.conversations:
+            continue
         tokens = TokenFile(files.validation, files.dtype)
         ids = tokens.read(0, len(tokens))
         ends = numpy.flatnonzero(ids == tokenizer.eos).tolist()

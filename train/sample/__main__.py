@@ -31,7 +31,7 @@ COMMAND = Command(
     examples=(
         "python -m train.sample run=runs/quickstart-tiny prompt='def add(a, b):' samples=3",
         "python -m train.sample run=Salesforce/codegen-350M-mono prompt=@prompts.jsonl output=samples.jsonl",
-        "python -m train.sample run=Salesforce/codegen2-1B_P infill=$'def f(a, b):\\n<mask_1>    return c\\n'",
+        "python -m train.sample run=Salesforce/codegen2-1B_P infill=$'def f(a, b):<mask_1>\\n    return c\\n'",
         "python -m train.sample run=runs/mine chat='What is 2 and 3?'",
         "python -m train.sample run=runs/commits diff=setup.py message='Require Python 3.11' apply=true",
         "deepspeed --num_gpus 2 --no_local_rank --module train.sample run=... prompt=...",
@@ -39,6 +39,10 @@ COMMAND = Command(
     settings="sample",
 )
 KINDS = ("prompt", "infill", "chat", "diff")  # settings that say what is sampled
+WITHOUT = {  # settings that others of these do without
+    "chat": ("stop", "truncate", "allowed_special"),
+    "diff": ("samples", "batch_size", "output", "truncate", "allowed_special"),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -49,8 +53,11 @@ def main(argv: list[str]) -> int:
 def sample_prompts(argv: list[str]) -> int:
     """Read the prompts, sample, print and write the completions."""
     is_main = os.environ.get("RANK", "0") == "0"
-    command = read_command(Sample, COMMAND.split_flags(argv)[1])
+    words = COMMAND.split_flags(argv)[1]
+    command = read_command(Sample, words)
     kind, value = asked_for(command)
+    for name in {word.partition("=")[0].lstrip("+") for word in words} & set(WITHOUT.get(kind, ())):
+        raise ConfigError(f"{name}= does nothing beside {kind}=; leave it out")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # DeepSpeed's calls
     if kind == "diff":
         return sample_diff(command, is_main)

@@ -1,6 +1,7 @@
 """The assistant's next messages of conversations, by the chat template that the model was trained with."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from conf.errors import ConfigError, DataError
 from model.tokenizer import Tokenizer
@@ -21,7 +22,8 @@ def answer(
 ) -> list[Messages]:
     """What the assistant writes in each conversation, as one batch. A call of a tool ends it: its result comes next.
 
-    Where MOSS's turn calls no tool, its answer follows in the same turn. generate: new ids of prompts, a seed each.
+    Where MOSS's turn calls no tool, its answer follows in the same turn, whatever parts the model writes there.
+    generate: new ids of prompts, a seed each.
     Errors: `ConfigError` for a tokenizer without a template, or a conversation that the template cannot render.
     """
     template = ChatTemplate(tokenizer)
@@ -34,7 +36,7 @@ def answer(
         written = generate(prompts, own, lambda new: not ends.isdisjoint(new))
         for row, new in zip(rows, written, strict=True):
             cut = next((at for at, token in enumerate(new) if token in ends), len(new))
-            found[row] += messages_of(new[:cut], tokenizer)
+            found[row] += [said(new[:cut], tokenizer)] if found[row] else messages_of(new[:cut], tokenizer)
         rows = [row for row in rows if found[row][-1]["role"] != "assistant"]
     return found
 
@@ -43,12 +45,17 @@ def messages_of(ids: list[int], tokenizer: Tokenizer) -> Messages:
     """What the assistant wrote, up to what ended it, as messages; where MOSS's turn uses no tool, with its `None`."""
     end = tokenizer.special_tokens.get(THOUGHTS_END)
     if end not in ids:
-        return [{"role": "assistant", "content": tokenizer.decode(ids).strip()}]
+        return [said(ids, tokenizer)]
     at = ids.index(end)
     thoughts, commands = tokenizer.decode(ids[:at]).strip(), tokenizer.decode(ids[at + 1 :]).strip()
     commands = commands.removeprefix(COMMANDS_BEGIN).strip()
     call = {"role": "assistant", "content": "", "reasoning_content": thoughts, "commands": commands}
     return [call, {"role": "tool", "content": NOTHING}] if commands == NOTHING else [call]
+
+
+def said(ids: list[int], tokenizer: Tokenizer) -> dict[str, Any]:
+    """What the assistant wrote, up to what ended it, as its answer."""
+    return {"role": "assistant", "content": tokenizer.decode(ids).strip()}
 
 
 def _prompt(template: ChatTemplate, conversation: Conversation, new: Messages) -> list[int]:

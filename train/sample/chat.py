@@ -51,6 +51,7 @@ def _conversation(text: str, place: str) -> Conversation:
     try:
         row = json.loads(text)
         found = conversation_of(row if isinstance(row, dict) else {"messages": row}, "messages")
+        found.text().encode()
     except ValueError as error:
         raise ConfigError(f"{place} is no conversation: {error}") from None
     if found.messages[-1]["role"] == "assistant":

@@ -6,6 +6,7 @@ applies it by its context: a model counts the lines of a hunk badly, and `--reco
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ def sample_diff(command: Sample, is_main: bool) -> int:
     Returns the exit code. Errors: `ConfigError` for a file that is no text, or too long for the model's context.
     """
     path = Path(command.diff or "")
+    if command.apply and shutil.which("git") is None:
+        raise ConfigError("apply=true needs git, which is not on this machine; install it, or leave apply out")
     before, name = read_before(path), name_in_repository(path)
     from train.sample.generator import open_generator  # it loads torch
 

@@ -13,7 +13,7 @@ from conf.chat_templates import read_template
 from conf.choices import ExportForm, Precision, Source
 from conf.compose import compose_settings
 from conf.schema import CorpusConfig, ModelConfig
-from model.huggingface.card import _further, _source
+from model.huggingface.card import _further, _rate, _source
 from model.huggingface.convert import export_weights
 from model.pretrained import open_weights
 from model.tokenizer.codegen2 import INFILLING
@@ -41,6 +41,8 @@ def test_a_stage_of_a_run(tmp_path: Path, tiny: ModelConfig) -> None:
     (run / "stages/multi/evaluation.json").write_text(json.dumps({"bits_per_byte": {"nl": 1.25, "multi": 0.5}}))
     (run / "stages/multi/evaluations").mkdir()
     (run / "stages/multi/evaluations/humaneval.json").write_text(json.dumps({"pass_at_k": {"1": 0.125}}))
+    scores = {"exact_match": {"infill": 0.5}, "perplexity": {"notes": {"token": 2.5}}, "problems": 3}
+    (run / "stages/multi/evaluations/infill.json").write_text(json.dumps(scores))
     (run / "environment.json").write_text(json.dumps({"git": {"commit": "0123456789abcdef", "status": [" M a"]}}))
     export_weights(open_weights(run), tmp_path / "mine", 4, Precision.auto)
     text = (tmp_path / "mine/README.md").read_text()
@@ -58,10 +60,12 @@ def test_a_stage_of_a_run(tmp_path: Path, tiny: ModelConfig) -> None:
         and "| 0.00125 to 0.0004, cosine, warm-up 10, annealing 110 steps |" in rows[2]
     )
     assert [row for row in rows if "owner/one" in row] == ["| multi | owner/one 60.0%, two 30.0%, 1,234 others |"]
-    assert rows[-3:] == [
+    assert rows[-5:] == [
         "| nl, bits per byte of validation | 1.25 |",
         "| multi, bits per byte of validation | 0.5 |",
         "| humaneval, pass@1 | 0.125 |",
+        "| infill, perplexity, notes, token | 2.5 |",
+        "| infill, exact match, infill | 0.5 |",
     ]
     assert "Trained from random weights" in text and str(tmp_path) not in text
     assert "In the last stage: seed 1234, gradients clipped at 1, z-loss 0.0001, precision auto, dropout 0," in text
@@ -76,6 +80,12 @@ def test_sources_are_named_without_this_machines_paths() -> None:
     assert said(source=Source.git, name="x", paths=["/srv/one"]) == "commits of the git repositories one"
     hub = said(source=Source.hub, name="owner/set", subsets=["c", "go"])
     assert hub == "data set owner/set on the hub, subsets c, go, split train"
+
+
+def test_the_annealing_begins_where_the_warm_up_ends() -> None:
+    stage = compose_settings(["experiment=diff_codegen", "data.corpora.mono.paths=[.]"]).stages["mono"]
+    warmup, anneal = (int(one.replace(",", "")) for one in re.findall(r"([\d,]+)(?:,| steps)", _rate(stage, 2000))[-2:])
+    assert warmup + anneal == 2000 and 0 < warmup < anneal
 
 
 def test_how_adapters_were_trained_is_told() -> None:

@@ -4,16 +4,20 @@ import json
 from itertools import pairwise
 
 import numpy
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from conf.chat_templates import read_template
 from conf.choices import IGNORE_INDEX, OnError, Packing
+from conf.compose import compose_settings
 from conf.errors import ConfigError, DataError
 from conf.schema import CorpusConfig
 from model.tokenizer.chat import ChatTemplate
 from tests.chats import MOSS, SEARCH, TALK, TOOL_TALK, chat_tokenizer
 from train.data.conversations import Conversation, conversation_of, encode_conversation
 from train.data.dropped import Dropped
+from train.data.formats import Part, read_part
 from train.data.loss_mask import ids_of, labels_of
 from train.data.prepare import find_prepared, prepare
 from train.data.statistics import inspection
@@ -34,6 +38,37 @@ NO_TOOL = {
 }
 META = "You are MOSS.\n- Web search: enabled. API: Search(query)\n"
 MOSS_ROW = {"meta_instruction": META, "num_turns": 2, "chat": {"turn_10": NO_TOOL, "turn_2": TURN}}
+
+
+def test_a_talk_of_moss_without_tools_is_asked_as_it_was_trained():
+    """Its parts are all `None`: it is a talk like any other, whose answers come right after what was asked."""
+    plain = conversation_of({"meta_instruction": META, "chat": {"turn_1": NO_TOOL, "turn_2": NO_TOOL}}, "messages")
+    assert [one["role"] for one in plain.messages] == ["system", "user", "assistant", "user", "assistant"]
+    template = ChatTemplate(chat_tokenizer())
+    asked = template.encode(plain.messages[:2], add_generation_prompt=True).ids
+    assert template.encode(plain.messages).ids[: len(asked)] == asked
+
+
+def test_a_tables_columns_add_no_keys_to_tools_and_calls(tmp_path):
+    """Parquet and Arrow give every call the arguments of all."""
+    tools = [
+        {"type": "function", "function": {"name": "Search", "parameters": {"properties": {"query": {"type": "str"}}}}},
+        {"type": "function", "function": {"name": "Add", "parameters": {"properties": {"a": {"type": "int"}}}}},
+    ]
+    calls = [{"function": {"name": "Search", "arguments": {"query": "x"}}}]
+    calls += [{"function": {"name": "Add", "arguments": {"a": 1}}}]
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": calls}], "tools": tools}
+    table = pyarrow.Table.from_pylist([row])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pyarrow.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as file:
+        file.write_table(table)
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    corpus = compose_settings(["stage=sft", "data=conversations", "data.corpora.sft.paths=[a]"]).data.corpora["sft"]
+    found = [
+        next(read_part(Part(str(tmp_path / name)), "sft", corpus, Dropped(OnError.fail))).conversation
+        for name in ("a.jsonl", "a.parquet", "a.arrow")
+    ]
+    assert found[0] == found[1] == found[2]
 
 
 def encoded(conversation, context_length=1000, dropped=None):
@@ -87,6 +122,7 @@ def test_messages_in_the_forms_of_other_tools_are_the_same():
             {"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "x"}]}]},
             "message 1 calls f with arguments that are not JSON",
         ),
+        ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "message 1 has tool_calls that are no list"),
         ({"chat": {}}, "holds no turn_1"),
         ({"chat": {"turn_1": {"Human": "<|Human|>: a<eoh>"}}}, "turn_1 has no Human and MOSS"),
         ({"chat": {"turn_1": {"Human": "a", "MOSS": "<|MOSS|>: b"}}}, "Human does not begin with its name"),

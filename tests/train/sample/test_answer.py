@@ -18,6 +18,19 @@ def test_what_was_written_becomes_messages() -> None:
     assert messages_of(tokenizer.encode(" a <eot> b"), tokenizer) == [{"role": "assistant", "content": "a <eot> b"}]
 
 
+def test_an_answer_comes_to_an_end_whatever_the_model_writes() -> None:
+    """One that writes the part of tools again and again would be asked for ever."""
+    tokenizer, asked = chat_tokenizer(), []
+
+    def generate(prompts: list[list[int]], seeds: list[int], ended: Ended) -> list[list[int]]:
+        asked.append(len(prompts))
+        return [tokenizer.encode(" None<eot>\n<|Commands|>: None<eoc>", "all") for _ in prompts]
+
+    (found,) = answer(tokenizer, generate, [Conversation(TALK[:2])], [0])
+    assert asked == [1, 1] and [one["role"] for one in found] == ["assistant", "tool", "assistant"]
+    assert found[-1]["content"] == "None<eot>\n<|Commands|>: None"
+
+
 def test_what_cannot_be_answered_is_one_line() -> None:
     generator = generator_of(chat_tokenizer())
     long = Conversation([{"role": "user", "content": "x" * MODEL.context_length}])

@@ -109,6 +109,32 @@ def test_what_is_wrong_is_one_line(words: list[str], said: str, run: Path, capsy
     assert error.startswith("error: ") and said in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [["chat=x", "stop=[a]"], ["diff=x", "message=y", "output=a.jsonl"]])
+def test_a_setting_that_would_do_nothing_is_refused(
+    words: list[str], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"run={run}", *words]) == 2
+    name = words[-1].partition("=")[0]
+    assert f"{name}= does nothing beside {words[0].partition('=')[0]}=; leave it out" in capsys.readouterr().err
+
+
+def test_half_a_character_in_a_conversation_is_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "asked.jsonl").write_text('{"messages": [{"role": "user", "content": "a\\ud83d"}]}\n')
+    assert main([f"run={run}", f"chat=@{tmp_path}/asked.jsonl"]) == 2
+    error = capsys.readouterr().err
+    assert "asked.jsonl:1 is no conversation: 'utf-8' codec can't encode" in error and error.count("\n") == 1
+
+
+def test_a_change_is_not_made_without_git(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert main([f"run={run}", "diff=x", "message=y", "apply=true"]) == 2
+    assert "apply=true needs git" in capsys.readouterr().err
+
+
 def test_one_thing_is_sampled(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (([], "there is none"), (["prompt=x", "diff=y"], "there is prompt= and diff=")):
         assert main([f"run={run}", *words]) == 2
