@@ -21,6 +21,7 @@ from conf.secrets import is_secret
 from conf.sources import holds_weights, is_hub_name, is_run
 
 ABOVE_ZERO = {"join_seconds", "collective_seconds", "lock_seconds", "max_clock_skew_seconds", "shared_folder_seconds"}
+REDACTED = ("emails", "secrets")  # what data.redact may name
 AUTO = 0  # of layout.micro_batch_size, written `auto`: chosen when the run starts, from the memory there is
 FP8_MULTIPLE = 16  # of every length that an fp8 product of a GPU sums over
 LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
@@ -264,6 +265,10 @@ def _numbers(settings: Settings) -> Iterator[str]:
         )
     if tokenizer.path is not None and not (is_hub_name(tokenizer.path) or Path(tokenizer.path).is_dir()):
         yield f"data.tokenizer.path={tokenizer.path} is no folder, and names on the hub are written owner/name"
+    if unknown := [kind for kind in settings.data.redact if kind not in REDACTED]:
+        yield f"data.redact={unknown[0]} is not known; use {' or '.join(REDACTED)}"
+    if settings.data.decontaminate_words < 2:
+        yield f"data.decontaminate_words={settings.data.decontaminate_words} must be at least 2"
     if not 0 < settings.data.validation_fraction < 1:
         yield f"data.validation_fraction={settings.data.validation_fraction} must be between 0 and 1"
     if run.until is not None and run.until not in settings.stages:

@@ -134,6 +134,9 @@ def read_command(schema: type[Command], argv: list[str]) -> Command:
     command = cast(Command, OmegaConf.to_object(config))
     if isinstance(command, Sampling):
         check_sampling(command)
+    for name in ("precision", "dtype"):
+        if getattr(command, name, None) is Precision.fp8:
+            raise ConfigError(f"{name}=fp8 is a way to train; use bf16")
     return command
 
 

@@ -38,5 +38,7 @@ def mixture_problems(settings: Settings) -> Iterator[str]:
                     yield f"{key}: the weight of {corpus}, {weight}, must be a number of 0 or more"
             if not any(weights.values()):
                 yield f"{key} gives no corpus a weight above 0"
+        if stage.epochs is not None and stage.mixture_phases:
+            yield f"stages.{name}.epochs has no meaning over mixture_phases; give its length in steps or tokens"
         if stage.corpus not in corpora_of(stage):
             yield f"stages.{name}.corpus={stage.corpus} is not in its mixture ({', '.join(corpora_of(stage))})"

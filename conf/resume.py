@@ -69,6 +69,11 @@ RULES: dict[str, tuple[Rule, str]] = {
     "finetune": (Rule.never, "weights and moments have its shapes"),
     "model": (Rule.never, "weights and moments have its shapes"),
     "stages": (Rule.extend, "of the stage under way or finished last; the optimizer and the data's position are kept"),
+    "stages.NAME.mixture": (Rule.never, "of a stage that has begun: its position in the data is read through it"),
+    "stages.NAME.mixture_phases": (
+        Rule.never,
+        "of a stage that has begun: its position in the data is read through it",
+    ),
     "stages.NAME.init_from": (Rule.never, "of a stage that has begun"),
     "stages.NAME.handover": (Rule.never, "of a stage that has begun"),
 }
@@ -137,6 +142,10 @@ def changes(settings: Settings) -> list[tuple[str, Any, Any]]:
             continue
         if name and (name != begun[-1] or name not in settings.stages):
             rule = Rule.never
+        elif name and key.endswith(".global_batch_size"):
+            _refuse_other_batch(name, settings.stages[name])
+        elif key.startswith("data.") and begun:
+            _refuse_other_data(begun[-1], settings)
         elif name and key.rpartition(".")[2] in WSD_FREE and _stays_stable(folder, name, saved, settings):
             rule = Rule.free
         needed.append((rule, key, was, now))
@@ -148,6 +157,26 @@ def changes(settings: Settings) -> list[tuple[str, Any, Any]]:
         raise ConfigError(_refusal(folder, refused))
     _refuse_too_short(folder, begun, settings)
     return [(key, was, now) for _, key, was, now in needed]
+
+
+def _refuse_other_batch(name: str, stage: StageConfig) -> None:
+    """Errors: `ConfigError` where what is counted in batches would be counted anew, as if all had been of this size."""
+    what = next((key for key in ("epochs", "tokens", "mixture_phases") if getattr(stage, key)), None)
+    if what is not None:
+        remedy = "keep the batch" if what == "mixture_phases" else f"keep the batch, or set stages.{name}.steps instead"
+        raise ConfigError(
+            f"stages.{name}.global_batch_size={stage.global_batch_size} is another one than stage {name} began with, "
+            f"and stages.{name}.{what} is counted in batches; {remedy}"
+        )
+
+
+def _refuse_other_data(name: str, settings: Settings) -> None:
+    """Errors: `ConfigError` where the phases of a mixture would begin again with the data."""
+    if settings.run.extend and settings.stages.get(name) and settings.stages[name].mixture_phases:
+        raise ConfigError(
+            f"stages.{name}.mixture_phases are counted from the beginning of the data, which stage {name} is to read "
+            "anew; keep the data, or choose another run.name"
+        )
 
 
 def unfinished_stages(settings: Settings) -> list[str]:
@@ -203,7 +232,9 @@ def other_documents(settings: Settings, digests: Mapping[str, str]) -> dict[str,
     folder = run_folder(settings)
     before = read_json(folder / DATA) if (folder / DATA).is_file() else {}
     begun = [name for name in settings.stages if stage_folder(folder, name).is_dir()]
-    if not begun or is_finished(folder, begun[-1]) or not newest_checkpoint_step(folder, begun[-1]):
+    if not begun or not newest_checkpoint_step(folder, begun[-1]):
+        return {}
+    if is_finished(folder, begun[-1]) and not changes(settings):
         return {}
     read = corpora_of(settings.stages[begun[-1]])
     found = {
@@ -217,6 +248,8 @@ def other_documents(settings: Settings, digests: Mapping[str, str]) -> dict[str,
             "have changed), and it would read some twice and others never; bring those back, choose another run.name, "
             "or read the new ones from their beginning with run.extend=true"
         )
+    if found:
+        _refuse_other_data(begun[-1], settings)
     return found
 
 

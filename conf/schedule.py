@@ -61,13 +61,23 @@ def count_steps(settings: Settings, sequences: Mapping[str, int] | None = None) 
     sequences: corpus -> sequences of `context_length` tokens in an epoch; without it, epochs leave 0 steps.
     """
     stages = {
-        name: _count(stage, settings.model.context_length, (sequences or {}).get(stage.corpus, 0))
+        name: _count(stage, settings.model.context_length, (sequences or {}).get(stage.corpus, 0) / _share_of(stage))
         for name, stage in settings.stages.items()
     }
     return replace(settings, stages=stages)
 
 
-def _count(stage: StageConfig, context_length: int, sequences: int) -> StageConfig:
+def _share_of(stage: StageConfig) -> float:
+    """Of the sequences that the stage reads, the share that is of its own corpus; 1 for a mixture that is none."""
+    weights = stage.mixture if isinstance(stage.mixture, Mapping) else {}
+    numbers = [weight for weight in weights.values() if isinstance(weight, int | float)]
+    if not weights.get(stage.corpus) or len(numbers) < len(weights) or not 0 < sum(numbers) < math.inf:
+        return 1.0
+    return float(weights[stage.corpus] / sum(numbers))
+
+
+def _count(stage: StageConfig, context_length: int, sequences: float) -> StageConfig:
+    """sequences: that the stage reads in an epoch of its corpus, all in all."""
     batch = max(stage.global_batch_size, 1)
     steps = stage.steps
     if stage.tokens is not None:

@@ -81,6 +81,13 @@ class Block(nn.Module):
         dropout = self.dropout if config.dropout else None
         self.forward = _training_form(self.forward, compile_all, recompute is Recompute.full, dropout)  # type: ignore[method-assign]
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Block":
+        """A cast leaves the rotary table in fp32: rounded, it would turn by other angles than in sampling."""
+        table = self.rotary
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.rotary = table.to(self.rotary.device)
+        return self
+
     def forward(
         self,
         hidden_states: Tensor,

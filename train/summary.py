@@ -1,6 +1,7 @@
 """The summary of a run: what each stage took, what it reached, and where everything is."""
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def stage_figures(records: list[dict[str, Any]], corpus: str) -> dict[str, Any]:
     scores = [(row[key], row["step"]) for row in records if row.get(key) is not None]
     seconds = {part: float(last.get(f"seconds_{part}") or 0.0) for part in PARTS}
     total = max(row["seconds"] for row in records)
+    timed = sorted((row for row in records if "devices" in row), key=lambda row: float(row["seconds"]))
+    spans = [now - before for before, now in pairwise([0.0, *(row["seconds"] for row in timed)])]
     seconds["evaluation"] += max(total - last["seconds"], 0.0)  # at the end of the stage
     return {
         "steps": last["step"],
@@ -59,7 +62,7 @@ def stage_figures(records: list[dict[str, Any]], corpus: str) -> dict[str, Any]:
         "best": min(scores, default=None),
         "seconds": seconds,
         "total_seconds": total,
-        "device_hours": total * last["devices"] / 3600,
+        "device_hours": sum(span * row["devices"] for span, row in zip(spans, timed, strict=True)) / 3600,
         "energy_joules": last.get("energy_joules"),
         "tokens_per_second": last["tokens"] / seconds["training"] if seconds["training"] else None,
     }

@@ -180,9 +180,12 @@ class Tracker:
         self._log(step, flat(values), late=any("/pass@" in key or key.startswith("save/") for key in values))
 
     def _log(self, step: int, values: dict[str, Any], late: bool) -> None:
-        """To W&B. late: scores and saves come later than their step: W&B takes no step that is over, and plots them
-        against tokens. Before the first step of this process they wait for it: they would be a step of their own.
+        """To W&B. late: scores and saves come later than their step: W&B takes no step that is over, and shows them at
+        the one under way, whose own tokens and seconds stay. Before the first step of this process they wait for it:
+        they would be a step of their own.
         """
+        if late:
+            values = {key: value for key, value in values.items() if "/" in key}
         if not late:
             values, self.waiting, self.logged = {**self.waiting, **values}, {}, True
             self._wandb(lambda run: run.log(values, step=step))

@@ -23,6 +23,8 @@ from conf.resume import (
 from conf.run_folder import append_records, read_metrics, run_folder, save_settings, write_json
 from conf.schema import Settings
 
+PHASES = "stages.nl.mixture_phases=[{from_step: 50, weights: {nl: 1, mono: 1}}]"
+
 
 def asked(root: Path, *words: str) -> Settings:
     return compose_settings([f"run.root={root}", "run.name=mine", *words])
@@ -119,6 +121,8 @@ NEVER = [
     ("model.n_layer=5", "model.n_layer was 4, now 5"),
     ("finetune.rank=4", "finetune.rank was 16, now 4"),
     ("stages.nl.handover=full", "stages.nl.handover was weights, now full"),
+    ("stages.nl.mixture={nl:1,mono:1}", "stages.nl.mixture was None, now {'nl': 1, 'mono': 1}"),
+    (PHASES, "stages.nl.mixture_phases was [], now [{'from_step': 50, 'weights': {'nl': 1.0, 'mono': 1.0}}]"),
     ("stages.nl.init_from=owner/name", "stages.nl.init_from was None, now owner/name"),
 ]
 WITH_EXTEND = [
@@ -237,6 +241,28 @@ def test_other_documents_are_refused_or_read_from_their_beginning(held: Path) ->
     assert data_position([entry], 100, extended.stages["nl"]) == 0
     shutil.rmtree(folder / "stages/nl/checkpoints")
     assert other_documents(asked(held), other) == {}, "it begins again"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ([], ["stages.nl.mixture={nl:1,mono:1}"], r"stages\.nl\.mixture was None"),
+        (["stages.nl.epochs=2"], ["stages.nl.global_batch_size=32"], r"and stages\.nl\.epochs is counted in batches"),
+        (
+            ["stages.nl.tokens=99999999"],
+            ["stages.nl.global_batch_size=32"],
+            r"stages\.nl\.tokens is counted in batches",
+        ),
+        ([PHASES], ["stages.nl.global_batch_size=32"], r"mixture_phases is counted in batches; keep the batch$"),
+        ([PHASES], ["data.validation_fraction=0.1"], r"mixture_phases are counted from the beginning of the data"),
+    ],
+)
+def test_what_was_read_is_not_counted_another_way(held: Path, before: list[str], now: list[str], said: str) -> None:
+    """A position in the data means nothing under another mixture or batch."""
+    save_settings(asked(held, *before), held / "mine")
+    begin(held, "nl", step=100)
+    with pytest.raises(ConfigError, match=said):
+        check_run_folder(asked(held, *before, *now, "run.extend=true"))
 
 
 def test_an_annealed_wsd_stage_goes_back_to_where_it_was_stable(held: Path) -> None:

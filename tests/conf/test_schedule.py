@@ -62,6 +62,8 @@ def test_epochs_are_counted_once_the_data_is_known() -> None:
     found = stage("epochs=3", sequences=1000)
     assert (found.steps, found.warmup_steps, found.anneal_steps) == (188, 16, 172)
     assert stage("epochs=0.5", "warmup_steps=2", sequences=1000).warmup_steps == 2
+    half = stage("epochs=3", "mixture={mono:1,nl:1}", sequences=1000)
+    assert half.steps == 375, "passes over its own corpus, which is half of what it reads"
     line = schedule_lines(compose_settings(["stage=mono", "stages.mono.epochs=3"]))[0]
     assert line.startswith("stage mono: 3 epochs of corpus mono; warm-up 8.3%, annealing 91.7%")
 

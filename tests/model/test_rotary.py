@@ -2,7 +2,12 @@
 
 import torch
 
+from conf.choices import Recompute
+from conf.compose import compose_settings
+from model.codegen import Block
+from model.kernels import REFERENCE
 from model.rotary import apply_rotary, rotary_table
+from parallel.mesh import TensorParallelGroup
 
 
 def test_pairs_of_channels_turn_as_complex_numbers() -> None:
@@ -23,3 +28,12 @@ def test_scores_depend_on_the_distance_alone() -> None:
         for i, j in ((9, 4), (35, 30))
     ]
     torch.testing.assert_close(*score, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cast_block_turns_by_the_angles_of_an_fp32_one() -> None:
+    """Training casts its layers, sampling reads them in bf16: both have the table of Hugging Face's."""
+    block = Block(compose_settings(["model=tiny"]).model, TensorParallelGroup(), REFERENCE, Recompute.none, 1)
+    exact = block.rotary.clone()
+    assert block.to(torch.bfloat16).in_proj.weight.dtype == torch.bfloat16
+    assert block.rotary.dtype == torch.float32 and torch.equal(block.rotary, exact)
+    assert block.to("meta").rotary.is_meta

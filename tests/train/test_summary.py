@@ -32,6 +32,8 @@ def test_the_figures_of_a_stage() -> None:
     assert figures["seconds"] == {"training": 16.0, "evaluation": 72.0, "saving": 1.0, "data": 0.5}
     assert figures["device_hours"] == 0.1 and figures["tokens_per_second"] == 512
     assert stage_figures([], "mono") == {}
+    fewer = [*ROWS[:-1], {**ROWS[-1], "devices": 1}]
+    assert stage_figures(fewer, "mono")["device_hours"] == (20 * 4 + 70 * 1) / 3600
 
 
 def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:

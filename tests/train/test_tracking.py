@@ -189,6 +189,7 @@ def test_what_a_save_before_the_first_step_cost_is_no_step_of_its_own_in_wandb(
     tracker.finish()
     if steps_after:
         (first, at), (_, late) = logged
+        assert not {"tokens", "seconds", "flops", "devices"} & {*_}, "those of the step under way stay"
         assert {"bits_per_byte/nl", "save/bytes"} <= {*first} and at == {"step": 8} and late == {"commit": False}
     assert ("save/bytes" in summary) == (not steps_after)
 

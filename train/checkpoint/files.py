@@ -16,6 +16,7 @@ import xxhash
 from conf.run_folder import read_json
 
 STATE = "state.json"
+OWN = "state_xxh3_64"  # of the content of state.json itself; checkpoints of earlier versions have none
 STEP = re.compile(r"step_(\d{8,})")
 Checksum = int | str  # a JSON value
 NO_CHECKSUMS = f"{STATE} does not have every checksum"
@@ -66,9 +67,14 @@ def shortfall(path: Path) -> str | None:
     if not (path / STATE).is_file():
         return f"{STATE} is missing"
     try:
-        sizes = read_json(path / STATE)["files"].items()
+        state = read_json(path / STATE)
+        sizes = state["files"].items()
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         return f"{STATE} is empty or cut off"
+    if state.get(OWN, own_checksum(state)) != own_checksum(state):
+        return f"{STATE} does not match its checksum"
+    if STEP.fullmatch(path.name) and state.get("step", step_of(path)) != step_of(path):
+        return f"{STATE} is of step {state['step']}"
     for name, size in sizes:
         if not (path / name).is_file():
             return f"{name} is missing"
@@ -83,6 +89,12 @@ def xxh3_64(pieces: Iterable[bytes | memoryview]) -> str:
     for piece in pieces:
         state.update(piece)
     return state.hexdigest()
+
+
+def own_checksum(state: dict[str, Any]) -> str:
+    """Checksum of the content of `state.json`, without itself."""
+    content = {key: value for key, value in state.items() if key != OWN}
+    return xxh3_64([json.dumps(content, sort_keys=True).encode()])
 
 
 def crc32(pieces: Iterable[bytes | memoryview]) -> int:
@@ -194,6 +206,7 @@ def write_synced(path: Path, *parts: bytes | memoryview) -> None:
 def publish(partial: Path, folder: Path, folders: Iterable[str], state: dict[str, Any] | None) -> None:
     """Let `partial`, whose files are on the disk, become `folder`. folders: below it. state: its `state.json`."""
     if state is not None:
+        state = {**state, OWN: own_checksum(state)}
         write_synced(partial / STATE, (json.dumps(state, indent=2) + "\n").encode())
     for path in [*(partial / name for name in folders), partial]:
         sync_folder(path)

@@ -60,14 +60,18 @@ def with_means(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup]) -> li
 
 
 def _key(row: ComparisonRow) -> Any:
-    """What runs of one group share: every stage of the lineage with its settings, but for the seed and the parent."""
+    """What runs of one group share: every stage of the lineage with its settings, but for the seed, and the parent of
+    all but the first, which is the stage before it."""
     stages = []
-    for stage in row.curve.stages:
+    for number, stage in enumerate(row.curve.stages):
+        begun = f"stages.{stage.name}.init_from" if number == 0 else None
         settings = flat_settings(plain(stage.settings))
         kept = {
             key: str(value)
             for key, value in settings.items()
-            if not IGNORED_SETTINGS.match(key) and key != "run.seed" and not key.endswith(".init_from")
+            if not IGNORED_SETTINGS.match(key)
+            and key != "run.seed"
+            and (key == begun or not key.endswith(".init_from"))
         }
         stages.append((stage.name, tuple(sorted(kept.items()))))
     return tuple(stages)

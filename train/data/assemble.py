@@ -50,7 +50,8 @@ class _Part:
         return numpy.fromfile(self.task.folder / "documents.bin", DOCUMENT)
 
     def hashes(self) -> Keys:
-        hashes: Keys = self.documents()["sha256"]
+        """Of the documents that are kept so far."""
+        hashes: Keys = self.documents()["sha256"][self.fate == TRAIN]
         return hashes
 
     def band(self, band: int) -> Keys:
@@ -77,17 +78,33 @@ def assemble(
         parts.setdefault(task.shard.key, []).append(_Part(task, record, fate))
     together = [[one for of_corpus in parts.values() for one in of_corpus]]
     for scope in together if data.dedup_across_corpora else parts.values():
-        _mark_duplicates(scope, data.dedup)
+        _choose(scope, data.dedup)
     return {
         key: _write_corpus(key, of_corpus, data, tokenizer, folder / key, unread.get(key, Dropped()))
         for key, of_corpus in parts.items()
     }
 
 
+def _choose(parts: list[_Part], dedup: Dedup) -> None:
+    """Mark duplicates, and what is above the limits. A document above one is no original: another copy may be kept."""
+    if all(part.task.shard.limit_bytes is None for part in parts):
+        _mark_duplicates(parts, dedup)
+        return
+    groups: dict[tuple[str, int], list[_Part]] = {}
+    for part in parts:
+        groups.setdefault((part.task.shard.key, part.task.shard.group), []).append(part)
+    before: list[_Part] = []
+    for group in groups.values():
+        _mark_duplicates([*before, *group], dedup)
+        _mark_above_limit(group)
+        before += group
+
+
 def _mark_duplicates(parts: list[_Part], dedup: Dedup) -> None:
-    exact = repeated([(len(part.fate), part.hashes) for part in parts])
+    """Among the documents that are kept so far."""
+    exact = repeated([(int((part.fate == TRAIN).sum()), part.hashes) for part in parts])
     for part, again in zip(parts, exact, strict=True):
-        part.fate[again] = DUPLICATE
+        part.fate[numpy.flatnonzero(part.fate == TRAIN)[again]] = DUPLICATE
     if dedup is Dedup.minhash:
         near = [numpy.zeros(int((part.fate == TRAIN).sum()), numpy.bool_) for part in parts]
         for band in range(BANDS):
@@ -100,7 +117,6 @@ def _mark_duplicates(parts: list[_Part], dedup: Dedup) -> None:
 def _write_corpus(
     key: str, parts: list[_Part], data: DataConfig, tokenizer: Tokenizer, folder: Path, dropped: Dropped
 ) -> dict[str, Any]:
-    _mark_above_limit(parts)
     lone = sum(_kept(parts, TRAIN)) == 1 and all(_can_be_cut(part) for part in parts)
     lone = lone and not parts[0].task.corpus.conversations
     if not lone:
@@ -160,24 +176,20 @@ def _write_corpus(
     }
 
 
-def _mark_above_limit(parts: list[_Part]) -> None:
-    """Each group keeps its first documents, up to its limit in bytes."""
-    groups: dict[int, list[_Part]] = {}
-    for part in parts:
-        groups.setdefault(part.task.shard.group, []).append(part)
-    for group in groups.values():
-        limit, total = group[0].task.shard.limit_bytes, 0
-        for part in group:
-            if limit is None:
-                break
-            sizes = numpy.where(part.fate == TRAIN, part.documents()["bytes"], 0)
-            ends = total + numpy.cumsum(sizes)
-            above = (ends > limit) & (ends - sizes > 0) & (part.fate == TRAIN)
-            if above.any():  # nothing after it is kept either
-                above[numpy.argmax(above) :] = True
-            above |= total > limit
-            part.fate[above & (part.fate == TRAIN)] = ABOVE_LIMIT
-            total = int(ends[-1]) if len(ends) else total
+def _mark_above_limit(group: list[_Part]) -> None:
+    """A group keeps its first documents, up to its limit in bytes."""
+    limit, total = group[0].task.shard.limit_bytes, 0
+    if limit is None:
+        return
+    for part in group:
+        sizes = numpy.where(part.fate == TRAIN, part.documents()["bytes"], 0)
+        ends = total + numpy.cumsum(sizes)
+        above = (ends > limit) & (ends - sizes > 0) & (part.fate == TRAIN)
+        if above.any():  # nothing after it is kept either
+            above[numpy.argmax(above) :] = True
+        above |= total > limit
+        part.fate[above & (part.fate == TRAIN)] = ABOVE_LIMIT
+        total = int(ends[-1]) if len(ends) else total
 
 
 def _mark_validation(parts: list[_Part], data: DataConfig) -> None:

@@ -16,7 +16,7 @@ from conf.errors import DataError
 
 WORD = re.compile(r"[^\W_]+")
 SHORTEST_WORDS = 8
-TEXT_KEYS = ("prompt", "prompts", "text", "canonical_solution", "question")  # of a file of prompts
+TEXT_KEYS = ("prompt", "prompts", "text", "canonical_solution", "code", "question")  # of a file of prompts
 
 
 class Contamination:
@@ -47,9 +47,15 @@ class Contamination:
 def contamination(sources: tuple[str, ...], words: int) -> Contamination:
     """The runs of `words` words of all sources: `humaneval`, or files of prompts (JSONL, JSON or text).
 
-    Errors: `DataError` for a file that cannot be read or holds no prompt.
+    Errors: `DataError` for a file that cannot be read or holds no prompt that is long enough.
     """
-    return Contamination((prompt for source in sources for prompt in prompts_of(source)), words)
+    every = {source: prompts_of(source) for source in sources}
+    for source, prompts in every.items():
+        if all(len(WORD.findall(prompt)) < min(words, SHORTEST_WORDS) for prompt in prompts):
+            raise DataError(
+                f"data.decontaminate: no prompt of {source} has {min(words, SHORTEST_WORDS)} words to be found by"
+            )
+    return Contamination((prompt for prompts in every.values() for prompt in prompts), words)
 
 
 def prompts_of(source: str) -> list[str]:
@@ -61,11 +67,10 @@ def prompts_of(source: str) -> list[str]:
     try:
         content = Path(source).read_text()
         if source.endswith((".jsonl", ".json")):
-            rows = (
-                json.loads(content)
-                if source.endswith(".json")
-                else map(json.loads, filter(str.strip, content.split("\n")))
-            )
+            lines = [content] if source.endswith(".json") else filter(str.strip, content.split("\n"))
+            rows = list(map(json.loads, lines))
+            if source.endswith(".json"):
+                rows = _rows(rows[0])
             prompts = [prompt for row in rows for prompt in _texts(row)]
         else:
             prompts = [content]
@@ -76,8 +81,18 @@ def prompts_of(source: str) -> list[str]:
     return prompts
 
 
+def _rows(value: Any) -> list[Any]:
+    """The problems of a JSON file: a list, one of them, or an object of them by their names."""
+    if isinstance(value, dict) and not any(key in value for key in TEXT_KEYS):
+        return list(value.values())
+    return value if isinstance(value, list) else [value]
+
+
 def _texts(row: Any) -> Iterator[str]:
-    """MTPB's prompts are a list, the turns of one problem."""
+    """MTPB's prompts are a list, the turns of one problem: each by itself is short."""
     values = [row] if isinstance(row, str) else [row[key] for key in TEXT_KEYS if key in row]
     for value in values:
-        yield from map(str, value) if isinstance(value, list) else [str(value)]
+        turns = list(map(str, value)) if isinstance(value, list) else [str(value)]
+        yield from turns
+        if len(turns) > 1:
+            yield "\n".join(turns)

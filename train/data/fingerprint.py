@@ -8,12 +8,12 @@ from conf.errors import DataError
 from conf.mixture import corpora_of
 from conf.schema import CorpusConfig, Settings, plain
 from train.data.files import file_states
-from train.data.git_history import repository_states
+from train.data.git_history import borders_of, repository_states
 from train.data.local import installed_packages
 from train.data.shard import decontamination_inputs
 from train.data.tokenizer import corpora_with_source, given_tokenizer, has_source
 
-FORMAT = 6  # increase when the same settings and sources give different files
+FORMAT = 7  # increase when the same settings and sources give different files
 
 
 def selected_corpora(settings: Settings) -> dict[str, CorpusConfig]:
@@ -69,6 +69,10 @@ def fingerprint(settings: Settings) -> str:
     commits = {key: repository_states(key, corpus) for key, corpus in corpora.items() if corpus.source is Source.git}
     if commits:
         inputs["commits"] = {key: [[one.name, one.changed] for one in found] for key, found in commits.items()}
+        borders = {
+            one.name: found for key, ones in commits.items() for one in ones if (found := borders_of(one.name, key))
+        }
+        inputs |= {"borders": borders} if borders else {}
     if any(corpus.source is Source.local for corpus in corpora.values()):
         inputs["machine"] = installed_packages()
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]

@@ -198,7 +198,8 @@ def _json(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
 def _csv(file: IO[bytes], part: Part, rows: _Rows) -> Iterator[Document]:
     csv.field_size_limit(MOST_BYTES)
     separator = "\t" if ".tsv" in part.name.lower() else ","
-    lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    # a byte that is no text spoils its own row only, as a lone surrogate
+    lines = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
     table = csv.DictReader(lines, delimiter=separator)
     yield from rows.documents((row, f"{part.name}:{table.line_num}") for row in table)
 
@@ -256,20 +257,28 @@ def _tar(file: IO[bytes], name: str, key: str, corpus: CorpusConfig, dropped: Dr
         for member in archive:
             if not member.isfile():
                 continue
-            place, kind = f"{name}/{member.name}", kind_of(member.name, corpus)
-            content = archive.extractfile(member)
-            if kind is None or kind == ".tar" or content is None:
-                dropped.add("unknown file type", place)
-            elif kind == "text":
-                yield from _text(decompressed(content, member.name), place, dropped)
-            elif kind in (".parquet", ".arrow"):  # they seek
-                with tempfile.TemporaryFile() as whole:
-                    shutil.copyfileobj(decompressed(content, member.name), whole)
-                    whole.seek(0)
-                    yield from READERS[kind](whole, Part(place), _Rows(key, corpus, dropped))
-            else:
-                opened = decompressed(content, member.name)
-                yield from READERS[kind](opened, Part(place), _Rows(key, corpus, dropped))
+            place = f"{name}/{member.name}"
+            try:
+                yield from _member(archive.extractfile(member), member.name, place, key, corpus, dropped)
+            except READ_ERRORS as error:  # those after it can be read
+                dropped.unreadable(f"{place} cannot be read: {_first_line(error)}")
+
+
+def _member(
+    content: IO[bytes] | None, name: str, place: str, key: str, corpus: CorpusConfig, dropped: Dropped
+) -> Iterator[Document]:
+    kind = kind_of(name, corpus)
+    if kind is None or kind == ".tar" or content is None:
+        dropped.add("unknown file type", place)
+    elif kind == "text":
+        yield from _text(decompressed(content, name), place, dropped)
+    elif kind in (".parquet", ".arrow"):  # they seek
+        with tempfile.TemporaryFile() as whole:
+            shutil.copyfileobj(decompressed(content, name), whole)
+            whole.seek(0)
+            yield from READERS[kind](whole, Part(place), _Rows(key, corpus, dropped))
+    else:
+        yield from READERS[kind](decompressed(content, name), Part(place), _Rows(key, corpus, dropped))
 
 
 def _too_large() -> str:

@@ -78,6 +78,12 @@ def repository_states(key: str, corpus: CorpusConfig) -> list[FileState]:
     ]
 
 
+def borders_of(folder: str, key: str) -> str:
+    """Where a shallow clone's history ends, "" of a whole one: what is fetched later makes other documents."""
+    path = Path(folder, git_line(folder, f"data.corpora.{key}.paths", "rev-parse", "--git-path", "shallow"))
+    return path.read_text() if path.is_file() else ""
+
+
 def git_shards(key: str, corpus: CorpusConfig) -> Iterator[GitShard]:
     """The commits in ranges of `SHARD_COMMITS`. Errors: `DataError` as in `repository_states`."""
     for state in repository_states(key, corpus):

@@ -39,7 +39,10 @@ def remove_abandoned(parent: Path) -> None:
         if host == socket.gethostname():
             abandoned = not _is_running(int(pid))
         else:
-            abandoned = time.time() - partial.stat().st_mtime > ABANDONED_SECONDS
+            try:
+                abandoned = time.time() - partial.stat().st_mtime > ABANDONED_SECONDS
+            except FileNotFoundError:  # it has just been given its name
+                continue
         if abandoned:
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -21,7 +21,6 @@ SECRETS = re.compile(
 ASSIGNED = re.compile(
     r"""(?i)(\b\w*(?:password|passwd|secret|api_?key|access_?key|auth_?token)\w*["']?\s*[:=]\s*["'])[^"'\s]{16,}(["'])"""
 )
-KINDS = ("emails", "secrets")
 MARK = re.compile("<EMAIL>|<SECRET>")
 CHARACTERS_BEFORE = 40  # of a mark, shown in an example
 

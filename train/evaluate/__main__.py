@@ -1,6 +1,7 @@
 """`python -m train.evaluate`: benchmarks and perplexity of a trained model."""
 
 import hashlib
+import math
 import os
 import sys
 import warnings
@@ -80,8 +81,10 @@ def check(command: Evaluate) -> None:
             raise ConfigError(f"{name}={value} must be more than 0")
     for problem in sampling_problems(top_p=command.top_p):
         raise ConfigError(problem)
-    if any(not temperature >= 0 for temperature in command.temperatures) or not command.temperatures:
+    if any(not 0 <= temperature < math.inf for temperature in command.temperatures) or not command.temperatures:
         raise ConfigError(f"temperatures={command.temperatures} must be at least 0; 0 takes the most likely token")
+    if command.top_k < 0:
+        raise ConfigError(f"top_k={command.top_k} must be at least 0; 0 keeps every token")
     if command.task not in ("perplexity", "harness", "infill"):
         try:
             check_isolation(command.sandbox)

@@ -1,6 +1,7 @@
 """Bits per byte and perplexity per token of text under trained weights."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -41,7 +42,11 @@ def load_texts(run: Path, paths: list[str], generator: Generator) -> dict[str, T
     Errors: `ConfigError` for a file that cannot be read or a run whose prepared data is gone.
     """
     if paths:
-        return {Path(path).name: _file_blocks(Path(path), generator) for path in paths}
+        names = Counter(Path(path).name for path in paths)
+        return {
+            Path(path).name if names[Path(path).name] == 1 else path: _file_blocks(Path(path), generator)
+            for path in paths
+        }
     settings, data = data_of(run)
     length = settings.model.context_length
     mask = settings.data.document_mask

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 import warnings
 from dataclasses import asdict, replace
@@ -53,7 +54,7 @@ def print_plan(argv: list[str]) -> int:
 
     size = world_size(settings)
     if searches:
-        return print_best(on_gpu(settings), size, overrides)
+        return print_best(on_gpu(settings), size, overrides, "--json" in flags)
     settings = on_gpu(compose_settings(overrides, size))
     if settings.layout.micro_batch_size == AUTO:
         settings = with_micro_batch_size(settings, size)
@@ -90,8 +91,11 @@ def with_gpus(words: list[str]) -> list[str]:
     return [*overrides, *cluster, f"cluster.nodes={count // per_node}", f"cluster.processes_per_node={per_node}"]
 
 
-def print_best(settings: Settings, size: int, overrides: list[str]) -> int:
-    """Print the fastest layouts that fit. Errors: `ConfigError` where none does, or memory is not known."""
+def print_best(settings: Settings, size: int, overrides: list[str], as_json: bool = False) -> int:
+    """Print the fastest layouts that fit, and the command of the first.
+
+    Errors: `ConfigError` where none does, or memory is not known.
+    """
     from train.plan.planner import usable_bytes
     from train.plan.search import fastest_layouts, settings_of
 
@@ -110,7 +114,11 @@ def print_best(settings: Settings, size: int, overrides: list[str]) -> int:
     words = [f"layout.{key}={str(value).lower()}" for key, value in settings_of(found[0].layout).items()]
     if settings.layout.data_parallel_size is not None:
         words.append("layout.data_parallel_size=null")
-    show_best(f"{settings.model.name} on {size} GPUs", rows, " ".join(["python -m launch", *overrides, *words]))
+    command = shlex.join(["python", "-m", "launch", *overrides, *words])
+    if as_json:
+        print(json.dumps({"layouts": rows, "command": command}, indent=2))
+    else:
+        show_best(f"{settings.model.name} on {size} GPUs", rows, command)
     return 0
 
 

@@ -14,7 +14,6 @@ from train.plan.planner import plan
 from train.plan.speed import StepTime, predict
 
 POWERS = [2**n for n in range(7)]
-TRIES = 200  # layouts whose memory is planned, which takes a second or two each, before the search gives up
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def fastest_layouts(settings: Settings, size: int, usable: int, count: int = 5) 
     """
     found: list[Candidate] = []
     ranked = sorted(_candidates(settings, size), key=lambda pair: pair[1].total)
-    for other, time in ranked[:TRIES]:
+    for other, time in ranked:
         if max(stage.total for stage in plan(other, size, measure=False)) > usable:
             continue
         memory = max(stage.total for stage in plan(other, size))

@@ -130,7 +130,7 @@ def step_time(
     if pp > 1:
         boundary = 2 * HALF * tokens * model.n_embd / tp / (gpu.network_gb_per_second * 1e9)
         parts["bubble"] = pipeline_bubble(pp, count, software.interleaving) * sum(parts.values()) + count * boundary
-    weights = (12 * blocks * model.n_embd**2 + (heads or first == 0) * model.vocab_size * model.n_embd) / tp
+    weights = (12 * blocks * model.n_embd**2 + (heads + (first == 0)) * model.vocab_size * model.n_embd) / tp
     weights *= not software.frozen
     data = data_parallel_seconds(weights, layout, gpu, count, replicas, sum(parts.values()))
     own = weights / (replicas if layout.zero_stage else 1)

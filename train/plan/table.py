@@ -83,6 +83,10 @@ def show_time(plan: dict[str, Any], log: Any) -> None:
     log(
         f"MFU {plan['mfu']:.1%}, {plan['tokens_per_second']:,.0f} tokens/s; saving, evaluation and input not counted.\n"
     )
+    if plan["offload"] != "none":
+        log("What is offloaded takes longer: neither its way to the host nor AdamW there is in this time.\n")
+    if plan["precision"] == "fp32":
+        log("It is the time in bf16; fp32 takes about ten times as long on an A100 or H100.\n")
     show_goodput(plan, log)
     if not plan["published"]:
         return

@@ -40,6 +40,7 @@ COMMAND = Command(
 )
 KINDS = ("prompt", "infill", "chat", "diff")  # settings that say what is sampled
 WITHOUT = {  # settings that others of these do without
+    "infill": ("allowed_special",),
     "chat": ("stop", "truncate", "allowed_special"),
     "diff": ("samples", "batch_size", "output", "truncate", "allowed_special"),
 }

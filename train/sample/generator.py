@@ -233,7 +233,8 @@ def open_generator(
         raise ConfigError(f"{source} has no tokenizer; name a folder that holds one beside the weights")
     tokenizer = load_tokenizer(weights.tokenizer_folder)
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    element_bytes = 4 if precision is Precision.fp32 else 2
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    element_bytes = DTYPES[resolve_precision(precision, device)].itemsize
     tp_size = tensor_parallel_size(weights.model, size, tensor_parallel, element_bytes)
     if size > 1:
         join(collective_seconds=MAIN_SECONDS)
@@ -252,9 +253,7 @@ def build_modules(
     modules = []
     chosen = select_kernels(replace(kernels, compile=False))
     for index, build in enumerate(build_layers(weights.model, mesh.tp, chosen)):
-        module = build().eval()
-        for parameter in module.parameters():
-            parameter.data = parameter.data.to(dtype)  # not the module: its rotary table, a buffer, stays fp32
+        module = build().eval().to(dtype)
         load_layer(weights, module, index, mesh.tp)
         pack(module.to(mesh.device))
         modules.append(module)

@@ -1,5 +1,7 @@
 """What counts as a checkpoint, and which ones stay."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,19 @@ def test_a_name_is_given_only_to_what_the_disk_holds(tmp_path: Path, monkeypatch
     publish(tmp_path / "step_00000002.partial", tmp_path / "step_00000002", ["weights"], state)
     assert order == ["sync"] * 4 + ["rename", "sync"], "the part, state.json, two folders; then the folder above"
     assert is_complete(tmp_path / "step_00000002")
+    shutil.copytree(tmp_path / "step_00000002", tmp_path / "step_00000004")
+    state = json.loads((tmp_path / "step_00000002/state.json").read_text())
+    for key, value, said in (
+        ("step", 4, "state.json does not match its checksum"),
+        ("files", {"weights/part": 4}, "state.json does not match its checksum"),
+    ):
+        write_json(tmp_path / "step_00000002/state.json", {**state, key: value})
+        assert shortfall(tmp_path / "step_00000002") == said
+    del state["state_xxh3_64"]  # as earlier versions wrote it
+    write_json(tmp_path / "step_00000002/state.json", {**state, "step": 2})
+    assert shortfall(tmp_path / "step_00000002") is None
+    write_json(tmp_path / "step_00000004/state.json", {**state, "step": 2})
+    assert shortfall(tmp_path / "step_00000004") == "state.json is of step 2", "a copy under another name"
 
 
 def test_a_checksum_is_xxhsum_s_and_does_not_depend_on_the_pieces(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -51,6 +52,17 @@ def test_each_seed_may_go_on_from_a_parent_of_its_own_seed(tmp_path: Path) -> No
         )
     (group,) = seed_groups(build_rows(chain_stages([read_folder(run) for run in runs]), 1, None))
     assert (group.label, len(group.rows[0].curve.stages)) == ("tuned", 2)
+
+
+def test_runs_from_other_weights_are_no_seeds_of_each_other(tmp_path: Path) -> None:
+    runs = []
+    for source, seed in product("ab", (1, 2)):
+        run = write_run(tmp_path, f"{source}{seed}", f"run.seed={seed}", stages="nl", records=10)
+        config = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(config.replace("init_from: null", f"init_from: owner/{source}"))
+        runs.append(read_folder(run))
+    groups = seed_groups(build_rows(chain_stages(runs), 1, None))
+    assert [sorted(row.curve.label for row in group.rows) for group in groups] == [["a1", "a2"], ["b1", "b2"]]
 
 
 def test_every_table_has_the_mean_and_the_deviation(swept: list[ComparisonRow], tmp_path: Path) -> None:

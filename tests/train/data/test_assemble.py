@@ -131,6 +131,18 @@ def test_max_bytes_bounds_what_is_kept_and_what_is_read(settings, tmp_path, monk
     assert made == 1 if len(shards) == 1 else made < len(shards) / 3
 
 
+def test_a_text_above_one_corpus_limit_is_kept_by_another(settings, tmp_path):
+    texts = [text(seed) for seed in range(300)]
+    for name in ("nl", "code"):
+        write_jsonl(tmp_path / f"{name}.jsonl", texts)
+    settings.data.corpora["nl"].max_bytes, settings.data.validation_bytes = 20_000, 10**9
+    settings.data.dedup_across_corpora = True
+    counts, manifest = run(settings, tmp_path / "out")
+    kept = [{row["sha256"] for row in manifest[key]} for key in ("nl", "code")]
+    assert not kept[0] & kept[1] and len(kept[0] | kept[1]) == 300
+    assert counts["code"]["dropped"]["duplicate"] == len(kept[0])
+
+
 @pytest.mark.parametrize(
     ("texts", "fraction", "words"),
     [

@@ -132,6 +132,22 @@ def test_an_archive_of_files(tmp_path):
         assert dropped.examples == {"unknown file type": [f"{tmp_path}/{name}/in/d.png"]}
 
 
+def test_what_is_broken_in_an_archive_or_a_csv_spoils_nothing_else(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, content in (("a.py", b"a = 1\n"), ("b.py.gz", gzip.compress(b"b = 1\n" * 99)[:20]), ("c.py", b"c = 1\n")):
+        (tmp_path / "in" / name).write_bytes(content)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("a.py", "b.py.gz", "c.py"):
+            archive.add(tmp_path / "in" / name, arcname=name)
+    dropped = Dropped(OnError.skip)
+    assert [one.text for one in read(tmp_path / "a.tar", dropped=dropped)] == ["a = 1\n", "c = 1\n"]
+    assert dropped.counts == {"unreadable": 1} and "a.tar/b.py.gz cannot be read" in dropped.examples["unreadable"][0]
+    (tmp_path / "a.csv").write_bytes(b"text,license\none,\nt\xffwo,\nthree,\n")
+    dropped = Dropped(OnError.skip)
+    assert [one.text for one in read(tmp_path / "a.csv", dropped=dropped)] == ["one", "three"]
+    assert dropped.counts == {"unreadable": 1} and "a.csv:3" in dropped.examples["unreadable"][0]
+
+
 def test_what_is_not_known_has_no_kind():
     assert kind_of("a.PDF", corpus()) is None and kind_of("a", corpus()) is None and kind_of("a.gz", corpus()) is None
     assert kind_of("s3://b/A.JSONL.zst", corpus()) == ".jsonl" and kind_of("a.rs", corpus(extensions=[".rs"])) == "text"

@@ -14,7 +14,7 @@ from train.data import git_history
 from train.data.documents import Document
 from train.data.dropped import Dropped
 from train.data.fingerprint import fingerprint
-from train.data.git_history import git_shards, read_git
+from train.data.git_history import borders_of, git_shards, read_git
 from train.data.git_program import git_environment
 from train.data.prepare import prepare
 from train.data.shard import list_shards
@@ -161,6 +161,9 @@ def test_files_of_a_shallow_clones_end_are_not_new(repository: Path, tmp_path: P
     git(tmp_path, "clone", "-q", "--depth", "2", repository.as_uri(), "cut")
     documents, dropped = harvest(corpus(tmp_path / "cut"))
     assert documents == [] and dropped.counts["commit whose parent was not fetched"] == 1
+    assert borders_of(str(tmp_path / "cut"), "mono")
+    git(tmp_path / "cut", "fetch", "-q", "--unshallow")
+    assert not borders_of(str(tmp_path / "cut"), "mono") and harvest(corpus(tmp_path / "cut"))[0]
 
 
 def test_a_damaged_repository_is_one_line(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ})
 
 
+def test_a_script_reads_the_layouts_and_the_command() -> None:
+    found = json.loads(run("model=350m", "gpus=8", "best=true", "--json").stdout)
+    assert found["layouts"][0]["mfu"] > 0.3 and found["command"].startswith("python -m launch model=350m")
+
+
 @pytest.mark.parametrize("words", [["model=350m"], ["experiment=codegen_350m", "layout=a100_64"]])
 def test_the_printed_command_is_a_run_that_fits(words: list[str]) -> None:
     done = run(*words, "gpus=8", "best=true")
