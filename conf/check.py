@@ -13,15 +13,15 @@ from typing import Any
 
 from conf.chat_templates import conversation_problems
 from conf.choices import ClusterKind, Handover, Offload, Precision
+from conf.data_problems import data_problems
 from conf.errors import ConfigError
 from conf.lora import lora_problems
 from conf.mixture import mixture_problems
 from conf.schema import Settings, StageConfig
 from conf.secrets import is_secret
-from conf.sources import holds_weights, is_hub_name, is_run
+from conf.sources import holds_weights, is_run
 
 ABOVE_ZERO = {"join_seconds", "collective_seconds", "lock_seconds", "max_clock_skew_seconds", "shared_folder_seconds"}
-REDACTED = ("emails", "secrets")  # what data.redact may name
 AUTO = 0  # of layout.micro_batch_size, written `auto`: chosen when the run starts, from the memory there is
 FP8_MULTIPLE = 16  # of every length that an fp8 product of a GPU sums over
 LARGEST_SEED = 2**31  # torch's generator takes 32 bits; half of them are left to seeds that are counted up
@@ -48,9 +48,10 @@ def check(settings: Settings, world_size: int | None = None) -> None:
 
     world_size: number of processes; None: not known, and the checks that need it are left out.
     """
-    values = chain(_finite(asdict(settings)), _model(settings), _stages(settings), mixture_problems(settings))
+    own = chain(_finite(asdict(settings)), _model(settings), _stages(settings), mixture_problems(settings))
+    data = chain(data_problems(settings), lora_problems(settings), conversation_problems(settings))
     others = chain(_cluster(settings), _layout(settings, world_size), _numbers(settings))
-    for problem in chain(values, lora_problems(settings), conversation_problems(settings), others):
+    for problem in chain(own, data, others):
         raise ConfigError(problem)
 
 
@@ -257,20 +258,6 @@ def _numbers(settings: Settings) -> Iterator[str]:
             yield f"optimizer.{name}={getattr(optimizer, name)} must not be negative"
     if optimizer.epsilon <= 0:
         yield f"optimizer.epsilon={optimizer.epsilon} must be positive"
-    tokenizer = settings.data.tokenizer
-    if tokenizer.kind in ("codegen", "codegen2", "gpt2") and tokenizer.path is None:
-        yield (
-            f"data.tokenizer.kind={tokenizer.kind} needs data.tokenizer.path=: a folder with tokenizer.json, or "
-            "vocab.json and merges.txt, or a name on the hub such as Salesforce/codegen-350M-mono; or use sentencepiece"
-        )
-    if tokenizer.path is not None and not (is_hub_name(tokenizer.path) or Path(tokenizer.path).is_dir()):
-        yield f"data.tokenizer.path={tokenizer.path} is no folder, and names on the hub are written owner/name"
-    if unknown := [kind for kind in settings.data.redact if kind not in REDACTED]:
-        yield f"data.redact={unknown[0]} is not known; use {' or '.join(REDACTED)}"
-    if settings.data.decontaminate_words < 2:
-        yield f"data.decontaminate_words={settings.data.decontaminate_words} must be at least 2"
-    if not 0 < settings.data.validation_fraction < 1:
-        yield f"data.validation_fraction={settings.data.validation_fraction} must be between 0 and 1"
     if run.until is not None and run.until not in settings.stages:
         yield f"run.until={run.until} is not among the stages of this run ({', '.join(settings.stages)})"
     evaluation = settings.evaluation

@@ -12,7 +12,7 @@ import psutil  # type: ignore[import-untyped]
 
 from conf.choices import ClusterKind
 from conf.exit_codes import BAD_NODE, INTERRUPTED
-from conf.resume import record_extension
+from conf.extensions import record_extension
 from conf.run_folder import newest_checkpoint, newest_step, run_folder, save_settings
 from conf.run_lock import OWNER, new_owner, run_lock, stop_file
 from conf.schema import Settings

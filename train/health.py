@@ -13,7 +13,7 @@ from typing import Any
 
 from conf.choices import OnBad, OnSpike
 from conf.errors import HealthError
-from conf.resume import data_position, read_extensions
+from conf.extensions import data_position, read_extensions
 from conf.run_folder import (
     CHECKPOINTS,
     HEALTH,

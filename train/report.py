@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from conf.resume import data_position, read_extensions
+from conf.extensions import data_position, read_extensions
 from conf.run_folder import EVALUATION, HEALTH, STAGES, read_json, read_metrics, stage_folder
 from conf.schedule import schedule_lines
 from conf.schema import Settings

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from conf.errors import ConfigError
-from conf.resume import check_run_folder, other_documents, record_extension
+from conf.extensions import other_documents, record_extension
+from conf.resume import check_run_folder
 from conf.run_folder import (
     DATA,
     ENVIRONMENT,

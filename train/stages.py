@@ -11,9 +11,9 @@ from torch import nn
 
 from conf.choices import Handover, Precision
 from conf.errors import ConfigError
+from conf.extensions import data_position, read_extensions, samples_done
 from conf.lora import adapter_parameters, is_lora, trained_layers
 from conf.mixture import corpora_of
-from conf.resume import data_position, read_extensions, samples_done
 from conf.run_folder import CHECKPOINTS, is_finished, read_json, stage_folder, write_json
 from conf.schema import Settings
 from model.adapters import beside, fingerprint, initial_adapters

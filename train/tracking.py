@@ -14,7 +14,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from conf.duration import format_duration
-from conf.resume import read_extensions, samples_done
+from conf.extensions import read_extensions, samples_done
 from conf.run_folder import METRICS, TENSORBOARD, append_records, repair_records
 from model.flops import flops_per_token
 from parallel.engine import StepResult

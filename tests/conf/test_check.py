@@ -98,8 +98,6 @@ REFUSED: list[tuple[str, str, str]] = [
     ),
     ("cluster.restarts=-1", "cluster.restarts=-1 must be 0 or more", "cluster.restarts=0"),
     ("cluster.grace_seconds=-1", "cluster.grace_seconds=-1.0 must be 0 or more", "cluster.grace_seconds=0"),
-    ("data.redact=[email]", "data.redact=email is not known; use emails or secrets", "data.redact=[emails,secrets]"),
-    ("data.decontaminate_words=1", "decontaminate_words=1 must be at least 2", "data.decontaminate_words=2"),
     ("cluster.slurm.time=43200", "slurm.time=43200 must be as 12:00:00; in a YAML", "cluster.slurm.time=2-12:00:00"),
     ("cluster.port=65536", "cluster.port=65536 must be between 1 and 65535", "cluster.port=65535"),
     *(

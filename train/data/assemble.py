@@ -8,56 +8,36 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy
 from numpy.typing import NDArray
 
-from conf.choices import Dedup
 from conf.errors import DataError
 from conf.schema import CorpusConfig, DataConfig
 from model.tokenizer import Tokenizer
 from train.data.dropped import EXAMPLES, SHOWN_CHARACTERS, Dropped, example
-from train.data.duplicates import Keys, repeated
+from train.data.fates import (
+    ABOVE_VALIDATION,
+    DUPLICATE,
+    NEAR_DUPLICATE,
+    TRAIN,
+    VALIDATION,
+    Part,
+    choose,
+)
 from train.data.filters import ValidationSelection, is_held_out
 from train.data.languages import LanguageWriter
 from train.data.lone_document import held_out_tokens, split_inside
 from train.data.loss_mask import ids_of
-from train.data.minhash import BANDS
-from train.data.shard import DOCUMENT, ShardTask
+from train.data.shard import ShardTask
 from train.data.token_file import TokenFile, TokenFileWriter
 from train.data.token_spans import SHARD_TOKENS, TokenSpansWriter
 
-# What becomes of a document; the words are those of the report.
-TRAIN, VALIDATION, DUPLICATE, NEAR_DUPLICATE, ABOVE_VALIDATION, ABOVE_LIMIT = range(6)
 REASONS = {DUPLICATE: "duplicate", NEAR_DUPLICATE: "near duplicate", ABOVE_VALIDATION: "above validation_bytes"}
 SPLITS = {TRAIN: "train", VALIDATION: "validation"}
 LARGEST_REPOSITORIES = 10  # that are named, by their text
-
-
-@dataclass
-class _Part:
-    """One shard on its way into a token file. fate: what becomes of each of its documents."""
-
-    task: ShardTask
-    record: dict[str, Any]
-    fate: NDArray[numpy.uint8]
-
-    def documents(self) -> NDArray[Any]:
-        return numpy.fromfile(self.task.folder / "documents.bin", DOCUMENT)
-
-    def hashes(self) -> Keys:
-        """Of the documents that are kept so far."""
-        hashes: Keys = self.documents()["sha256"][self.fate == TRAIN]
-        return hashes
-
-    def band(self, band: int) -> Keys:
-        """Hashes of one band of the documents that are no duplicates yet, `[rows, 1]`."""
-        bands = numpy.fromfile(self.task.folder / "bands.bin", "<u8").reshape(-1, BANDS)
-        return bands[self.fate == TRAIN, band : band + 1]
 
 
 def assemble(
@@ -72,50 +52,21 @@ def assemble(
     unread: corpus -> files of its folders that are of no known kind.
     Errors: `DataError` for a corpus without a document to train on or to validate with, and for a damaged shard.
     """
-    parts: dict[str, list[_Part]] = {}
+    parts: dict[str, list[Part]] = {}
     for task, record in made:
         fate = numpy.full(record["documents"], TRAIN, numpy.uint8)
-        parts.setdefault(task.shard.key, []).append(_Part(task, record, fate))
+        parts.setdefault(task.shard.key, []).append(Part(task, record, fate))
     together = [[one for of_corpus in parts.values() for one in of_corpus]]
     for scope in together if data.dedup_across_corpora else parts.values():
-        _choose(scope, data.dedup)
+        choose(scope, data.dedup)
     return {
         key: _write_corpus(key, of_corpus, data, tokenizer, folder / key, unread.get(key, Dropped()))
         for key, of_corpus in parts.items()
     }
 
 
-def _choose(parts: list[_Part], dedup: Dedup) -> None:
-    """Mark duplicates, and what is above the limits. A document above one is no original: another copy may be kept."""
-    if all(part.task.shard.limit_bytes is None for part in parts):
-        _mark_duplicates(parts, dedup)
-        return
-    groups: dict[tuple[str, int], list[_Part]] = {}
-    for part in parts:
-        groups.setdefault((part.task.shard.key, part.task.shard.group), []).append(part)
-    before: list[_Part] = []
-    for group in groups.values():
-        _mark_duplicates([*before, *group], dedup)
-        _mark_above_limit(group)
-        before += group
-
-
-def _mark_duplicates(parts: list[_Part], dedup: Dedup) -> None:
-    """Among the documents that are kept so far."""
-    exact = repeated([(int((part.fate == TRAIN).sum()), part.hashes) for part in parts])
-    for part, again in zip(parts, exact, strict=True):
-        part.fate[numpy.flatnonzero(part.fate == TRAIN)[again]] = DUPLICATE
-    if dedup is Dedup.minhash:
-        near = [numpy.zeros(int((part.fate == TRAIN).sum()), numpy.bool_) for part in parts]
-        for band in range(BANDS):
-            found = repeated([(len(one), partial(part.band, band)) for one, part in zip(near, parts, strict=True)])
-            near = [one | more for one, more in zip(near, found, strict=True)]
-        for part, again in zip(parts, near, strict=True):
-            part.fate[numpy.flatnonzero(part.fate == TRAIN)[again]] = NEAR_DUPLICATE
-
-
 def _write_corpus(
-    key: str, parts: list[_Part], data: DataConfig, tokenizer: Tokenizer, folder: Path, dropped: Dropped
+    key: str, parts: list[Part], data: DataConfig, tokenizer: Tokenizer, folder: Path, dropped: Dropped
 ) -> dict[str, Any]:
     lone = sum(_kept(parts, TRAIN)) == 1 and all(_can_be_cut(part) for part in parts)
     lone = lone and not parts[0].task.corpus.conversations
@@ -176,23 +127,7 @@ def _write_corpus(
     }
 
 
-def _mark_above_limit(group: list[_Part]) -> None:
-    """A group keeps its first documents, up to its limit in bytes."""
-    limit, total = group[0].task.shard.limit_bytes, 0
-    if limit is None:
-        return
-    for part in group:
-        sizes = numpy.where(part.fate == TRAIN, part.documents()["bytes"], 0)
-        ends = total + numpy.cumsum(sizes)
-        above = (ends > limit) & (ends - sizes > 0) & (part.fate == TRAIN)
-        if above.any():  # nothing after it is kept either
-            above[numpy.argmax(above) :] = True
-        above |= total > limit
-        part.fate[above & (part.fate == TRAIN)] = ABOVE_LIMIT
-        total = int(ends[-1]) if len(ends) else total
-
-
-def _mark_validation(parts: list[_Part], data: DataConfig) -> None:
+def _mark_validation(parts: list[Part], data: DataConfig) -> None:
     selection = ValidationSelection(data.validation_bytes)
     for part in parts:
         for _, sha256, size in _held_out(part, data.validation_fraction):
@@ -203,7 +138,7 @@ def _mark_validation(parts: list[_Part], data: DataConfig) -> None:
             part.fate[row] = VALIDATION if sha256 in chosen else ABOVE_VALIDATION
 
 
-def _held_out(part: _Part, fraction: float) -> Iterator[tuple[int, bytes, int]]:
+def _held_out(part: Part, fraction: float) -> Iterator[tuple[int, bytes, int]]:
     """Row, SHA-256 and bytes of each document that is kept and belongs to the validation split."""
     documents = part.documents()
     first = documents["sha256"][:, 0].astype(numpy.uint64)
@@ -214,9 +149,7 @@ def _held_out(part: _Part, fraction: float) -> Iterator[tuple[int, bytes, int]]:
             yield row, sha256, int(documents["bytes"][row])
 
 
-def _count(
-    dropped: Dropped, reason: str, found: list[tuple[_Part, NDArray[numpy.bool_]]], tokenizer: Tokenizer
-) -> None:
+def _count(dropped: Dropped, reason: str, found: list[tuple[Part, NDArray[numpy.bool_]]], tokenizer: Tokenizer) -> None:
     """Count the documents that were left out here; the first few are the examples."""
     total = sum(int(rows.sum()) for _, rows in found)
     if total:
@@ -232,7 +165,7 @@ def _count(
         dropped.merge({reason: {"count": total, "examples": examples}})
 
 
-def _beginning(part: _Part, row: int, tokenizer: Tokenizer) -> str:
+def _beginning(part: Part, row: int, tokenizer: Tokenizer) -> str:
     """The first characters of a document, out of its tokens."""
     counts = part.documents()["tokens"][: row + 1].astype(numpy.int64)
     start, own = int(counts[:-1].sum()), int(counts[-1]) - 1
@@ -240,7 +173,7 @@ def _beginning(part: _Part, row: int, tokenizer: Tokenizer) -> str:
     return tokenizer.decode(ids_of(ids[: 4 * SHOWN_CHARACTERS]).tolist())
 
 
-def _refer_to_tokens(part: _Part, documents: NDArray[Any], train: TokenSpansWriter) -> None:
+def _refer_to_tokens(part: Part, documents: NDArray[Any], train: TokenSpansWriter) -> None:
     """Append the tokens of the documents to train on, neighbours together; before the corpus' first, an eos."""
     kept = part.fate == TRAIN
     if kept.any():
@@ -253,12 +186,12 @@ def _refer_to_tokens(part: _Part, documents: NDArray[Any], train: TokenSpansWrit
         train.write(part.task.folder, starts.astype(numpy.int64), stops.astype(numpy.int64))
 
 
-def _can_be_cut(part: _Part) -> bool:
+def _can_be_cut(part: Part) -> bool:
     return bool((part.documents()["tokens"][part.fate == TRAIN] > 2).all())  # two, and its eos
 
 
 def _split_lone(
-    part: _Part,
+    part: Part,
     documents: NDArray[Any],
     data: DataConfig,
     tokenizer: Tokenizer,
@@ -275,7 +208,7 @@ def _split_lone(
     return 0
 
 
-def _copy_validation(part: _Part, documents: NDArray[Any], validation: TokenFileWriter) -> None:
+def _copy_validation(part: Part, documents: NDArray[Any], validation: TokenFileWriter) -> None:
     rows = numpy.flatnonzero(part.fate == VALIDATION)
     if len(rows):
         source = TokenFile(part.task.folder / SHARD_TOKENS, part.task.dtype)
@@ -284,7 +217,7 @@ def _copy_validation(part: _Part, documents: NDArray[Any], validation: TokenFile
             validation.write(source.read(int(ends[row] - documents["tokens"][row]), int(ends[row])))
 
 
-def _copy_manifest(part: _Part, documents: NDArray[Any], manifest: TextIO, repositories: Counter[str]) -> None:
+def _copy_manifest(part: Part, documents: NDArray[Any], manifest: TextIO, repositories: Counter[str]) -> None:
     """Append what becomes part of the corpus, and count the bytes to train on of each repository that is named."""
     with (part.task.folder / "manifest.jsonl").open() as lines:
         for fate, size, line in zip(part.fate.tolist(), documents["bytes"].tolist(), lines, strict=True):
@@ -294,11 +227,11 @@ def _copy_manifest(part: _Part, documents: NDArray[Any], manifest: TextIO, repos
                 repositories[repository] += size
 
 
-def _kept(parts: list[_Part], *fates: int) -> Iterator[int]:
+def _kept(parts: list[Part], *fates: int) -> Iterator[int]:
     return (int(numpy.isin(part.fate, fates).sum()) for part in parts)
 
 
-def _refuse_empty(key: str, corpus: CorpusConfig, data: DataConfig, parts: list[_Part], dropped: Dropped) -> None:
+def _refuse_empty(key: str, corpus: CorpusConfig, data: DataConfig, parts: list[Part], dropped: Dropped) -> None:
     where = f"corpus {key} ({', '.join(corpus.paths) or corpus.name})"
     documents = sum(_kept(parts, TRAIN, VALIDATION, ABOVE_VALIDATION))
     if not documents:

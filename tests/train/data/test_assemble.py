@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 
-from conf.choices import Dedup
 from conf.errors import DataError
 from model.tokenizer import load_tokenizer
 from tests.train.data.conftest import text, write_jsonl
@@ -109,16 +108,6 @@ def test_the_text_to_train_on_is_counted_by_repository(settings, tmp_path, monke
     assert (counts["code"]["other_repositories"], counts["nl"]["repositories"]) == (1, {})
 
 
-def test_near_duplicates_are_dropped_where_asked_for(settings, tmp_path):
-    texts = [text(seed, 200) for seed in range(100)]
-    write_jsonl(tmp_path / "nl.jsonl", texts + [one.replace(" ", "  ", 3) + "and more\n" for one in texts])
-    assert "near duplicate" not in run(settings, tmp_path / "exact")[0]["nl"]["dropped"]
-    settings.data.dedup = Dedup.minhash
-    counts, manifest = run(settings, tmp_path / "near")
-    assert counts["nl"]["dropped"]["near duplicate"] == 100
-    assert all(int(row["path"].rpartition(":")[2]) <= 100 for row in manifest["nl"]), "the first is the one that stays"
-
-
 @pytest.mark.parametrize("shard_bytes", [3000, 1 << 26])
 def test_max_bytes_bounds_what_is_kept_and_what_is_read(settings, tmp_path, monkeypatch, shard_bytes):
     monkeypatch.setattr("train.data.files.SHARD_BYTES", shard_bytes)
@@ -129,18 +118,6 @@ def test_max_bytes_bounds_what_is_kept_and_what_is_read(settings, tmp_path, monk
     shards = list_shards("nl", settings.data.corpora["nl"])
     made = len(list((tmp_path / "out/s").iterdir())) - len(list_shards("code", settings.data.corpora["code"]))
     assert made == 1 if len(shards) == 1 else made < len(shards) / 3
-
-
-def test_a_text_above_one_corpus_limit_is_kept_by_another(settings, tmp_path):
-    texts = [text(seed) for seed in range(300)]
-    for name in ("nl", "code"):
-        write_jsonl(tmp_path / f"{name}.jsonl", texts)
-    settings.data.corpora["nl"].max_bytes, settings.data.validation_bytes = 20_000, 10**9
-    settings.data.dedup_across_corpora = True
-    counts, manifest = run(settings, tmp_path / "out")
-    kept = [{row["sha256"] for row in manifest[key]} for key in ("nl", "code")]
-    assert not kept[0] & kept[1] and len(kept[0] | kept[1]) == 300
-    assert counts["code"]["dropped"]["duplicate"] == len(kept[0])
 
 
 @pytest.mark.parametrize(
