@@ -123,8 +123,13 @@ class SlurmCluster:
         return 60 * int(hours) + int(minutes)
 
     def begins_now(self, job: str) -> bool:
-        """Have a requeued job begin at once, not after the time that Slurm adds; false until it waits."""
-        return self.state(job) == "PENDING" and not self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
+        """Have a requeued job begin soon, not after the time that Slurm adds; false until it waits.
+
+        In the second in which it was requeued, its node would refuse it: "Job credential revoked".
+        """
+        return self.state(job) == "PENDING" and not self.command(
+            "scontrol", "update", f"JobId={job}", "StartTime=now+2"
+        )
 
     def stop(self) -> None:
         self.command("scancel", "--signal=KILL", "--full", "--user=root")
