@@ -1,6 +1,6 @@
 """The summary of a run: what each stage took, what it reached, and where everything is."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,6 @@ def stage_figures(records: list[dict[str, Any]], corpus: str) -> dict[str, Any]:
     scores = [(row[key], row["step"]) for row in records if row.get(key) is not None]
     seconds = {part: float(last.get(f"seconds_{part}") or 0.0) for part in PARTS}
     total = max(row["seconds"] for row in records)
-    timed = sorted((row for row in records if "devices" in row), key=lambda row: float(row["seconds"]))
-    spans = [now - before for before, now in pairwise([0.0, *(row["seconds"] for row in timed)])]
     seconds["evaluation"] += max(total - last["seconds"], 0.0)  # at the end of the stage
     return {
         "steps": last["step"],
@@ -62,10 +60,18 @@ def stage_figures(records: list[dict[str, Any]], corpus: str) -> dict[str, Any]:
         "best": min(scores, default=None),
         "seconds": seconds,
         "total_seconds": total,
-        "device_hours": sum(span * row["devices"] for span, row in zip(spans, timed, strict=True)) / 3600,
+        "device_hours": device_seconds(records) / 3600,
         "energy_joules": last.get("energy_joules"),
         "tokens_per_second": last["tokens"] / seconds["training"] if seconds["training"] else None,
     }
+
+
+def device_seconds(records: Sequence[dict[str, Any]]) -> float:
+    """Time x devices of a stage from its records, oldest first; one that was resumed may have changed their number."""
+    ends = [0.0, *(float(row["seconds"]) for row in records)]
+    spans = zip(pairwise(ends), records, strict=True)
+    total: float = sum((end - begin) * row["devices"] for (begin, end), row in spans)
+    return total
 
 
 def _cells(figures: dict[str, Any]) -> list[str]:

@@ -34,16 +34,6 @@ REFUSED: list[tuple[str, str, str]] = [
     ("stage=[]", "no stage is selected; say for example stage=[nl,multi,mono]", "stage=[nl,multi,mono]"),
     ("stages.nl.corpus=pile", "corpus=pile is not among data.corpora (nl, multi, mono)", "stages.nl.corpus=multi"),
     (
-        "data.tokenizer.kind=codegen",
-        "data.tokenizer.kind=codegen needs data.tokenizer.path=",
-        "data.tokenizer.kind=sentencepiece",
-    ),
-    (
-        "data.tokenizer.path=/nowhere",
-        "data.tokenizer.path=/nowhere is no folder, and names on the hub",
-        "data.tokenizer.path=owner/name",
-    ),
-    (
         "stages.mono.init_from=/nowhere",
         "/nowhere is no run, stage, imported or Hugging Face folder",
         "stages.mono.init_from=owner/name",
@@ -152,14 +142,6 @@ REFUSED: list[tuple[str, str, str]] = [
     ),
     ("optimizer.epsilon=nan", "optimizer.epsilon=nan must be a finite number", "optimizer.epsilon=1e-8"),
     ("optimizer.epsilon=0", "optimizer.epsilon=0.0 must be positive", "optimizer.epsilon=1e-8"),
-    *(
-        (
-            f"data.validation_fraction={value}",
-            f"data.validation_fraction={value} must be between 0 and 1",
-            "data.validation_fraction=0.1",
-        )
-        for value in (0.0, 1.0)
-    ),
     ("model.layer_norm_epsilon=0", "model.layer_norm_epsilon=0.0 must be positive", "model.layer_norm_epsilon=1e-5"),
     ("cluster.nodes=2", "cluster.nodes=2 needs cluster=slurm or cluster=hostfile", "cluster=slurm cluster.nodes=2"),
     ("evaluation.sample_top_p=0", "evaluation.sample_top_p=0.0 must be above 0", "evaluation.sample_top_p=1"),

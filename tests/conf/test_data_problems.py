@@ -15,12 +15,24 @@ from conf.errors import ConfigError
             "data.redact=[emails,secrets]",
         ),
         ("data.decontaminate_words=1", "decontaminate_words=1 must be at least 2", "data.decontaminate_words=2"),
-        (
-            "data.validation_fraction=1",
-            "validation_fraction=1.0 must be between 0",
-            "data.validation_fraction=0.5",
+        *(
+            (
+                f"data.validation_fraction={value}",
+                f"data.validation_fraction={value} must be between 0 and 1",
+                "data.validation_fraction=0.1",
+            )
+            for value in (0.0, 1.0)
         ),
-        ("data.tokenizer.path=nowhere", "data.tokenizer.path=nowhere is no folder", "data.tokenizer.path=owner/name"),
+        (
+            "data.tokenizer.kind=codegen",
+            "data.tokenizer.kind=codegen needs data.tokenizer.path=",
+            "data.tokenizer.kind=sentencepiece",
+        ),
+        (
+            "data.tokenizer.path=/nowhere",
+            "data.tokenizer.path=/nowhere is no folder, and names on the hub",
+            "data.tokenizer.path=owner/name",
+        ),
         (
             "data.tokenizer.kind=gpt2",
             "kind=gpt2 needs data.tokenizer.path=",

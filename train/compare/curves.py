@@ -10,6 +10,7 @@ from statistics import median
 from conf.errors import ConfigError
 from model.flops import flops_per_token, parameters
 from train.compare.read import NoRecords, Record, StageRecords, read_folder
+from train.summary import device_seconds
 
 AXES = ("tokens", "seconds", "flops")
 
@@ -255,16 +256,10 @@ def _flops(stage: StageRecords, row: Record) -> float:
 
 
 def _device_hours(curve: Curve) -> float | None:
-    """Time x devices along the lineage; a resumed stage may have changed its number of devices."""
-    total = 0.0
-    for stage in curve.stages:
-        before = 0.0
-        for row in stage.records:
-            if "seconds" not in row or "devices" not in row:
-                return None
-            total += (row["seconds"] - before) * row["devices"]
-            before = row["seconds"]
-    return total / 3600
+    """Along the lineage; None where a record has no time or devices, as earlier versions wrote."""
+    if any("seconds" not in row or "devices" not in row for stage in curve.stages for row in stage.records):
+        return None
+    return sum(device_seconds(stage.records) for stage in curve.stages) / 3600
 
 
 def _aggregate(rows: list[Record], key: str, combine: Callable[[list[float]], float]) -> float | None:

@@ -67,10 +67,10 @@ def prompts_of(source: str) -> list[str]:
     try:
         content = Path(source).read_text()
         if source.endswith((".jsonl", ".json")):
-            lines = [content] if source.endswith(".json") else filter(str.strip, content.split("\n"))
-            rows = list(map(json.loads, lines))
             if source.endswith(".json"):
-                rows = _rows(rows[0])
+                rows = _rows(json.loads(content))
+            else:
+                rows = [json.loads(line) for line in content.split("\n") if line.strip()]
             prompts = [prompt for row in rows for prompt in _texts(row)]
         else:
             prompts = [content]
