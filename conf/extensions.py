@@ -28,13 +28,29 @@ from conf.schema import Settings, StageConfig
 EXTENSIONS = "extensions.json"  # below a stage's folder
 
 
+def read_data(folder: Path) -> dict[str, Any]:
+    """What a run read last. folder: the name of its prepared data; digests: corpus -> one of its documents."""
+    return {"folder": None, "digests": {}, **(read_json(folder / DATA) if (folder / DATA).is_file() else {})}
+
+
+def data_under_way(settings: Settings) -> tuple[str, str] | None:
+    """The stage under way and the name of the prepared data that it reads; None where no stage has saved a step and is
+    to go on with the same data."""
+    folder = run_folder(settings)
+    name = read_data(folder)["folder"]
+    begun = [stage for stage in settings.stages if stage_folder(folder, stage).is_dir()]
+    if name is None or not begun or is_finished(folder, begun[-1]) or settings.run.extend:
+        return None
+    return (begun[-1], name) if newest_checkpoint_step(folder, begun[-1]) else None
+
+
 def other_documents(settings: Settings, digests: Mapping[str, str]) -> dict[str, list[str]]:
     """Corpora of the stage under way whose documents are others than those it has read: key -> digest before and now.
 
-    digests: of the documents of each corpus, as `DATA` keeps them. Errors: `ConfigError` without run.extend=true.
+    digests: of the documents of each corpus, as `read_data` has them. Errors: `ConfigError` without run.extend=true.
     """
     folder = run_folder(settings)
-    before = read_json(folder / DATA) if (folder / DATA).is_file() else {}
+    before = read_data(folder)["digests"]
     begun = [name for name in settings.stages if stage_folder(folder, name).is_dir()]
     if not begun or not newest_checkpoint_step(folder, begun[-1]):
         return {}
@@ -49,8 +65,8 @@ def other_documents(settings: Settings, digests: Mapping[str, str]) -> dict[str,
     if found and not settings.run.extend:
         raise ConfigError(
             f"the documents of {', '.join(found)} are others than stage {begun[-1]} has read so far (files or commits "
-            "have changed), and it would read some twice and others never; bring those back, choose another run.name, "
-            "or read the new ones from their beginning with run.extend=true"
+            "have changed, and the data prepared before is gone), and it would read some twice and others never; bring "
+            "those back, choose another run.name, or read the new ones from their beginning with run.extend=true"
         )
     if found:
         refuse_other_data(begun[-1], settings)

@@ -100,7 +100,7 @@ def open_context(settings: Settings, watchdog: Watchdog | None = None) -> Iterat
 def _open_locked(settings: Settings, data: PreparedData, lock: ExitStack) -> Path:
     lock.enter_context(run_lock(run_folder(settings), owner(), settings.cluster.lock_seconds))
     digests = {key: files.digest for key, files in data.corpora.items() if files.digest}
-    return open_run(settings, data.directory / "tokenizer", digests)
+    return open_run(settings, data.directory, digests)
 
 
 def _context(

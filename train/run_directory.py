@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from conf.errors import ConfigError
-from conf.extensions import other_documents, record_extension
+from conf.extensions import other_documents, read_data, record_extension
 from conf.resume import check_run_folder
 from conf.run_folder import (
     DATA,
@@ -22,7 +22,6 @@ from conf.run_folder import (
     LOGS,
     TOKENIZER,
     atomic_folder,
-    read_json,
     run_folder,
     save_settings,
     write_atomic,
@@ -35,21 +34,21 @@ from model.tokenizer import load_tokenizer
 PACKAGES = ("torch", "deepspeed", "hydra-core", "omegaconf", "datasets", "sentencepiece", "wandb", "numpy", "apex")
 
 
-def open_run(settings: Settings, tokenizer: Path, digests: Mapping[str, str] | None = None) -> Path:
+def open_run(settings: Settings, data: Path, digests: Mapping[str, str] | None = None) -> Path:
     """Make the run's folder, or open the one that holds this run, and record the environment. Main process only.
 
-    tokenizer: folder that is copied into the run's, since the run outlives the prepared data.
+    data: the prepared data; its tokenizer is copied into the run's folder, since the run outlives the data.
     digests: of each corpus' documents to train on.
     Errors: `ConfigError` where the folder holds something else, or was trained on other documents.
     """
-    folder = run_folder(settings)
+    folder, tokenizer = run_folder(settings), data / TOKENIZER
     resumes = check_run_folder(settings)
     if resumes:
         _refuse_other_tokenizer(folder / TOKENIZER, tokenizer)
         record_extension(settings, other_documents(settings, digests or {}))
     save_settings(settings, folder)
-    kept = read_json(folder / DATA) if resumes and (folder / DATA).is_file() else {}
-    write_json(folder / DATA, {**kept, **(digests or {})})
+    kept = read_data(folder)["digests"] if resumes else {}
+    write_json(folder / DATA, {"folder": data.name, "digests": {**kept, **(digests or {})}})
     (folder / LOGS).mkdir(exist_ok=True)
     if not (resumes and (folder / TOKENIZER).is_dir()):
         with atomic_folder(folder / TOKENIZER) as partial:

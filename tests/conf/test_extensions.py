@@ -8,7 +8,14 @@ import pytest
 
 from conf.compose import compose_settings
 from conf.errors import ConfigError
-from conf.extensions import data_position, other_documents, read_extensions, record_extension, samples_done
+from conf.extensions import (
+    data_position,
+    data_under_way,
+    other_documents,
+    read_extensions,
+    record_extension,
+    samples_done,
+)
 from conf.run_folder import append_records, read_metrics, save_settings, write_json
 from tests.conf.conftest import asked, begin
 
@@ -32,7 +39,7 @@ def test_an_extension_is_recorded_and_reopens_the_stage(held: Path) -> None:
 def test_other_documents_are_refused_or_read_from_their_beginning(held: Path) -> None:
     """Files that have changed, or a repository with further commits: the settings are the same."""
     folder, read = held / "mine", {"nl": "a", "multi": "b", "mono": "c"}
-    write_json(folder / "data.json", read)
+    write_json(folder / "data.json", {"folder": "prepared", "digests": read})
     begin(held, "nl", step=100)
     other = {**read, "nl": "d"}
     assert other_documents(asked(held), read) == {}
@@ -48,6 +55,19 @@ def test_other_documents_are_refused_or_read_from_their_beginning(held: Path) ->
     assert data_position([entry], 100, extended.stages["nl"]) == 0
     shutil.rmtree(folder / "stages/nl/checkpoints")
     assert other_documents(asked(held), other) == {}, "it begins again"
+
+
+def test_the_data_under_way_is_that_of_a_stage_that_has_saved_and_goes_on(held: Path) -> None:
+    folder = held / "mine"
+    assert data_under_way(asked(held)) is None
+    write_json(folder / "data.json", {"folder": "prepared", "digests": {}})
+    assert data_under_way(asked(held)) is None, "no step is saved: it begins again"
+    begin(held, "nl", step=100)
+    assert data_under_way(asked(held)) == ("nl", "prepared")
+    assert data_under_way(asked(held, "run.extend=true")) is None
+    (folder / "stages/nl/weights").mkdir()
+    write_json(folder / "stages/nl/evaluation.json", {})
+    assert data_under_way(asked(held)) is None
 
 
 def test_an_annealed_wsd_stage_goes_back_to_where_it_was_stable(held: Path) -> None:

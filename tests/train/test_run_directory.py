@@ -26,24 +26,25 @@ def test_a_run_s_folder_holds_settings_environment_and_tokenizer(
     settings: Settings, tokenizer: Path, tmp_path: Path
 ) -> None:
     settings = replace(settings, run=replace(settings.run, root=str(tmp_path / "runs"), name="mine"))
-    folder = open_run(settings, tokenizer)
+    prepared = tokenizer.parent
+    folder = open_run(settings, prepared)
     assert folder == tmp_path / "runs/mine"
     assert load_settings(folder / "config.yaml") == settings
     assert (folder / "tokenizer/note").read_text() == "a b c"
     recorded = json.loads((folder / "environment.json").read_text())
     assert recorded["packages"]["torch"] and recorded["devices"] and recorded["command"]
-    assert not json.loads((folder / "data.json").read_text())
+    assert json.loads((folder / "data.json").read_text()) == {"folder": prepared.name, "digests": {}}
     (tokenizer / "note").write_text("other")  # prepared anew: a run that goes on keeps its own
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
-    assert (open_run(settings, tokenizer, {"nl": "a"}) / "tokenizer/note").read_text() == "a b c"
-    open_run(settings, tokenizer, {"mono": "b"})
-    assert json.loads((folder / "data.json").read_text()) == {"nl": "a", "mono": "b"}
+    assert (open_run(settings, prepared, {"nl": "a"}) / "tokenizer/note").read_text() == "a b c"
+    open_run(settings, prepared, {"mono": "b"})
+    assert json.loads((folder / "data.json").read_text())["digests"] == {"nl": "a", "mono": "b"}
     other = replace(settings, optimizer=replace(settings.optimizer, beta2=0.5))
     with pytest.raises(ConfigError, match="holds a different run: optimizer.beta2 was"):  # noqa: RUF043
-        open_run(other, tokenizer)
+        open_run(other, prepared)
     SentencePieceTokenizer.train(["other words entirely\n" * 50], 400).save(tokenizer)
     with pytest.raises(ConfigError, match="prepared with another tokenizer than the run's; go on with data"):
-        open_run(settings, tokenizer)
+        open_run(settings, prepared)
 
 
 def test_the_code_s_state_is_its_commit_and_changes(tmp_path: Path) -> None:

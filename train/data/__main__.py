@@ -50,9 +50,14 @@ def prepare_data(argv: list[str]) -> int:
         for line in statistics(data) if words[0] == "stats" else inspection(data):
             print(line)
         return 0
-    for line in outlook(settings, prepare(settings)):
-        print(line, file=sys.stderr if line.startswith("warning: ") else sys.stdout)
+    for line in outlook(settings, prepare(settings, say)):
+        say(line)
     return 0
+
+
+def say(line: str) -> None:
+    """Print a line, a warning to stderr."""
+    print(line, file=sys.stderr if line.startswith("warning: ") else sys.stdout)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from typing import Any
 
 from conf.choices import READ_BY_PATH, Source
 from conf.errors import DataError
@@ -42,16 +43,34 @@ def fingerprint(settings: Settings) -> str:
     """16 hexadecimal digits that depend on the sources, the data settings and the tokenizer, and on nothing else.
 
     Files count by path, size and time of change; repositories by path and commit; `data=local` by the installed
-    packages and their versions. Where the tokenizer is trained, the corpora it is trained on count too.
+    packages and their versions. Where the tokenizer is trained, the corpora it is trained on count too. The first 8
+    digits are those of `settings_fingerprint`.
 
     Errors: `DataError` for files that do not exist and for a stage without a corpus; `ConfigError` for a tokenizer
     that is not found.
     """
-    data = settings.data
-    selected = selected_corpora(settings)
-    corpora = corpora_with_source(data) if data.tokenizer.path is None else selected
-    states = {key: file_states(key, corpus) for key, corpus in corpora.items() if corpus.source is Source.files}
-    inputs: dict[str, object] = {
+    corpora = _corpora(settings)
+    files = {key: file_states(key, corpus) for key, corpus in corpora.items() if corpus.source is Source.files}
+    commits = {key: repository_states(key, corpus) for key, corpus in corpora.items() if corpus.source is Source.git}
+    local = any(corpus.source is Source.local for corpus in corpora.values())
+    sources = {
+        "files": {key: [[one.name, one.bytes, one.changed] for one in found] for key, found in files.items()},
+        "commits": {key: [[one.name, one.changed] for one in found] for key, found in commits.items()},
+        "borders": {
+            one.name: found for key, ones in commits.items() for one in ones if (found := borders_of(one.name, key))
+        },
+        "machine": installed_packages() if local else None,
+    }
+    return settings_fingerprint(settings) + _digits(sources)
+
+
+def settings_fingerprint(settings: Settings) -> str:
+    """8 hexadecimal digits that depend on the data settings, a given tokenizer and `FORMAT`, not on the sources' state.
+
+    Errors: `DataError` for a stage without a corpus; `ConfigError` for a tokenizer that is not found.
+    """
+    data, selected = settings.data, selected_corpora(settings)
+    inputs = {
         "format": FORMAT,
         "vocab_size": settings.model.vocab_size,
         "on_error": data.on_error.value,
@@ -63,16 +82,16 @@ def fingerprint(settings: Settings) -> str:
         "decontaminate": decontamination_inputs(data),
         "tokenizer": given_tokenizer(settings),
         "selected": list(selected),
-        "corpora": [[key, plain(corpus)] for key, corpus in corpora.items()],
-        "files": {key: [[one.name, one.bytes, one.changed] for one in found] for key, found in states.items()},
+        "corpora": [[key, plain(corpus)] for key, corpus in _corpora(settings).items()],
     }
-    commits = {key: repository_states(key, corpus) for key, corpus in corpora.items() if corpus.source is Source.git}
-    if commits:
-        inputs["commits"] = {key: [[one.name, one.changed] for one in found] for key, found in commits.items()}
-        borders = {
-            one.name: found for key, ones in commits.items() for one in ones if (found := borders_of(one.name, key))
-        }
-        inputs |= {"borders": borders} if borders else {}
-    if any(corpus.source is Source.local for corpus in corpora.values()):
-        inputs["machine"] = installed_packages()
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    return _digits(inputs)
+
+
+def _corpora(settings: Settings) -> dict[str, CorpusConfig]:
+    """The corpora that are read: those that a stage trains on, or all where the tokenizer is trained on them."""
+    selected = selected_corpora(settings)
+    return corpora_with_source(settings.data) if settings.data.tokenizer.path is None else selected
+
+
+def _digits(inputs: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]

@@ -17,6 +17,7 @@ from typing import Any
 
 from conf.choices import Packing
 from conf.errors import DataError
+from conf.extensions import data_under_way
 from conf.mixture import corpora_of
 from conf.schema import Settings, StageConfig, plain
 from model.tokenizer import Tokenizer, load_tokenizer
@@ -24,7 +25,7 @@ from model.tokenizer.chat import ChatTemplate
 from train.data.assemble import assemble
 from train.data.best_fit import BestFitDataset, plan_folder, write_plan
 from train.data.files import unread_files
-from train.data.fingerprint import fingerprint, selected_corpora
+from train.data.fingerprint import fingerprint, selected_corpora, settings_fingerprint
 from train.data.infill import training_tokens, write_infill
 from train.data.loss_mask import DTYPE
 from train.data.packed_dataset import CorpusSamples, PackedDataset, Samples
@@ -97,7 +98,7 @@ def find_prepared(settings: Settings) -> PreparedData | None:
 
     Errors: `DataError` as in `fingerprint`, and for a corpus smaller than one global batch.
     """
-    prepared = _open(Path(settings.data.cache) / fingerprint(settings))
+    prepared = _kept(settings) or _open(Path(settings.data.cache) / fingerprint(settings))
     if prepared is None or not _is_packed(settings, prepared):
         return None
     _refuse_small(settings, prepared)
@@ -107,12 +108,14 @@ def find_prepared(settings: Settings) -> PreparedData | None:
 def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedData:
     """Reuse the prepared data of `settings`, or prepare it, with one line to `log` for each corpus.
 
+    A stage under way keeps the data that it began with, whatever has become of the sources; a warning says so.
+
     Errors: `DataError` for a source that cannot be read, a corpus smaller than one global batch, and a cache folder
     that cannot be written.
     """
-    name = fingerprint(settings)
-    directory = Path(settings.data.cache) / name
-    prepared = _open(directory)
+    prepared = _kept(settings, log)
+    directory = Path(settings.data.cache) / fingerprint(settings) if prepared is None else prepared.directory
+    prepared = prepared or _open(directory)
     if prepared is not None and _refers_to_nothing(prepared):
         log(f"data: {directory} refers to shards that are gone; they are made again")
         shutil.rmtree(directory)
@@ -129,6 +132,30 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedD
     if prepared is None:
         raise DataError(f"{directory} vanished while it was prepared; try again")
     _pack(settings, prepared, log)
+    return prepared
+
+
+def _kept(settings: Settings, log: Callable[[str], None] | None = None) -> PreparedData | None:
+    """The data that the stage under way began with, where it is whole and of these settings.
+
+    log: is told where the sources have changed since.
+    """
+    stage, name = data_under_way(settings) or (None, "")
+    if stage is None or not name.startswith(settings_fingerprint(settings)):
+        return None
+    prepared = _open(Path(settings.data.cache) / name)
+    if prepared is None or _refers_to_nothing(prepared):
+        return None
+    if log is not None:
+        try:
+            changed = None if fingerprint(settings) == name else "files, commits or packages have changed"
+        except DataError as error:
+            changed = str(error)
+        if changed:
+            log(
+                f"warning: {changed}; stage {stage} goes on with the data that it began with "
+                "(with run.extend=true it reads the new data from its beginning)"
+            )
     return prepared
 
 

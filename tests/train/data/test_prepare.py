@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -13,6 +14,7 @@ import pytest
 import train.data.prepare as module
 from conf.choices import Packing
 from conf.errors import ConfigError, DataError
+from conf.run_folder import write_json
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.train.data.conftest import text, write_jsonl
 from train.data.prepare import find_prepared, prepare
@@ -149,6 +151,32 @@ def test_a_changed_file_makes_its_own_shard_again(settings, tmp_path, monkeypatc
     prepare(settings, lambda line: None)
     after = finished_shards(settings)
     assert len(after) == len(before) + 1 and before.items() <= after.items()
+
+
+def test_a_stage_under_way_keeps_the_data_that_it_began_with(settings, tmp_path):
+    """A file that changes neither stops a run that is tried again nor moves its place in the data."""
+    settings.run = replace(settings.run, root=str(tmp_path), name="mine")
+    began, logged = prepare(settings, lambda line: None), []
+    stage = tmp_path / "mine/stages/nl"
+    (stage / "checkpoints/step_00000010").mkdir(parents=True)
+    write_json(tmp_path / "mine/data.json", {"folder": began.directory.name, "digests": {}})
+    write_jsonl(tmp_path / "nl.jsonl", [text(seed) for seed in range(301)])
+    assert find_prepared(settings) == prepare(settings, logged.append) == began
+    warning = "warning: files, commits or packages have changed; stage nl goes on with the data that it began with"
+    assert logged[0].startswith(warning) and logged[1].startswith("data: reusing") and len(logged) == 2
+    (tmp_path / "nl.jsonl").unlink()
+    assert prepare(settings, logged.append) == began and "nl.jsonl" in logged[2]
+    write_jsonl(tmp_path / "nl.jsonl", [text(seed) for seed in range(302)])
+
+    others = replace(settings, run=replace(settings.run, extend=True))
+    assert find_prepared(others) is None, "the new documents are asked for"
+    others = replace(settings, data=replace(settings.data, validation_bytes=100))
+    assert find_prepared(others) is None, "of other settings"
+    (stage / "weights").mkdir(), (stage / "evaluation.json").touch()
+    assert find_prepared(settings) is None, "the next stage begins with what there is"
+    (stage / "evaluation.json").unlink()
+    shutil.rmtree(Path(settings.data.cache) / "shards")
+    assert find_prepared(settings) is None and prepare(settings, lambda line: None) != began
 
 
 def test_processes_make_what_one_makes(settings, tmp_path, monkeypatch):
