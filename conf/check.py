@@ -17,7 +17,7 @@ from conf.data_problems import data_problems
 from conf.errors import ConfigError
 from conf.lora import lora_problems
 from conf.mixture import mixture_problems
-from conf.schema import Settings, StageConfig
+from conf.schema import ModelConfig, Settings, StageConfig
 from conf.secrets import is_secret
 from conf.sources import holds_weights, is_run
 
@@ -48,7 +48,9 @@ def check(settings: Settings, world_size: int | None = None) -> None:
 
     world_size: number of processes; None: not known, and the checks that need it are left out.
     """
-    own = chain(_finite(asdict(settings)), _model(settings), _stages(settings), mixture_problems(settings))
+    own = chain(
+        _finite(asdict(settings)), model_problems(settings.model), _stages(settings), mixture_problems(settings)
+    )
     data = chain(data_problems(settings), lora_problems(settings), conversation_problems(settings))
     others = chain(_cluster(settings), _layout(settings, world_size), _numbers(settings))
     for problem in chain(own, data, others):
@@ -74,11 +76,12 @@ def _finite(values: dict[str, Any], above: str = "") -> Iterator[str]:
             yield f"{above}{name}={value} must be a finite number"
 
 
-def _model(settings: Settings) -> Iterator[str]:
-    model = settings.model
+def model_problems(model: ModelConfig) -> Iterator[str]:
+    """What is wrong with the sizes of a model."""
     for name in ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "context_length"):
         if getattr(model, name) < 1:
             yield f"model.{name}={getattr(model, name)} must be at least 1"
+            return
     if model.n_embd % model.n_head:
         yield f"model.n_head={model.n_head} does not divide model.n_embd={model.n_embd}; use {divisors(model.n_embd)}"
     if model.rotary_dim % 2 or model.rotary_dim > model.head_dim:
@@ -90,11 +93,6 @@ def _model(settings: Settings) -> Iterator[str]:
         yield f"model.dropout={model.dropout} must be at least 0 and below 1"
     if model.layer_norm_epsilon <= 0:
         yield f"model.layer_norm_epsilon={model.layer_norm_epsilon} must be positive"
-    if settings.evaluation.sample_tokens >= model.context_length:
-        yield (
-            f"evaluation.sample_tokens={settings.evaluation.sample_tokens} leaves no room for a prompt in "
-            f"model.context_length={model.context_length}; use fewer"
-        )
 
 
 def _stages(settings: Settings) -> Iterator[str]:
@@ -249,6 +247,11 @@ def _batches(settings: Settings, world_size: int) -> Iterator[str]:
 
 
 def _numbers(settings: Settings) -> Iterator[str]:
+    if settings.evaluation.sample_tokens >= settings.model.context_length:
+        yield (
+            f"evaluation.sample_tokens={settings.evaluation.sample_tokens} leaves no room for a prompt in "
+            f"model.context_length={settings.model.context_length}; use fewer"
+        )
     optimizer, run = settings.optimizer, settings.run
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(optimizer, name) < 1:

@@ -20,6 +20,8 @@ from conf.run_folder import (
     read_records,
     run_folder,
     stage_folder,
+    step_folders,
+    step_of,
     write_json,
     write_records,
 )
@@ -121,9 +123,8 @@ def _go_back_to_stable(folder: Path, name: str, before: StageConfig, now: StageC
     A wsd stage that has annealed goes back to where it began to, as its longer form would not have yet.
     """
     step, stable = newest_checkpoint_step(folder, name), before.steps - before.anneal_steps
-    paths = (stage_folder(folder, name) / CHECKPOINTS).glob("step_*")
     if before.schedule is now.schedule is Schedule.wsd and stable < step and now.steps > before.steps:
-        found = {int(path.name.removeprefix("step_")): path for path in paths if not path.suffix}
+        found = {step_of(path): path for path in step_folders(stage_folder(folder, name) / CHECKPOINTS)}
         if stable in found:
             for later in found.keys() - set(range(stable + 1)):
                 shutil.rmtree(found[later])

@@ -89,7 +89,7 @@ def _parents(settings: Settings) -> Iterator[str]:
 
 def _model_of(folder: Path) -> dict[str, Any]:
     """The model's sizes as a run's, an imported or a Hugging Face folder tells them; empty where none does."""
-    run = folder if (folder / CONFIG).is_file() else folder.absolute().parents[1]
+    run = folder if (folder / CONFIG).is_file() else folder.absolute().parent.parent
     if (run / CONFIG).is_file():
         return dict(OmegaConf.select(OmegaConf.load(run / CONFIG), "model") or {})
     for name in ("model.json", "config.json"):

@@ -17,10 +17,14 @@ from conf.run_folder import (
     CHECKPOINTS,
     CONFIG,
     METRICS,
+    STAGES,
+    WEIGHTS,
     is_finished,
     is_run_folder,
     run_folder,
     stage_folder,
+    step_folders,
+    step_of,
 )
 from conf.run_lock import is_of_lock
 from conf.schedule import without_derived
@@ -106,7 +110,8 @@ def check_run_folder(settings: Settings) -> bool:
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file; choose another folder with run.name=...")
         return False
-    if not (folder / METRICS).is_file():
+    trained = (*folder.glob(f"{STAGES}/*/{CHECKPOINTS}/*"), *folder.glob(f"{STAGES}/*/{WEIGHTS}"))
+    if not (folder / METRICS).is_file() and not trained:
         return False
     if settings.run.resume == "never":
         raise ConfigError(f"{folder} holds a run already; go on with run.resume=auto or choose another run.name")
@@ -202,8 +207,7 @@ def _stays_stable(folder: Path, name: str, saved: Settings, asked: Settings) -> 
 
 def newest_checkpoint_step(folder: Path, name: str) -> int:
     """The step of the newest checkpoint of a stage, 0 without one."""
-    paths = (stage_folder(folder, name) / CHECKPOINTS).glob("step_*")
-    return max((int(path.name.removeprefix("step_")) for path in paths if not path.suffix), default=0)
+    return max(map(step_of, step_folders(stage_folder(folder, name) / CHECKPOINTS)), default=0)
 
 
 def _refuse_too_short(folder: Path, begun: list[str], settings: Settings) -> None:

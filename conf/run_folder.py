@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +40,7 @@ PROFILE = "profile"  # traces of `profile=steps`, and their table
 EVALUATIONS = "evaluations"  # what `train.evaluate` found; of weights that are no stage's, in the working directory
 HEALTH = "health.jsonl"  # a line for each step not taken, spike, difference of replicas, and return to a checkpoint
 
+STEP = re.compile(r"step_(\d{8,})")  # the name of a checkpoint's folder
 TAIL_BYTES = 65536  # of a file's end that is read for its newest lines
 
 
@@ -114,20 +114,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder that becomes `path`, replacing a folder there, when the block ends without an error."""
-    partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.rmtree(path, ignore_errors=True)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def complete_lines(path: Path) -> list[str]:
     """The lines of a JSON-lines file, without a last line that was cut off; none where the file is missing."""
     if not path.is_file():
@@ -180,11 +166,29 @@ def newest_step(run: Path) -> dict[str, Any]:
     return {}
 
 
+def step_name(step: int) -> str:
+    """Name of the folder of the checkpoint after `step`."""
+    return f"step_{step:08d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint's folder."""
+    found = STEP.fullmatch(path.name)
+    if found is None:
+        raise ValueError(f"{path} is not the folder of a checkpoint")
+    return int(found[1])
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """What may be a checkpoint below `folder`, oldest first; a save that did not end is none."""
+    return sorted((path for path in folder.glob("step_*") if STEP.fullmatch(path.name) and path.is_dir()), key=step_of)
+
+
 def newest_checkpoint(run: Path) -> tuple[str, int] | None:
     """Stage and step of the checkpoint that was saved last: a folder gets such a name when it is complete."""
-    found = [path for path in run.glob(f"{STAGES}/*/{CHECKPOINTS}/step_*") if path.name[5:].isdigit()]
+    found = [path for folder in run.glob(f"{STAGES}/*/{CHECKPOINTS}") for path in step_folders(folder)]
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-    return None if newest is None else (newest.parts[-3], int(newest.name[5:]))
+    return None if newest is None else (newest.parts[-3], step_of(newest))
 
 
 def last_lines(path: Path) -> list[str]:

@@ -18,4 +18,4 @@ def holds_weights(source: str) -> bool:
 
 def is_run(folder: Path) -> bool:
     """Whether `folder` is a run's, or one of its stages'."""
-    return (folder / "config.yaml").is_file() or (folder.absolute().parents[1] / "config.yaml").is_file()
+    return (folder / "config.yaml").is_file() or (folder.absolute().parent.parent / "config.yaml").is_file()

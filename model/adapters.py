@@ -1,9 +1,9 @@
 """Adapters as a stage of a run leaves them: at first, beside the weights that they adapt, and merged into them."""
 
-import hashlib
 from dataclasses import replace
 
 import torch
+import xxhash
 from torch import Tensor
 
 from conf.schema import FinetuneConfig, ModelConfig
@@ -56,11 +56,12 @@ def merge(adapters: Adapters, base: Weights) -> ReadLayer:
 
 
 def fingerprint(weights: Weights) -> str:
-    """A hash of the first block, by which adapters know what they adapt: of weights that have adapters, of these."""
-    layer = (weights.adapters or weights).read(1)
-    digest = hashlib.sha256()
-    for name in sorted(layer):
-        digest.update(layer[name].contiguous().view(torch.uint8).numpy().tobytes())
+    """A hash of every layer, by which adapters know what they adapt; a stage of adapters is read as it is merged."""
+    digest = xxhash.xxh3_128()
+    for index in range(weights.model.n_layer + 2):
+        layer = weights.layer(index)
+        for name in sorted(layer):
+            digest.update(layer[name].contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

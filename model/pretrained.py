@@ -7,7 +7,7 @@ from conf.errors import ConfigError
 from conf.run_folder import LINEAGE, read_json
 from model.adapters import fingerprint, merge
 from model.hub import local_folder
-from model.huggingface.checkpoint import open_huggingface
+from model.huggingface.checkpoint import ADAPTERS, open_huggingface
 from model.tokenizer.gpt2 import FILES as TOKENIZER_FILES
 from model.weights import Weights, open_native
 
@@ -24,8 +24,10 @@ def open_weights(source: str | Path, mp_num: int | None = None, asked: str = "so
     naming every tensor that is missing, extra or of another shape.
     """
     folder = local_folder(source, HUB_FILES, asked)
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or (folder / ADAPTERS).is_file():
         return open_huggingface(str(source), folder, mp_num)
+    if mp_num is not None:
+        raise ConfigError(f"mp_num={mp_num} is for Hugging Face's form, which {source} is not; leave it out")
     weights = open_native(folder)
     if weights.adapters is None:
         return weights

@@ -16,6 +16,7 @@ from torch import Tensor
 from conf.errors import ConfigError
 
 Shape = tuple[int, ...]
+LFS = b"version https://git-lfs"
 ZIP = b"PK\x03\x04"  # how a .bin file begins; older ones (torch < 1.6) are pickles followed by the tensors' bytes
 
 
@@ -112,8 +113,17 @@ def _read_region(file: safe_open, region: Region) -> Tensor:
 def _load_bin(path: Path) -> dict[str, Tensor]:
     """The tensors of a .bin file: mapped, not read; those of the old format are read."""
     with path.open("rb") as file:
-        mapped = file.read(len(ZIP)) == ZIP
-    return dict(torch.load(path, map_location="cpu", mmap=mapped, weights_only=True))
+        start = file.read(len(LFS))
+    if start == LFS:
+        raise ValueError("it is a pointer of Git LFS, without the file: git lfs pull")
+    try:
+        found = torch.load(path, map_location="cpu", mmap=start.startswith(ZIP), weights_only=True)
+    except UnpicklingError:  # torch's own words advise to run what is in the file
+        raise ValueError("it holds other Python objects than tensors, which are not loaded") from None
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        keys = ", ".join(map(str, found)) if isinstance(found, dict) else type(found).__name__
+        raise ValueError(f"it is no dictionary of tensors by name but holds {keys[:80]}: save the model's alone")
+    return found
 
 
 @contextmanager

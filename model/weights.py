@@ -6,6 +6,7 @@ read. `model.pretrained.open_weights` opens this form and Hugging Face's alike.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -65,7 +66,7 @@ class Weights:
     @property
     def run(self) -> Path | None:
         """The run whose stage they are the result of; None for weights of another origin."""
-        return self.folder.parents[1] if self.folder.parent.name == "stages" else None
+        return self.folder.parent.parent if self.folder.parent.name == "stages" else None
 
     def layer(self, index: int, shards: Shards = NO_SHARDS, tp: TensorParallelGroup = ALONE) -> Layer:
         """Tensors of layer `index` (0 embedding, 1 to n_layer blocks, n_layer + 1 head) by our names.
@@ -135,16 +136,16 @@ def open_native(folder: Path) -> Weights:
     Errors: `ConfigError`, one line, where it is none of these, or naming every tensor that is missing, extra or of
     another shape.
     """
+    tokenizer = folder / "tokenizer"
     if (folder / "model.json").is_file():
         model, finetune, form = read_model(folder), FULL, "imported weights"
     else:
         folder, settings = _find_stage(folder)
+        tokenizer = folder.parent.parent / "tokenizer"  # the run's
         model, finetune, form = settings.model, settings.finetune, f"stage {folder.name} of a run"
     read = open_layers(folder / "weights", model, finetune)
     adapters = Adapters(_base_of(folder, settings), finetune, read) if is_lora(finetune) else None
-    tokenizers = [folder / "tokenizer", folder.parents[1] / "tokenizer"]
-    tokenizer = next((path for path in tokenizers if path.is_dir()), None)
-    return Weights(str(folder), folder, model, tokenizer, form, read, adapters)
+    return Weights(str(folder), folder, model, tokenizer if tokenizer.is_dir() else None, form, read, adapters)
 
 
 def open_layers(folder: Path, model: ModelConfig, finetune: FinetuneConfig = FULL) -> ReadLayer:
@@ -231,6 +232,8 @@ def _base_of(stage: Path, settings: Settings) -> str:
 
 def _find_stage(folder: Path) -> tuple[Path, Settings]:
     """A stage's folder and its run's settings; of a run's folder, the last stage that has weights."""
+    if folder.parent.name != "stages" and (here := Path(os.path.abspath(folder))).parent.name == "stages":
+        folder = here  # `nl`, written within stages/
     if (folder / "config.yaml").is_file():
         run = folder
         stages = [run / "stages" / name for name in load_settings(run / "config.yaml").stages]
@@ -238,8 +241,8 @@ def _find_stage(folder: Path) -> tuple[Path, Settings]:
         if not finished:
             raise ConfigError(f"{folder} has not finished any of its stages; there are no weights to take")
         folder = finished[-1]
-    elif folder.parent.name == "stages" and (folder.parents[1] / "config.yaml").is_file():
-        run = folder.parents[1]
+    elif folder.parent.name == "stages" and (folder.parent.parent / "config.yaml").is_file():
+        run = folder.parent.parent
         if not (folder / "weights").is_dir():
             raise ConfigError(f"{folder} has not finished: it holds no weights yet")
     else:

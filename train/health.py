@@ -24,12 +24,14 @@ from conf.run_folder import (
     read_records,
     repair_records,
     stage_folder,
+    step_name,
+    step_of,
     write_records,
 )
 from parallel.engine import Engine, StepResult
 from parallel.replicas import compare_replicas
 from train.best import forget_after
-from train.checkpoint.files import STATE, checkpoints, step_name, step_of
+from train.checkpoint.files import STATE, checkpoints
 from train.context import RunContext
 from train.data.batches import Gap, merged, underneath
 

@@ -15,13 +15,13 @@ import torch
 
 from conf.errors import ConfigError
 from conf.extensions import other_documents, read_data, record_extension
+from conf.partial_folder import partial_folder
 from conf.resume import check_run_folder
 from conf.run_folder import (
     DATA,
     ENVIRONMENT,
     LOGS,
     TOKENIZER,
-    atomic_folder,
     run_folder,
     save_settings,
     write_atomic,
@@ -51,7 +51,8 @@ def open_run(settings: Settings, data: Path, digests: Mapping[str, str] | None =
     write_json(folder / DATA, {"folder": data.name, "digests": {**kept, **(digests or {})}})
     (folder / LOGS).mkdir(exist_ok=True)
     if not (resumes and (folder / TOKENIZER).is_dir()):
-        with atomic_folder(folder / TOKENIZER) as partial:
+        shutil.rmtree(folder / TOKENIZER, ignore_errors=True)  # of a start that failed
+        with partial_folder(folder / TOKENIZER) as partial:
             shutil.copytree(tokenizer, partial, dirs_exist_ok=True)
     write_atomic(folder / ENVIRONMENT, redact(json.dumps(environment(), indent=2)) + "\n")
     return folder

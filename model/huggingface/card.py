@@ -1,5 +1,6 @@
 """The model card (README.md) of an export: where its weights came from, on how much of which data, and its scores."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
@@ -34,18 +35,21 @@ def model_card(
     """
     model = weights.model
     library, auto, holds = "transformers", "AutoModelForCausalLM", f"transformers' {CLASSES.get(form)}"
-    arguments, packages, imports = f'"{name}"', "torch transformers", ""
+    quoted = json.dumps(name)
+    arguments, packages, imports = quoted, "torch transformers", ""
     if weights.adapters is not None and form is ExportForm.peft:
         base = _short(weights.adapters.base)
         library, auto, holds = "peft", "AutoPeftModelForCausalLM", f"PEFT's adapters of {base}, without its weights"
         if base_beside:
             holds, auto = "PEFT's adapters, of the model in base/", "PeftModel"
-            arguments = f'AutoModelForCausalLM.from_pretrained("{name}/{BASE}"), "{name}"'
+            arguments = f"AutoModelForCausalLM.from_pretrained({json.dumps(f'{name}/{BASE}')}), {quoted}"
         packages, imports = f"{packages} peft", f"from peft import {auto}\n"
+    auto_tokenizer, tokenizer = ", AutoTokenizer", f"tokenizer = AutoTokenizer.from_pretrained({quoted})\n"
+    if weights.tokenizer_folder is None:
+        auto_tokenizer, tokenizer = "", ""
     loading = (
         f"From the folder that holds {name}/:\n\n```python\n# pip install {packages}\n"
-        f"{imports}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
+        f"{imports}from transformers import AutoModelForCausalLM{auto_tokenizer}\n\n{tokenizer}"
         f"model = {auto}.from_pretrained({arguments})\n```"
     )
     if mp_num != MP_NUM:

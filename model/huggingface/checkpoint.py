@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from conf.errors import ConfigError
 from conf.schema import ModelConfig
 from model.build import ALONE
 from model.huggingface import huggingface_shapes, layer_regions
@@ -12,6 +13,9 @@ from model.tensor_files import Region, TensorFiles, readable
 from model.weights import NO_SHARDS, Layer, Piece, Shards, Weights, pieces_of, refuse_differences
 from parallel.mesh import TensorParallelGroup
 
+ADAPTERS = "adapter_config.json"
+MERGE = "merge them with PEFT (merge_and_unload, save_pretrained), or take the weights alone from another folder"
+
 
 def open_huggingface(source: str, folder: Path, mp_num: int | None = None) -> Weights:
     """The weights in `folder`, which the user named `source`; `mp_num`: groups in qkv_proj, as `mp_num_of` takes it.
@@ -20,6 +24,8 @@ def open_huggingface(source: str, folder: Path, mp_num: int | None = None) -> We
     these are read; a .bin file in torch's old format is read whole for each layer (importing it makes it fast to read).
     Errors: `ConfigError` for another family, a wrong `mp_num`, or naming every tensor that does not fit.
     """
+    if (folder / ADAPTERS).is_file():
+        raise ConfigError(f"{source} holds adapters of PEFT ({ADAPTERS}); {MERGE}")
     config = read_config(folder)
     model = settings_of(config, source)
     mp_num = mp_num_of(config, source, model, mp_num)

@@ -1,6 +1,8 @@
 """Conversion to and from Hugging Face's form, layer by layer: bit-identical there and back, in one layer's memory."""
 
+import glob
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from conf.choices import ExportForm, Precision
 from conf.errors import ConfigError
-from conf.run_folder import atomic_folder
+from conf.partial_folder import partial_folder, remove_abandoned
 from model.dtypes import DTYPES
 from model.huggingface import to_huggingface
 from model.huggingface.card import model_card
@@ -41,7 +43,9 @@ def import_weights(weights: Weights, target: Path, vocab_size: int | None = None
     Returns what was written, opened again. Errors: `ConfigError` where a file of `weights` cannot be read, or `target`
     is not empty or cannot be written.
     """
-    rows = vocab_size or weights.model.vocab_size
+    rows = weights.model.vocab_size if vocab_size is None else vocab_size
+    if rows < 1:
+        raise ConfigError(f"vocab_size={vocab_size} must be at least 1")
     model = replace(weights.model, vocab_size=rows)
     with new_folder(target) as folder:
         tokenizer = _copy_tokenizer(weights, folder / "tokenizer")
@@ -134,10 +138,12 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     Errors: `ConfigError` where `target` exists and is not an empty folder, or the disk does not take it.
     """
+    target = Path(os.path.realpath(target))  # `.` has no name, and a link would stay one
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ConfigError(f"{target} exists already and is not an empty folder; choose another")
     try:
-        with atomic_folder(target) as partial:
+        remove_abandoned(target.parent, glob.escape(target.name))
+        with partial_folder(target) as partial:
             yield partial
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]

@@ -1,7 +1,7 @@
 """The files of a checkpoint in Hugging Face's form: config.json, and weights in one file or in shards with an index."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from conf.errors import ConfigError
@@ -14,19 +14,23 @@ BUFFERS = (".attn.causal_mask", ".attn.masked_bias", ".attn.bias")  # of old fil
 def find_tensors(folder: Path) -> TensorFiles:
     """The tensors of the checkpoint in `folder`, from the headers, without the buffers of old files.
 
-    Errors: `ConfigError` where there are none, a shard is missing, or a file cannot be read.
+    As in transformers, a file comes before an index, which may be left from weights that it replaced. Errors:
+    `ConfigError` where there are none, a shard is missing or outside of the folder, or a file cannot be read.
     """
     for name in NAMES:
+        if (folder / name).is_file():
+            return _tensors_in([folder / name])
         index = folder / f"{name}.index.json"
         if index.is_file():
             with readable(index):
                 shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+                outside = [shard for shard in shards if PurePath(shard).name != shard]
+            if outside:
+                raise ConfigError(f"{index} names files outside of its folder: {', '.join(outside)}")
             absent = [shard for shard in shards if not (folder / shard).is_file()]
             if absent:
                 raise ConfigError(f"{folder} is not whole: {index.name} names {', '.join(absent)}; fetch it again")
             return _tensors_in([folder / shard for shard in shards])
-        if (folder / name).is_file():
-            return _tensors_in([folder / name])
     raise ConfigError(f"{folder} holds a config.json and no weights: no {' and no '.join(NAMES)}")
 
 

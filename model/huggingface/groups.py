@@ -19,11 +19,15 @@ LAYERS = 4  # read at most, spread over the depth
 
 
 def explained(norms: Tensor, mp_num: int) -> float:
-    """Share of the variance of log `norms` `[layers, 3 * n_head]`, in the file's order, that q, k and v explain."""
+    """Share of the variance of log `norms` `[layers, 3 * n_head]`, in the file's order, that q, k and v explain.
+
+    Heads of zeros, which were pruned or added, tell nothing and do not count.
+    """
     logs = norms.log().view(len(norms), mp_num, 3, -1)  # [layers, mp_num, kind, heads of a group]
-    logs = logs - logs.mean(dim=(1, 2, 3), keepdim=True)
-    between, total = logs.mean(dim=(1, 3)).square().mean(-1), logs.square().mean(dim=(1, 2, 3))  # [layers]
-    return float((between / total.clamp_min(1e-12)).mean())
+    logs = torch.where(logs.isfinite(), logs, torch.nan)
+    logs = logs - logs.nanmean(dim=(1, 2, 3), keepdim=True)
+    between, total = logs.nanmean(dim=(1, 3)).square().nanmean(-1), logs.square().nanmean(dim=(1, 2, 3))  # [layers]
+    return float((between / total.clamp_min(1e-12)).nanmean().nan_to_num())
 
 
 def refuse_wrong_groups(source: str, weights: list[Tensor], model: ModelConfig, mp_num: int) -> None:
@@ -32,8 +36,8 @@ def refuse_wrong_groups(source: str, weights: list[Tensor], model: ModelConfig, 
     """
     if model.n_head < FEWEST_HEADS:
         return
-    rows = torch.stack([torch.linalg.vector_norm(one, dim=1, dtype=torch.float32) for one in weights])
-    norms = rows.view(len(weights), 3 * model.n_head, -1).square().mean(-1).sqrt().clamp_min(1e-12)
+    rows = torch.stack([torch.linalg.vector_norm(one.float(), dim=1) for one in weights])
+    norms = rows.view(len(weights), 3 * model.n_head, -1).square().mean(-1).sqrt()
     shares = {number: explained(norms, number) for number in {*NUMBERS, mp_num} if model.n_head % number == 0}
     best = max(shares, key=lambda number: shares[number])
     if shares[best] > CLEAR and shares[best] > CLEARER * shares[mp_num]:

@@ -1,9 +1,11 @@
 """Converts between Hugging Face's config.json and `ModelConfig`."""
 
 import re
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
+from conf.check import model_problems
 from conf.errors import ConfigError
 from conf.schema import ModelConfig
 
@@ -21,6 +23,7 @@ NAMES: tuple[tuple[str, str, float | None], ...] = (
     ("layer_norm_epsilon", "layer_norm_epsilon", 1e-5),
     ("resid_pdrop", "dropout", 0.0),
 )
+FRACTIONS = ("layer_norm_epsilon", "dropout")  # the others are whole numbers
 
 
 def settings_of(config: dict[str, Any], source: str) -> ModelConfig:
@@ -33,6 +36,13 @@ def settings_of(config: dict[str, Any], source: str) -> ModelConfig:
     absent = [name for name, _, default in NAMES if default is None and name not in config]
     if absent:
         raise ConfigError(f"{source}: config.json does not say {', '.join(absent)}")
+    values: dict[str, Any] = {ours: config.get(theirs, default) for theirs, ours, default in NAMES}
+    for ours, value in values.items():
+        if type(value) is not int and not (ours in FRACTIONS and type(value) is float):
+            raise ConfigError(f"{source}: config.json has {value!r} for {ours}, which is no such number")
+    model = ModelConfig(name=PurePath(str(config.get("_name_or_path") or source)).name, **values)
+    for problem in model_problems(model):
+        raise ConfigError(f"{source}: config.json describes no model: {problem}")
     if "quantization_config" in config:
         raise ConfigError(f"{source} is quantized, for transformers alone; take what it was made from")
     for key, known in (
@@ -42,8 +52,7 @@ def settings_of(config: dict[str, Any], source: str) -> ModelConfig:
     ):
         if config.get(key, known[0]) not in known:
             raise ConfigError(f"{source}: config.json has {key}={config[key]}, which is not CodeGen's {known[0]}")
-    values: dict[str, Any] = {ours: config.get(theirs, default) for theirs, ours, default in NAMES}
-    return ModelConfig(name=PurePath(config.get("_name_or_path") or source).name, **values)
+    return model
 
 
 def config_of(model: ModelConfig, dtype: str, eos: int | None) -> dict[str, Any]:
@@ -78,14 +87,22 @@ def mp_num_of(config: dict[str, Any], source: str, model: ModelConfig, asked: in
     divide the heads.
     """
     known, where = config.get("mp_num"), "config.json"
-    name = str(config.get("_name_or_path", ""))
-    if known is None and (EIGHT_GROUPS.search(name) or EIGHT_GROUPS.search(source)):
+    names = [part for path in (str(config.get("_name_or_path", "")), source) for part in _names(path)]
+    if known is None and any(map(EIGHT_GROUPS.search, names)):
         known, where = 8, "its name"
     mp_num = next(number for number in (asked, known, MP_NUM) if number is not None)
+    if type(mp_num) is not int:
+        raise ConfigError(f"{source}: config.json has mp_num={mp_num!r}, which is no number")
     if known is not None and mp_num != known:
         raise ConfigError(f"mp_num={mp_num} is not that of {source}: {where} says {known}; write mp_num={known}")
     check_mp_num(mp_num, model)
     return mp_num
+
+
+def _names(path: str) -> Iterator[str]:
+    """A folder's name, or a repository's; not those of the folders above, but for the hub's cache."""
+    yield PurePath(path).name
+    yield from (part for part in PurePath(path).parts if part.startswith("models--"))
 
 
 def check_mp_num(mp_num: int, model: ModelConfig) -> None:

@@ -11,6 +11,7 @@ from conf.resume import (
     Rule,
     check_run_folder,
     differences,
+    newest_checkpoint_step,
     rule_of,
 )
 from conf.run_folder import run_folder, save_settings
@@ -26,6 +27,17 @@ def test_a_new_folder_holds_no_run(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     assert check_run_folder(settings) is False
     assert not list((tmp_path / "mine").iterdir()), "a look leaves nothing"
+
+
+def test_checkpoints_without_records_are_a_run_s(held: Path) -> None:
+    (held / "mine/metrics.jsonl").unlink()
+    assert check_run_folder(asked(held)) is False
+    begin(held, "nl", step=8)
+    assert check_run_folder(asked(held)) is True
+    with pytest.raises(ConfigError, match=r"holds a different run: run\.seed was"):
+        check_run_folder(asked(held, "run.seed=7"))
+    (held / "mine/stages/nl/checkpoints/step_00000099_backup").mkdir()
+    assert newest_checkpoint_step(held / "mine", "nl") == 8
 
 
 def test_a_path_that_a_script_cannot_hold_is_refused_in_one_line() -> None:

@@ -24,3 +24,4 @@ def test_runs_stages_and_folders_of_weights_are_told_apart(tmp_path: Path) -> No
     (exported / "config.json").touch()
     assert all(holds_weights(str(path)) for path in (tmp_path / "run", stage, exported))
     assert is_run(tmp_path / "run") and is_run(stage) and not is_run(exported)
+    assert not is_run(Path("/nowhere")), "directly below the root"

@@ -68,6 +68,10 @@ def test_adapters_are_merged_into_the_weights_that_they_adapt(
     write_json(recorded, {"adapts": fingerprint(weights)})
     with pytest.raises(ConfigError, match=r"run/stages/mono adapts .*base.* whose weights have changed since; bring"):
         open_weights(tmp_path / "run")
+    write_json(recorded, {"adapts": fingerprint(open_weights(tmp_path / "base"))})
+    write_layer(tmp_path / "base/stages/nl/weights", 3, {name: value + 1 for name, value in whole[3].items()})
+    with pytest.raises(ConfigError, match="have changed since"):
+        open_weights(tmp_path / "run")
     (tmp_path / "base").rename(tmp_path / "moved")
     with pytest.raises(ConfigError, match=r"run/stages/mono adapts init_from=.*base does not exist"):
         open_weights(tmp_path / "run")

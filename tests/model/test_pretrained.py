@@ -160,3 +160,25 @@ def test_missing_shards_layers_and_settings_are_named(tmp_path: Path) -> None:
 def test_what_is_nowhere_is_one_line(source: str) -> None:
     with pytest.raises(ConfigError, match="does not exist, and names on the hub are written owner/name"):
         open_weights(source)
+
+
+def test_groups_are_of_hugging_face_s_form_only(tmp_path: Path, settings: Settings, tiny: ModelConfig) -> None:
+    write_run(tmp_path / "run", replace(settings, model=tiny), ["nl"])
+    with pytest.raises(ConfigError, match=r"mp_num=3 is for Hugging Face's form, which .*run is not"):
+        open_weights(tmp_path / "run", 3)
+
+
+def test_names_of_one_part_and_stages_from_within(
+    tmp_path: Path, settings: Settings, tiny: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "run", replace(settings, model=tiny), ["nl"])
+    (tmp_path / "run/tokenizer").mkdir()
+    monkeypatch.chdir(tmp_path / "run/stages")
+    nl = open_weights("nl")
+    assert nl.tokenizer_folder == tmp_path / "run/tokenizer" and nl.run == tmp_path / "run"
+    (tmp_path / "there/weights").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "there/weights")
+    save(random_model(), tmp_path / "source")
+    import_weights(open_weights(tmp_path / "source"), Path("ours"))
+    (tmp_path / "there/tokenizer").mkdir()
+    assert open_weights("ours").tokenizer_folder is None, "another's, two folders above"

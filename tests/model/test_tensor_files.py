@@ -73,3 +73,24 @@ def test_a_pickle_that_runs_something_is_refused(tmp_path: Path) -> None:
 def test_other_errors_are_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError), readable(Path("x")):
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"state_dict": TENSORS, "epoch": 3}, "holds state_dict, epoch: save the model's alone"),
+        ([1], "holds list"),
+        ({"a": Path("x")}, "holds other Python objects than tensors, which are not loaded"),
+    ],
+)
+def test_another_program_s_checkpoint_is_one_line(tmp_path: Path, content: object, said: str) -> None:
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=said) as caught:
+        shapes_in(tmp_path / "pytorch_model.bin")
+    assert "weights_only" not in str(caught.value), "torch's advice is to run what is in the file"
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    with pytest.raises(ConfigError, match="a pointer of Git LFS, without the file: git lfs pull"):
+        shapes_in(tmp_path / "pytorch_model.bin")

@@ -19,13 +19,13 @@ import pytest
 from safetensors.torch import load_file
 
 from conf.compose import compose_settings
-from conf.run_folder import newest_step, read_metrics
+from conf.run_folder import newest_step, read_metrics, step_of
 from launch.control import cancel
 from tests.canary import CANARIES, places
 from tests.train import test_loop
 from tests.train.evaluate.cases import ALLOWED
 from tests.worlds import Worlds
-from train.checkpoint.files import checkpoints, damage, step_of
+from train.checkpoint.files import checkpoints, damage
 from train.compare.curves import chain_stages
 from train.compare.read import read_folder
 from train.data.prepare import prepare

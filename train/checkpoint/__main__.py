@@ -1,6 +1,5 @@
 """`python -m train.checkpoint list|verify|prune RUN`: the checkpoints of a run, for people."""
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +7,8 @@ from pathlib import Path
 from conf.command_line import Command, run_command
 from conf.compose import load_settings
 from conf.errors import ConfigError
-from conf.run_folder import CHECKPOINTS, CONFIG, is_run_folder, stage_folder
-from train.checkpoint.files import Keep, damage, remove, score_of, shortfall, step_folders, step_of, to_remove
+from conf.run_folder import CHECKPOINTS, CONFIG, is_run_folder, stage_folder, step_folders, step_of
+from train.checkpoint.files import Keep, damage, delete, remove, score_of, shortfall, to_remove
 from train.schedule import last_stable_step
 
 COMMAND = Command(
@@ -77,7 +76,7 @@ def prune(run: Path) -> int:
         if damaged and len(damaged) == len(step_folders(folder)):
             raise ConfigError(f"every checkpoint in {folder} is damaged, none is removed ({damaged.popitem()[1]})")
         for path in sorted(folder.glob("*.partial")):
-            shutil.rmtree(path)
+            delete(path)
             print(f"removed {path}")
         for path, found in damaged.items():  # before the others are counted
             remove(path)

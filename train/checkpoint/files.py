@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterable
@@ -13,11 +12,10 @@ from typing import Any
 
 import xxhash
 
-from conf.run_folder import read_json
+from conf.run_folder import STEP, read_json, step_folders, step_of
 
 STATE = "state.json"
 OWN = "state_xxh3_64"  # of the content of state.json itself; checkpoints of earlier versions have none
-STEP = re.compile(r"step_(\d{8,})")
 Checksum = int | str  # a JSON value
 NO_CHECKSUMS = f"{STATE} does not have every checksum"
 CHUNK_BYTES = 1 << 24  # of a file, read at a time
@@ -32,24 +30,6 @@ class Keep:
     every: int | None = None
     best: bool = False
     step: int | None = None
-
-
-def step_name(step: int) -> str:
-    """Name of the folder of the checkpoint after `step`."""
-    return f"step_{step:08d}"
-
-
-def step_of(path: Path) -> int:
-    """The step of a checkpoint's folder."""
-    found = STEP.fullmatch(path.name)
-    if found is None:
-        raise ValueError(f"{path} is not the folder of a checkpoint")
-    return int(found[1])
-
-
-def step_folders(folder: Path) -> list[Path]:
-    """What may be a checkpoint below `folder`, oldest first; a save that did not end is none."""
-    return sorted((path for path in folder.glob("step_*") if STEP.fullmatch(path.name)), key=step_of)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -164,7 +144,15 @@ def score_of(path: Path) -> float | None:
 
 def remove(path: Path) -> None:
     """Remove a checkpoint's folder, which looks like none from the first moment on."""
-    shutil.rmtree(withdraw(path))
+    delete(withdraw(path))
+
+
+def delete(path: Path) -> None:
+    """Delete a folder; of a link to one, the link."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 def remove_all(folders: Iterable[Path]) -> None:

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from conf.errors import ConfigError
-from conf.run_folder import read_json
+from conf.run_folder import read_json, step_folders
 from conf.schema import FinetuneConfig, ModelConfig
 from model.build import FULL
 from model.weights import Weights, open_layers
 from parallel.engine import Engine
 from parallel.full_state import MOMENTS, WEIGHTS
 from parallel.mesh import ProcessMesh
-from train.checkpoint.files import NO_CHECKSUMS, STATE, checksum_of, checksums, shortfall, step_folders
+from train.checkpoint.files import NO_CHECKSUMS, STATE, checksum_of, checksums, shortfall
 
 
 def newest_checkpoint(folder: Path, mesh: ProcessMesh, log: Callable[[str], None]) -> Path | None:

@@ -22,13 +22,13 @@ import numpy as np
 from torch import Tensor
 
 from conf.errors import HealthError, NodeError, node_name
-from conf.run_folder import append_records
+from conf.run_folder import append_records, step_name
 from conf.save_time import SAVES
 from model.weights import layer_file
 from parallel.engine import Engine
 from parallel.full_state import MOMENTS, WEIGHTS
 from parallel.mesh import ProcessMesh
-from train.checkpoint.files import Keep, publish, remove_all, step_name, to_remove, withdraw, write_synced, xxh3_64
+from train.checkpoint.files import Keep, publish, remove_all, to_remove, withdraw, write_synced, xxh3_64
 
 POLL_SECONDS = 0.02  # at most, between two looks at whether all processes have written
 WRITERS = 4  # threads of one process

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy
 
 from conf.choices import IGNORE_INDEX
+from conf.partial_folder import partial_folder
 from train.data.infill import ends_document, labels_in_corpus, open_training_tokens
 from train.data.loss_mask import ids_of, labels_of
 from train.data.packed_dataset import Numbers, Pieces, Sample, positions_from
-from train.data.partial_folder import partial_folder
 from train.data.token_file import TokenFile, TokenFileWriter
 from train.data.token_spans import Tokens
 
@@ -40,7 +40,7 @@ def write_plan(
     if folder.is_dir():
         return
     with (
-        partial_folder(folder) as partial,
+        partial_folder(folder, shared=True) as partial,
         TokenFileWriter(partial / "pieces.bin", "<u8") as pieces,
         TokenFileWriter(partial / "samples.bin", "<u8") as samples,
     ):

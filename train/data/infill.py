@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 
 from conf.choices import INFILL_TOKENS, InfillUnit, Objective
 from conf.errors import DataError
+from conf.partial_folder import partial_folder
 from conf.schema import Settings
 from model.tokenizer import Tokenizer
 from model.tokenizer.codegen2 import END_OF_MASK, FIRST_MASK, INFILLING, SEPARATOR
-from train.data.partial_folder import partial_folder
 from train.data.token_file import TokenFile, TokenFileWriter
 from train.data.token_spans import Tokens, open_tokens
 
@@ -89,7 +89,7 @@ def write_infill(tokens: Path, dtype: str, settings: Settings, tokenizer: Tokeni
     marks = special[FIRST_MASK], special[SEPARATOR], special[END_OF_MASK]
     form = Form(tokenizer.eos, *marks, settings.data.infill_span, breaks)
     most = settings.model.context_length - INFILL_TOKENS
-    with partial_folder(folder) as partial, TokenFileWriter(partial / "parts.bin", "<u8") as parts:
+    with partial_folder(folder, shared=True) as partial, TokenFileWriter(partial / "parts.bin", "<u8") as parts:
         (partial / "infill.json").write_text(json.dumps(asdict(form)) + "\n")
         for rows in _plan(open_tokens(tokens, dtype), form.eos, settings, most):
             parts.write(rows.ravel())

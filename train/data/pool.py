@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conf.errors import DataError
-from train.data.partial_folder import remove_abandoned
+from conf.partial_folder import remove_abandoned
 from train.data.progress import Done
 from train.data.shard import ShardTask, read_record, write_shard
 

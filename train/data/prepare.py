@@ -19,6 +19,7 @@ from conf.choices import Packing
 from conf.errors import DataError
 from conf.extensions import data_under_way
 from conf.mixture import corpora_of
+from conf.partial_folder import partial_folder, remove_abandoned
 from conf.schema import Settings, StageConfig, plain
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.tokenizer.chat import ChatTemplate
@@ -29,7 +30,6 @@ from train.data.fingerprint import fingerprint, selected_corpora, settings_finge
 from train.data.infill import training_tokens, write_infill
 from train.data.loss_mask import DTYPE
 from train.data.packed_dataset import CorpusSamples, PackedDataset, Samples
-from train.data.partial_folder import partial_folder, remove_abandoned
 from train.data.pool import make_shards
 from train.data.progress import progress_bar
 from train.data.shard import ShardTask, list_shards, shard_name
@@ -221,7 +221,7 @@ def _write(settings: Settings, directory: Path, log: Callable[[str], None]) -> N
     log(f"data: {len(tasks):,} shards" + (f" of {size / 1e6:,.1f} MB" if size else "") + f", {finished:,} made before")
     with progress_bar("reading and tokenizing", log) as update:
         made = make_shards(tasks, data.workers, update)
-    with partial_folder(directory) as partial:
+    with partial_folder(directory, shared=True) as partial:
         counts = assemble(made, data, tokenizer, partial, unread_files(corpora))
         tokenizer.save(partial / "tokenizer")
         for key, of_corpus in counts.items():

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from conf.choices import Dedup, Source
 from conf.errors import DataError
+from conf.partial_folder import partial_folder
 from conf.schema import CorpusConfig, DataConfig, plain
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.tokenizer.chat import ChatTemplate
@@ -38,7 +39,6 @@ from train.data.git_history import git_shards, read_git
 from train.data.hub import hub_parts, read_hub
 from train.data.local import installed_packages, read_local
 from train.data.minhash import band_hashes
-from train.data.partial_folder import partial_folder
 from train.data.redact import around_a_mark, redact
 from train.data.storage import FileState, state_of
 from train.data.token_file import TokenFileWriter
@@ -191,7 +191,7 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
     record = read_record(task.folder)
     if record is not None:
         return record
-    with partial_folder(task.folder) as partial:
+    with partial_folder(task.folder, shared=True) as partial:
         record = _write(task, partial)
         (partial / "shard.json").write_text(json.dumps(record) + "\n")
     return record

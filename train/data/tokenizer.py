@@ -14,6 +14,7 @@ from typing import Any
 from conf.chat_templates import read_template
 from conf.choices import READ_BY_PATH, Objective
 from conf.errors import ConfigError
+from conf.partial_folder import partial_folder
 from conf.schema import CorpusConfig, DataConfig, Settings, plain
 from model.tokenizer import open_tokenizer, tokenizer_folder, train_tokenizer
 from model.tokenizer.codegen2 import INFILLING
@@ -21,7 +22,6 @@ from model.tokenizer.gpt2 import FILES
 from model.tokenizer.sentencepiece import MODEL_FILE
 from train.data.dropped import Dropped
 from train.data.filters import is_held_out
-from train.data.partial_folder import partial_folder
 from train.data.shard import Shard, kept_documents, list_shards, shard_name
 
 SAMPLED_FROM = 16  # bytes that are read for each byte of the sample, at most; whole shards
@@ -59,7 +59,7 @@ def prepare_tokenizer(settings: Settings) -> Path:
                 f"model.vocab_size={rows} has no room for the tokenizer's {tokenizer.vocab_size} ids, with its "
                 f"data.tokenizer.special_tokens; use at least {tokenizer.vocab_size}"
             )
-        with partial_folder(folder) as partial:
+        with partial_folder(folder, shared=True) as partial:
             tokenizer.save(partial)
     return folder
 

@@ -125,6 +125,7 @@ def test_weights_of_another_origin(tmp_path: Path) -> None:
     parameters = sum(value.numel() for value in random_model().parameters())
     assert f"with {parameters:,} parameters: 2 layers of width 64" in text and "GPTJForCausalLM" in text
     export_weights(open_weights(source), tmp_path / "eight", 8, Precision.auto)
+    assert "AutoTokenizer" not in text, "none came with it, and an empty one would be loaded without a word"
     eight = (tmp_path / "eight/README.md").read_text()
     assert "qkv_proj is cut into 8 groups" in eight and "from_pretrained" not in eight
     assert "Converted from downloaded (" in text and "## Scores" not in text and str(tmp_path) not in text

@@ -254,3 +254,29 @@ def test_groups_hold_query_value_key_in_the_order_of_heads(mp_num: int) -> None:
     ]
     assert [names[row] for row in rows] == wanted
     assert torch.equal(from_huggingface(1, released, model, mp_num)["in_proj.weight"], layer["in_proj.weight"])
+
+
+def test_of_two_exports_into_one_folder_the_slower_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "target cannot be written: Directory not empty"
+    with pytest.raises(ConfigError, match=said), new_folder(tmp_path / "target") as slower:
+        (slower / "a").write_text("slower")
+        monkeypatch.setattr("conf.partial_folder.os.getpid", lambda: 1)  # another process
+        with new_folder(tmp_path / "target") as first:
+            (first / "b").write_text("first")
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_the_folder_where_one_stands_is_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with new_folder(Path(".")) as folder:
+        (folder / "a").touch()
+    assert (tmp_path / "here/a").is_file()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "empty").mkdir()
+    with new_folder(tmp_path / "link") as folder:
+        (folder / "b").touch()
+    assert (tmp_path / "empty/b").is_file() and (tmp_path / "link").is_symlink()
+    with pytest.raises(ConfigError, match="vocab_size=0 must be at least 1"):
+        import_weights(open_weights(save(random_model(), tmp_path / "source")), tmp_path / "ours", 0)

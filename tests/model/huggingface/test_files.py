@@ -21,6 +21,17 @@ def test_shards_are_found_by_the_index(tmp_path: Path) -> None:
     found = find_tensors(tmp_path)
     assert found.shapes == {"a": (2,), "b": (3,)}, "buffers of old files are left out"
     assert found.files["b"].name == "two.safetensors"
+    save_file({"a": torch.ones(4)}, tmp_path / "model.safetensors")
+    assert find_tensors(tmp_path).shapes == {"a": (4,)}, "saved later in one file: the index is left over"
+
+
+@pytest.mark.parametrize("shard", ["../one.safetensors", "/etc/one.safetensors", "below/one.safetensors"])
+def test_an_index_names_files_of_its_folder_only(tmp_path: Path, shard: str) -> None:
+    (tmp_path / "here").mkdir()
+    save_file({"a": torch.ones(2)}, tmp_path / "one.safetensors")
+    (tmp_path / "here/model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(ConfigError, match=r"index\.json names files outside of its folder: .*one\.safetensors"):
+        find_tensors(tmp_path / "here")
 
 
 def test_one_file_is_enough_and_none_is_one_line(tmp_path: Path) -> None:

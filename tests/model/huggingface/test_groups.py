@@ -8,7 +8,7 @@ import torch
 from conf.choices import Precision
 from conf.errors import ConfigError
 from model.huggingface.convert import export_weights
-from model.huggingface.groups import explained
+from model.huggingface.groups import explained, refuse_wrong_groups
 from model.pretrained import open_weights
 from tests.model.huggingface.random_models import random_model, save
 
@@ -59,3 +59,21 @@ def test_the_share_is_one_where_kinds_differ_alone_and_small_by_chance() -> None
     assert explained(kinds, 8) < 0.5
     chance = torch.rand(3, 24, generator=torch.Generator().manual_seed(0)) + 1
     assert all(explained(chance, number) < 0.4 for number in (1, 2, 4, 8))
+
+
+def test_heads_of_zeros_tell_nothing(tmp_path: Path, trained: Path) -> None:
+    """Pruned heads, or ones that were added: their norms are far from any other's."""
+    weights, whole = open_weights(trained), refuse_wrong_groups
+    read = [weights.layer(index)["in_proj.weight"][: 3 * 64].clone() for index in (1, 2)]
+    model, d, empty = weights.model, weights.model.n_embd, slice(-2 * weights.model.head_dim, None)
+    released = []
+    for one in read:
+        q, k, v = (part.clone() for part in one[: 3 * d].split(d))
+        for part in (q, k, v):
+            part[empty] = 0
+        parts = torch.stack([part.view(4, -1, d) for part in (q, v, k)], dim=1)
+        released.append(parts.reshape(3 * d, d))
+    whole("a", released, model, 4)
+    with pytest.raises(ConfigError, match="write mp_num=4"):
+        whole("a", released, model, 8)
+    whole("a", [torch.zeros_like(one) for one in released], model, 8)

@@ -9,7 +9,7 @@ from conf.errors import ConfigError
 from conf.schema import ModelConfig
 from model.huggingface.settings import config_of, mp_num_of, settings_of
 
-SMALL = {"model_type": "codegen", "n_layer": 2, "n_embd": 64, "n_head": 8, "vocab_size": 100}
+SMALL = {"model_type": "codegen", "n_layer": 2, "n_embd": 64, "n_head": 8, "vocab_size": 100, "rotary_dim": 8}
 
 
 @pytest.mark.parametrize("name", ["350m", "2b", "6b", "16b"])
@@ -60,3 +60,31 @@ def test_groups_are_what_was_asked_unless_the_checkpoint_knows_better(
         return
     with pytest.raises(ConfigError, match=found):
         mp_num_of(config, source, model, asked)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"n_layer": 2.0}, "has 2.0 for n_layer"),
+        ({"n_embd": None}, "has None for n_embd"),
+        ({"rotary_dim": "4"}, "has '4' for rotary_dim"),
+        ({"layer_norm_epsilon": None}, "has None for layer_norm_epsilon"),
+        ({"n_head": 0}, "n_head=0 must be at least 1"),
+        ({"n_head": 3}, "n_head=3 does not divide"),
+        ({"rotary_dim": 16}, "rotary_dim=16 must be even and at most head_dim=8"),
+        ({}, "rotary_dim=64 must be even and at most head_dim=8"),
+    ],
+)
+def test_what_no_model_has_is_one_line(change: dict[str, Any], said: str) -> None:
+    config = {key: value for key, value in SMALL.items() if change or key != "rotary_dim"}
+    with pytest.raises(ConfigError, match=f"a: config.json .*{said}"):
+        settings_of({**config, **change}, "a")
+
+
+def test_the_name_of_a_folder_above_says_nothing() -> None:
+    model = settings_of(SMALL, "a")
+    assert mp_num_of({}, "codegen2-1B-against-350M/codegen-350M", model, None) == 4
+    assert mp_num_of({"_name_or_path": 5}, "a", model, None) == 4
+    assert mp_num_of({}, "/cache/models--Salesforce--codegen2-1B/snapshots/0123", model, None) == 8
+    with pytest.raises(ConfigError, match="mp_num='4', which is no number"):
+        mp_num_of({"mp_num": "4"}, "a", model, None)

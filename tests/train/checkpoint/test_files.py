@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conf.run_folder import write_json
+from conf.run_folder import step_of, write_json
 from train.checkpoint import files
 from train.checkpoint.files import (
     Keep,
@@ -15,7 +15,6 @@ from train.checkpoint.files import (
     is_complete,
     publish,
     shortfall,
-    step_of,
     to_remove,
     write_synced,
     xxh3_64,
@@ -93,3 +92,10 @@ def test_a_checksum_is_xxhsum_s_and_does_not_depend_on_the_pieces(tmp_path: Path
     assert checksum_of(tmp_path / "empty", "xxh3_64") == "2d06800538d394c2"  # published for no bytes and seed 0
     assert xxh3_64([b"che", b"ck", memoryview(b"point")]) == xxh3_64([b"checkpoint"]) != xxh3_64([b"checkpoinT"])
     assert checksum_of(tmp_path / "none", "xxh3_64") is None
+
+
+def test_of_a_checkpoint_that_was_moved_away_the_link_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "step_00000004").symlink_to(tmp_path / "elsewhere")
+    files.remove(tmp_path / "step_00000004")
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
