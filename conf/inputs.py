@@ -96,7 +96,7 @@ def _model_of(folder: Path) -> dict[str, Any]:
         if (folder / name).is_file():
             try:
                 values = json.loads((folder / name).read_text(encoding="utf-8"))
-            except ValueError:
+                return dict(values.get("model", values))
+            except (AttributeError, TypeError, ValueError):  # whoever opens it says what is wrong
                 return {}
-            return dict(values.get("model", values))
     return {}

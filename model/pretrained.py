@@ -8,10 +8,18 @@ from conf.run_folder import LINEAGE, read_json
 from model.adapters import fingerprint, merge
 from model.hub import local_folder
 from model.huggingface.checkpoint import ADAPTERS, open_huggingface
-from model.tokenizer.gpt2 import FILES as TOKENIZER_FILES
+from model.tokenizer import FILES as TOKENIZER_FILES
 from model.weights import Weights, open_native
 
-HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", *TOKENIZER_FILES]
+HUB_FILES = [
+    "config.json",
+    ADAPTERS,
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.bin",
+    "*.bin.index.json",
+    *TOKENIZER_FILES,
+]
 
 
 def open_weights(source: str | Path, mp_num: int | None = None, asked: str = "source") -> Weights:

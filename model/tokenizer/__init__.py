@@ -10,10 +10,12 @@ from typing import Protocol, Self
 
 from conf.errors import ConfigError
 from model.hub import local_folder
-from model.tokenizer.gpt2 import FILES, GPT2Tokenizer
+from model.tokenizer import gpt2_files
+from model.tokenizer.gpt2 import GPT2Tokenizer
 from model.tokenizer.sentencepiece import MODEL_FILE, SentencePieceTokenizer
 from model.tokenizer.special import AllowedSpecial
 
+FILES = (MODEL_FILE, *gpt2_files.FILES)  # that a tokenizer of any kind may have
 KINDS = ("codegen", "codegen2", "gpt2", "sentencepiece")
 
 
@@ -79,8 +81,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         if (folder / MODEL_FILE).is_file():
             return SentencePieceTokenizer.load(folder)
         return GPT2Tokenizer.load(folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{folder} holds no tokenizer ({error})") from None
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder} holds no tokenizer (its JSON files are not as a tokenizer's: {type(error).__name__} {error})"
+        ) from None
 
 
 def open_tokenizer(kind: str, source: str, vocab_size: int) -> Tokenizer:
@@ -114,7 +120,7 @@ def open_tokenizer(kind: str, source: str, vocab_size: int) -> Tokenizer:
 
 def tokenizer_folder(source: str) -> Path:
     """The folder of tokenizer files that `source` stands for: itself, its tokenizer/, or the hub's copy."""
-    folder = local_folder(source, [MODEL_FILE, *FILES], "data.tokenizer.path")
+    folder = local_folder(source, list(FILES), "data.tokenizer.path")
     return folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
 
 

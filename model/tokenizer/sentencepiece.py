@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import sentencepiece
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined] # made when it is imported
 from tokenizers import AddedToken, decoders, models
 from tokenizers import Tokenizer as BackendTokenizer
 
@@ -66,11 +67,16 @@ class SentencePieceTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote."""
+        """Read what `save` wrote, also where transformers has written its part again.
+
+        Errors: `OSError` for files that are missing, `ValueError` for a model of others, `RuntimeError` for a damaged
+        one, and `KeyError` or `TypeError` for JSON of another shape.
+        """
         content, template = (folder / MODEL_FILE).read_bytes(), folder / TEMPLATE_FILE
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         first = cls(content).vocab_size
-        added = [one["content"] for token, one in config["added_tokens_decoder"].items() if int(token) >= first]
+        _refuse_foreign(content)
+        tokens = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+        added = [one["content"] for one in tokens if one["id"] >= first]
         return cls(content, added, template.read_text(encoding="utf-8") if template.is_file() else None)
 
     def with_special(self, tokens: Sequence[str], chat_template: str | None = None) -> Self:
@@ -86,7 +92,8 @@ class SentencePieceTokenizer:
         """Write the model, in sentencepiece's own format, and the same tokenizer in the form transformers reads."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MODEL_FILE).write_bytes(self._model)
-        self.for_transformers().save(str(folder / "tokenizer.json"))
+        # the library's own `save` raises no OSError where the disk is full
+        (folder / "tokenizer.json").write_text(self.for_transformers().to_str(pretty=True), encoding="utf-8")
         config = {
             "added_tokens_decoder": {
                 str(token): {"content": text, "special": True} for text, token in self.special_tokens.items()
@@ -100,7 +107,7 @@ class SentencePieceTokenizer:
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
         if self.chat_template is not None:
-            (folder / TEMPLATE_FILE).write_text(self.chat_template)
+            (folder / TEMPLATE_FILE).write_text(self.chat_template, encoding="utf-8")
 
     def for_transformers(self) -> BackendTokenizer:
         """The same pieces and merges for the `tokenizers` library, with the same ids for every text.
@@ -174,6 +181,29 @@ class SentencePieceTokenizer:
         if self._processor.is_control(token) or self._processor.is_unknown(token):
             return b""
         return bytes(piece.replace(SPACE, " ").encode())
+
+
+def _refuse_foreign(model: bytes) -> None:
+    """Errors: `ValueError` for a model whose options are not those of `_train_model`, as far as they make the ids."""
+    spec = ModelProto.FromString(model)
+    trainer, normalizer = spec.trainer_spec, spec.normalizer_spec
+    options = {
+        "model_type": (trainer.ModelType.Name(trainer.model_type), "BPE"),
+        "byte_fallback": (trainer.byte_fallback, True),
+        "unk_id": (trainer.unk_id, UNKNOWN),
+        "eos_id": (trainer.eos_id, EOS),
+        "user_defined_symbols": (list(trainer.user_defined_symbols), TABS),
+        "normalization_rule_name": (normalizer.name, "identity"),
+        "add_dummy_prefix": (normalizer.add_dummy_prefix, False),
+        "remove_extra_whitespaces": (normalizer.remove_extra_whitespaces, False),
+        "escape_whitespaces": (normalizer.escape_whitespaces, True),
+    }
+    for name, (found, needed) in options.items():
+        if found != needed:
+            raise ValueError(
+                f"{MODEL_FILE} was trained with {name}={found}, and {name}={needed} is needed: others lose text, or "
+                "end documents with another token; data.tokenizer.path=null trains one"
+            )
 
 
 def _frequent_characters(texts: list[str], most: int) -> set[str]:

@@ -11,7 +11,6 @@ from itertools import pairwise
 
 import tiktoken
 from tokenizers import Tokenizer as BackendTokenizer
-from tokenizers import pre_tokenizers
 
 # How GPT-2 cuts a text into words before it merges: OpenAI's pattern, with possessive repeats, which do not backtrack.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++"
@@ -35,19 +34,8 @@ def tiktoken_encode(
     model = json.loads(backend.to_str())["model"]
     merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
     ids = [model["vocab"].get("".join(pair)) for pair in merges]
-    words = backend.pre_tokenizer
-    if (
-        not isinstance(words, pre_tokenizers.ByteLevel)
-        or words.add_prefix_space
-        or not words.use_regex
-        or any(
-            model.get(key) for key in ("dropout", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
-        )
-        or None in ids
-        or any(first >= second for first, second in pairwise(ids))
-        or sum(len(one) == 1 for one in token_bytes.values()) != 256
-        or len(token_bytes) != 256 + len(ids)
-    ):
+    ascending = None not in ids and all(first < second for first, second in pairwise(ids))
+    if not ascending or len(token_bytes) != 256 + len(ids):
         return None
     ranks = {text: token for token, text in token_bytes.items()}
     ranks |= {

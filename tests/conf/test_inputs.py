@@ -61,6 +61,9 @@ def test_a_parent_that_does_not_fit_is_named(tmp_path: Path) -> None:
     assert refusal(f"stages.mono.init_from={tmp_path}/hf").endswith("model.vocab_size is 4096 there and 2048 here")
     (tmp_path / "hf/config.json").write_text(json.dumps({"vocab_size": 512}))
     check_inputs(compose_settings(["stage=mono", f"stages.mono.init_from={tmp_path}/hf"]))  # it grows
+    for damaged in ("[]", '{"model": [1]}', "{"):  # whoever opens it says what is wrong
+        (tmp_path / "hf/config.json").write_text(damaged)
+        check_inputs(compose_settings(["stage=mono", f"stages.mono.init_from={tmp_path}/hf"]))
     save_settings(compose_settings(["model.n_head=8"]), tmp_path / "run")
     words = [f"stages.mono.init_from={tmp_path}/run"]
     assert "is a run of which no stage is finished" in refusal(*words)

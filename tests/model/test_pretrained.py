@@ -1,10 +1,12 @@
 """Weights of every origin are opened by one name; what does not fit is named at once."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
@@ -12,8 +14,12 @@ from conf.errors import ConfigError
 from conf.schema import ModelConfig, Settings, plain
 from model.huggingface.convert import import_weights
 from model.pretrained import open_weights
+from model.tokenizer import load_tokenizer
+from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from model.weights import Layer, write_layer
+from tests.gpt2 import small_gpt2
 from tests.model.huggingface.random_models import random_model, save
+from tests.model.tokenizer.test_sentencepiece import TEXTS
 from tests.twin import initial_weights
 
 
@@ -154,6 +160,28 @@ def test_missing_shards_layers_and_settings_are_named(tmp_path: Path) -> None:
     (source / "config.json").write_text('{"model_type": "codegen", "n_embd": 64}')
     with pytest.raises(ConfigError, match="does not say n_layer, n_head, vocab_size"):
         open_weights(source)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "sentencepiece"])
+def test_an_export_is_fetched_from_the_hub_with_its_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    source, copy = save(random_model(), tmp_path / "source"), tmp_path / "copy"
+    if kind == "gpt2":
+        load_tokenizer(small_gpt2(tmp_path / "gpt2", TEXTS)).save(source)
+    else:
+        SentencePieceTokenizer.train(TEXTS, 400).save(source)
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        copy.mkdir()
+        for file in filter_repo_objects([path.name for path in source.iterdir()], allow_patterns=allow_patterns):
+            shutil.copy(source / file, copy)
+        return str(copy)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    made = import_weights(open_weights("owner/name"), tmp_path / "ours")
+    assert made.tokenizer_folder is not None
+    assert load_tokenizer(made.tokenizer_folder).encode(TEXTS[0]) == load_tokenizer(source).encode(TEXTS[0])
 
 
 @pytest.mark.parametrize("source", ["/nowhere/at/all", "one_word", "a/b/c"])

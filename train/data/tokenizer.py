@@ -16,14 +16,13 @@ from conf.choices import READ_BY_PATH, Objective
 from conf.errors import ConfigError
 from conf.partial_folder import partial_folder
 from conf.schema import CorpusConfig, DataConfig, Settings, plain
-from model.tokenizer import open_tokenizer, tokenizer_folder, train_tokenizer
+from model.tokenizer import FILES, open_tokenizer, tokenizer_folder, train_tokenizer
 from model.tokenizer.codegen2 import INFILLING
-from model.tokenizer.gpt2 import FILES
-from model.tokenizer.sentencepiece import MODEL_FILE
 from train.data.dropped import Dropped
 from train.data.filters import is_held_out
 from train.data.shard import Shard, kept_documents, list_shards, shard_name
 
+READING = 2  # increase when the files of a finished tokenizer are read otherwise, and may give other ids
 SAMPLED_FROM = 16  # bytes that are read for each byte of the sample, at most; whole shards
 
 
@@ -71,7 +70,8 @@ def given_tokenizer(settings: Settings) -> dict[str, Any]:
     if config.path is None:
         return {**plain(config), **added, "special": _special(settings), "sentencepiece": version("sentencepiece")}
     files = _files(tokenizer_folder(config.path))
-    return {"kind": config.kind, **added, "tokenizers": version("tokenizers"), "files": files}
+    reading = [READING, version("tokenizers")]
+    return {"kind": config.kind, **added, "reading": reading, "files": files}
 
 
 def _special(settings: Settings) -> list[str]:
@@ -95,7 +95,7 @@ def has_source(corpus: CorpusConfig) -> bool:
 
 
 def _files(folder: Path) -> dict[str, str]:
-    paths = {name: folder / name for name in (*FILES, MODEL_FILE)}
+    paths = {name: folder / name for name in FILES}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items() if path.is_file()}
 
 

@@ -22,7 +22,8 @@ from model.huggingface.settings import settings_of
 from model.pretrained import open_weights
 from model.tokenizer import load_tokenizer
 from model.tokenizer.codegen2 import CODEGEN2
-from model.tokenizer.gpt2 import EOS, WHITESPACE, byte_of_character
+from model.tokenizer.gpt2 import WHITESPACE
+from model.tokenizer.gpt2_files import EOS, byte_of_character
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from model.weights import Weights
 from tests.model.huggingface.random_models import random_model, save

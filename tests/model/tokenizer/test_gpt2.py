@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, CodeGenTokenizer
 from transformers import GPT2Tokenizer as TheirGPT2
 
 from conf.errors import ConfigError
 from model.tokenizer import load_tokenizer, open_tokenizer, tokenizer_folder
 from model.tokenizer.codegen2 import CODEGEN2
-from model.tokenizer.gpt2 import EOS, WHITESPACE, GPT2Tokenizer
-from tests.gpt2 import released_gpt2
+from model.tokenizer.gpt2 import WHITESPACE, GPT2Tokenizer
+from model.tokenizer.gpt2_files import EOS
+from tests.gpt2 import released_gpt2, small_gpt2
 from tests.model.tokenizer.test_sentencepiece import ANY_TEXT, TEXTS, TRAPS
 
 ROOT = Path(__file__).parents[3]
@@ -26,17 +26,7 @@ SPACES = ["", " x", "\t\t\tx", "\n" + " " * 70 + "x", "\t" * 25, " \t \t  \t\tx 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """vocab.json and merges.txt of a small byte-level BPE whose last id is the end of text, as GPT-2's."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        TEXTS, trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
-    )
-    folder = tmp_path_factory.mktemp("small")
-    backend.model.save(str(folder))
-    vocabulary = json.loads((folder / "vocab.json").read_text())
-    (folder / "vocab.json").write_text(json.dumps({**vocabulary, EOS: len(vocabulary)}))
-    return folder
+    return small_gpt2(tmp_path_factory.mktemp("small"), TEXTS)
 
 
 @pytest.fixture(scope="module")

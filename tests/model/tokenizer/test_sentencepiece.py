@@ -1,14 +1,17 @@
+import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from conf.errors import ConfigError
 from model.tokenizer import load_tokenizer, train_tokenizer
-from model.tokenizer.sentencepiece import SPACE, SentencePieceTokenizer
+from model.tokenizer.sentencepiece import MODEL_FILE, SPACE, SentencePieceTokenizer
 
 TEXTS = [
     "def add(a, b):\n    return a + b\n\n\nclass Sum:\n    def value(self):\n        return self.a\n" * 30,
@@ -159,3 +162,46 @@ def test_transformers_gives_the_same_ids_for_this_repositorys_sources(tmp_path):
 def test_transformers_gives_the_same_ids_for_any_text(tokenizer, theirs, text):
     assert theirs(text)["input_ids"] == tokenizer.encode(text)
     assert theirs.decode(tokenizer.encode(text)) == text
+
+
+def test_what_transformers_has_written_again_needs_the_model_beside_it(tokenizer, tmp_path):
+    taught = tokenizer.with_special(["<eom>"], "{{ messages }}")
+    taught.save(tmp_path / "ours")
+    AutoTokenizer.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
+    with pytest.raises(ConfigError, match=r"read from sentencepiece\.model: copy that file beside it"):
+        load_tokenizer(tmp_path / "theirs")
+    shutil.copy(tmp_path / "ours" / MODEL_FILE, tmp_path / "theirs")
+    again = load_tokenizer(tmp_path / "theirs")
+    assert (again.special_tokens, again.chat_template) == (taught.special_tokens, taught.chat_template)
+
+
+OURS = {"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity", "add_dummy_prefix": False}
+OURS |= {"remove_extra_whitespaces": False, "bos_id": -1, "eos_id": 1, "unk_id": 0, "user_defined_symbols": ["\t"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"model_type": "unigram"}, "model_type=UNIGRAM, and model_type=BPE is needed"),
+        ({"byte_fallback": False}, "byte_fallback=False"),
+        ({"bos_id": 1, "eos_id": 2}, "eos_id=2, and eos_id=1"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "normalization_rule_name=nmt_nfkc"),
+        ({"add_dummy_prefix": True}, "add_dummy_prefix=True"),
+        ({"remove_extra_whitespaces": True}, "remove_extra_whitespaces=True"),
+        ({}, "user_defined_symbols="),
+    ],
+)
+def test_a_model_of_others_is_refused(tokenizer, tmp_path, options, said):
+    """With spm_train's defaults text is lost, and `</s>` is 2; all of them are checked, one after the other."""
+    tabs = {"user_defined_symbols": ["\t" * count for count in range(1, 9)]} if options else {}
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS[0].splitlines()),
+        model_writer=model,
+        **{"vocab_size": 330, "hard_vocab_limit": False, "minloglevel": 2, **OURS, **tabs, **options},
+    )
+    tokenizer.save(tmp_path)
+    (tmp_path / MODEL_FILE).write_bytes(model.getvalue())
+    with pytest.raises(ConfigError, match=said) as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
 from model.tokenizer import open_tokenizer
-from model.tokenizer.gpt2 import EOS, GPT2Tokenizer
-from tests.gpt2 import released_gpt2
+from model.tokenizer.gpt2 import GPT2Tokenizer
+from model.tokenizer.gpt2_files import EOS
+from tests.gpt2 import released_gpt2, small_gpt2
 from tests.model.tokenizer.test_sentencepiece import ANY_TEXT, TEXTS, TRAPS
 
 HARD = [
@@ -40,17 +40,8 @@ PIECES = st.lists(st.sampled_from([*HARD, *TRAPS, *TEXTS]) | ANY_TEXT, max_size=
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE of this repository's own texts, in the form of GPT-2's files."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     texts = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=1500, initial_alphabet=alphabet, show_progress=False)
-    backend.train_from_iterator([*TEXTS, *texts], trainer)
-    folder = tmp_path_factory.mktemp("bpe")
-    backend.model.save(str(folder))
-    vocabulary = json.loads((folder / "vocab.json").read_text())
-    (folder / "vocab.json").write_text(json.dumps({**vocabulary, EOS: len(vocabulary)}))
-    return folder
+    return small_gpt2(tmp_path_factory.mktemp("bpe"), [*TEXTS, *texts], 1500)
 
 
 def by_tokenizers(tokenizer: GPT2Tokenizer, text: str) -> list[int]:

@@ -1,11 +1,14 @@
 """One interface for every kind, and one line for what is none."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conf.errors import ConfigError
 from model.tokenizer import KINDS, Tokenizer, load_tokenizer, open_tokenizer, tokenizer_folder, train_tokenizer
+from tests.gpt2 import small_gpt2
 from tests.model.tokenizer.test_sentencepiece import TEXTS
 
 
@@ -23,6 +26,29 @@ def test_a_saved_tokenizer_is_opened_from_its_folder_or_the_one_above(trained: T
         ids = again.encode(text)
         assert ids == trained.encode(text) and again.decode(ids) == text
     assert again.encode("a</s>b", "all") == [*again.encode("a"), again.eos, *again.encode("b")]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "sentencepiece"])
+def test_a_full_disk_is_an_error_of_the_system(trained: Tokenizer, tmp_path: Path, kind: str) -> None:
+    """As commands expect it: one line."""
+    tokenizer = trained if kind == "sentencepiece" else load_tokenizer(small_gpt2(tmp_path / "small", TEXTS))
+    tokenizer.save(tmp_path / "whole")
+    for name in sorted(path.name for path in (tmp_path / "whole").iterdir()):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).symlink_to("/dev/full")
+        with pytest.raises(OSError, match="No space left on device"):
+            tokenizer.save(tmp_path / name)
+
+
+@pytest.mark.parametrize("content", [{}, [1], {"added_tokens": None}, {"added_tokens": [1]}])
+def test_damaged_files_of_a_sentencepiece_tokenizer_are_one_line(
+    trained: Tokenizer, tmp_path: Path, content: Any
+) -> None:
+    trained.save(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="holds no tokenizer") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_tokenizer_is_one_line(trained: Tokenizer, tmp_path: Path) -> None:

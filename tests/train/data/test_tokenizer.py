@@ -46,6 +46,8 @@ def test_it_is_trained_once_for_all_corpora_whatever_the_stages(settings, monkey
     taken = prepare_tokenizer(settings)
     assert taken != folder and tokenizer_hash(taken) == tokenizer_hash(folder)
     assert load_tokenizer(taken).vocab_size == 400
+    monkeypatch.setattr(module, "READING", 0)
+    assert prepare_tokenizer(settings) != taken, "an earlier version may have read other ids from the same files"
     settings.data.tokenizer.path = None
     write_jsonl(tmp_path / "nl.jsonl", [text(seed) for seed in range(50)])
     with pytest.raises(TypeError):
