@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 from conf.choices import ClusterKind
+from conf.processes import processes_per_node
 from conf.schema import ClusterConfig, LayoutConfig
 
 HERE = "localhost"
@@ -31,13 +32,11 @@ def visible_gpus() -> list[str]:
 
 
 def world_size(cluster: ClusterConfig, layout: LayoutConfig) -> int:
-    """Number of processes: as the cluster or the layout says, else one per GPU, else `cluster.cpu_processes`; of a node
-    of Slurm without GPUs one."""
-    replicas = layout.data_parallel_size or 0
-    needed = layout.tensor_parallel_size * layout.pipeline_parallel_size * replicas
-    said = cluster.processes_per_node or needed // cluster.nodes
+    """Number of processes: as the settings say, else one per GPU, else `cluster.cpu_processes`; of a node of Slurm
+    without GPUs one."""
+    said = processes_per_node(cluster, layout)
     if cluster.kind is ClusterKind.slurm:  # this machine is none of those that train
-        return cluster.nodes * (said or cluster.slurm.gpus_per_node or 1)
+        return cluster.nodes * (said or 1)
     return cluster.nodes * (said or len(visible_gpus()) or cluster.cpu_processes)
 
 

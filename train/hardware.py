@@ -1,6 +1,7 @@
 """Properties of the devices: the precision that `auto` resolves to, peak TFLOP/s for MFU, memory in use."""
 
 import ctypes
+import re
 import resource
 import time
 
@@ -11,11 +12,11 @@ from conf.errors import ConfigError
 from model.dtypes import DTYPES
 
 # Dense peaks in TFLOP/s for bf16 and fp16, by which fp8 is measured too, from NVIDIA's data sheets (half of those
-# with sparsity). The first name that the device's contains counts, so a variant stands before its
-# family: B200 is also in GB200, H200 in GH200.
+# with sparsity). The first name that is a word of the device's counts, so a variant stands before its family.
 DATA_SHEETS = {
     "GB200": 2500.0,
     "B200": 2250.0,
+    "GH200": 989.0,
     "H200 NVL": 835.0,
     "H200": 989.0,
     "H100 NVL": 835.0,
@@ -60,9 +61,9 @@ def peak_tflops(device: torch.device, precision: Precision) -> tuple[float, str]
     """(dense peak of one device in TFLOP/s, its source: the data sheet, or matrix products timed here)."""
     if device.type == "cuda" and precision is not Precision.fp32:
         name = torch.cuda.get_device_name(device)
-        for known, peak in DATA_SHEETS.items():
-            if known in name:
-                return peak, f"data sheet of {known}"
+        known = next((known for known in DATA_SHEETS if re.search(rf"\b{known}\b", name)), None)
+        if known and "MIG" not in name:  # a slice has a part of the card's
+            return DATA_SHEETS[known], f"data sheet of {known}"
     return measured_tflops(device, precision), "largest of 5 square products timed at start-up"
 
 

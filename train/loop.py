@@ -91,44 +91,44 @@ def train_steps(
     """Take the steps after `done`; false where a signal stopped them. Errors: `HealthError` to go back from."""
     settings, stage, stopped = context.settings, context.settings.stages[name], False
     health, meter, benchmarks = Health(context, name, done), Meter(context), Benchmarks(context, name, stop)
-    profile = StepProfile(context, name, done, meter)
     batches = meter.waiting(stage_batches(context, name, done, health.gaps))
     with meter.part("evaluation"):
         benchmarks.sample(done, engine)  # where a signal stopped that
-    for step in range(done + 1, stage.steps + 1):
-        if best.exhausted:
-            break
-        context.watchdog.beat(f"{name} step {step}")
-        lr = learning_rate(stage, step)
-        engine.set_lr(lr)
-        with profile.step():
-            result = engine.train_batch(batches)
-        meter.count(stage.global_batch_size)
-        health.check_step(step, result)
-        last = step == stage.steps
-        if step % settings.tracking.log_every == 0 or step == 1 or last:
-            tracker.record_step(name, step, lr, result, meter)
-        scores: dict[str, float] = {}
-        if step % settings.evaluation.every == 0 and not last:
-            with meter.part("evaluation"):
-                scores = best.validate(step)
-        if benchmarks.due(step):
-            with meter.part("evaluation"):
-                benchmarks.sample(step, engine)
-        benchmarks.record(tracker)
-        stopped = context.mesh.any_rank(stop.received)
-        saves = step % settings.run.save_every == 0 or step == last_stable_step(stage) or last or stopped
-        if saves or step % settings.health.compare_every == 0:
-            health.check_replicas(engine, step)
-        if saves:
-            context.watchdog.beat(f"{name} save")
-            with meter.part("saving"):
-                state = {"stage": name, "step": step, "order": ORDER, "health": health.state}
-                saver.save({**state, "score": scores.get(stage.corpus)})
-        saver.poll()
-        if stopped:
-            benchmarks.leave()
-            break
+    with StepProfile(context, name, done, meter) as profile:
+        for step in range(done + 1, stage.steps + 1):
+            if best.exhausted:
+                break
+            context.watchdog.beat(f"{name} step {step}")
+            lr = learning_rate(stage, step)
+            engine.set_lr(lr)
+            with profile.step():
+                result = engine.train_batch(batches)
+            meter.count(stage.global_batch_size)
+            health.check_step(step, result)
+            last = step == stage.steps
+            if step % settings.tracking.log_every == 0 or step == 1 or last:
+                tracker.record_step(name, step, lr, result, meter)
+            scores: dict[str, float] = {}
+            if step % settings.evaluation.every == 0 and not last:
+                with meter.part("evaluation"):
+                    scores = best.validate(step)
+            if benchmarks.due(step):
+                with meter.part("evaluation"):
+                    benchmarks.sample(step, engine)
+            benchmarks.record(tracker)
+            stopped = context.mesh.any_rank(stop.received)
+            saves = step % settings.run.save_every == 0 or step == last_stable_step(stage) or last or stopped
+            if saves or step % settings.health.compare_every == 0:
+                health.check_replicas(engine, step)
+            if saves:
+                context.watchdog.beat(f"{name} save")
+                with meter.part("saving"):
+                    state = {"stage": name, "step": step, "order": ORDER, "health": health.state}
+                    saver.save({**state, "score": scores.get(stage.corpus)})
+            saver.poll()
+            if stopped:
+                benchmarks.leave()
+                break
     saver.wait()
     if not stopped:
         benchmarks.record(tracker, wait=True)

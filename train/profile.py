@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
@@ -16,13 +17,14 @@ from train.time_shares import STEP, read_trace, time_table
 class StepProfile:
     """Writes stages/STAGE/profile/: rank_N.json.gz, which https://ui.perfetto.dev opens, and table.md.
 
+    A context manager around the stage's steps: where they end early, there is a warning and no table.
     One process of each pipeline stage is traced: the others of it do the same. The profiler itself takes time, on a CPU
     much more than on a GPU, so the shares are to be read, not the seconds.
     """
 
     def __init__(self, context: RunContext, name: str, done: int, meter: Meter) -> None:
         """done: the steps that the stage has behind it."""
-        self.context, self.meter, self.settings = context, meter, context.settings.profile
+        self.context, self.name, self.meter, self.settings = context, name, meter, context.settings.profile
         self.folder, mesh = stage_folder(context.folder, name) / PROFILE, context.mesh
         self.left = self.settings.skip + self.settings.steps if self.settings.steps else 0
         if self.left > (to_come := context.settings.stages[name].steps - done):
@@ -39,6 +41,17 @@ class StepProfile:
             plan = schedule(wait=self.settings.skip - warmup, warmup=warmup, active=self.settings.steps, repeat=1)
             self.profiler = profile(activities=activities, schedule=plan, on_trace_ready=self._write)
             self.profiler.start()
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop the profiler where it goes on: a second one that begins beside it would end the process."""
+        if self.profiler is not None:
+            self.profiler.stop()
+        if self.left:
+            self.context.log(f"warning: no profile of stage {self.name}: its steps ended {self.left} too early")
 
     @contextmanager
     def step(self) -> Iterator[None]:

@@ -67,9 +67,10 @@ def stage_figures(records: list[dict[str, Any]], corpus: str) -> dict[str, Any]:
 
 
 def device_seconds(records: Sequence[dict[str, Any]]) -> float:
-    """Time x devices of a stage from its records, oldest first; one that was resumed may have changed their number."""
-    ends = [0.0, *(float(row["seconds"]) for row in records)]
-    spans = zip(pairwise(ends), records, strict=True)
+    """Time x devices of a stage from its records, in any order; one that was resumed may have changed their number."""
+    ordered = sorted(records, key=lambda row: float(row["seconds"]))  # a benchmark's score comes late for its step
+    ends = [0.0, *(float(row["seconds"]) for row in ordered)]
+    spans = zip(pairwise(ends), ordered, strict=True)
     total: float = sum((end - begin) * row["devices"] for (begin, end), row in spans)
     return total
 

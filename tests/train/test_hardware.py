@@ -5,6 +5,7 @@ import torch
 
 from conf.choices import Precision
 from conf.errors import ConfigError
+from train import hardware
 from train.hardware import emulates_bf16, measured_tflops, peak_memory_bytes, peak_tflops, resolve_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -31,6 +32,13 @@ def test_known_gpus_have_the_peak_of_their_data_sheet(name: str, peak: float, mo
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     found, source = peak_tflops(GPU, Precision.bf16)
     assert found == peak and source.startswith("data sheet of ")
+
+
+@pytest.mark.parametrize("name", ["NVIDIA RTX A1000 Laptop GPU", "Quadro GV100", "NVIDIA A100-SXM4-40GB MIG 1g.5gb"])
+def test_the_peak_of_a_part_or_of_a_similar_name_is_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    monkeypatch.setattr(hardware, "measured_tflops", lambda device, precision: 7.0)
+    assert peak_tflops(GPU, Precision.bf16)[0] == 7.0
 
 
 def test_the_peak_of_other_devices_is_measured() -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+import torch
+
 from conf.compose import compose_settings
 from conf.run_folder import read_metrics
 from tests.train import test_health
@@ -51,3 +54,19 @@ def test_a_stage_that_is_too_short_says_so(tmp_path: Path) -> None:
         pass
     assert said == ["warning: no profile of stage nl: 5 steps are left, and profile.skip=4 and profile.steps=2 take 6"]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("taken", [0, 4, 5])  # the profiler waits, warms up, records
+def test_a_profiler_whose_steps_end_early_is_stopped(taken: int, tmp_path: Path) -> None:
+    """As where patience ends the stage, or the run goes back and profiles the stage again."""
+    said: list[str] = []
+    settings = compose_settings(["profile=steps", "model=tiny", "stage=nl"])
+    mesh = SimpleNamespace(tp=SimpleNamespace(rank=0), dp_rank=0, rank=0, device=torch.device("cpu"))
+    context: Any = SimpleNamespace(settings=settings, folder=tmp_path, mesh=mesh, log=said.append)
+    for _ in range(2):
+        with StepProfile(context, "nl", 0, cast(Any, None)) as profile:
+            for _ in range(taken):
+                with profile.step():
+                    torch.ones(2) + 1
+        assert not torch.autograd._profiler_enabled()
+    assert said == [f"warning: no profile of stage nl: its steps ended {6 - taken} too early"] * 2

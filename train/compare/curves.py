@@ -9,7 +9,7 @@ from statistics import median
 
 from conf.errors import ConfigError
 from model.flops import flops_per_token, parameters
-from train.compare.read import NoRecords, Record, StageRecords, read_folder
+from train.compare.read import NoRecords, Record, StageRecords, is_stage, read_folder
 from train.summary import device_seconds
 
 AXES = ("tokens", "seconds", "flops")
@@ -203,10 +203,8 @@ def _lineage(stage: StageRecords, known: dict[str, StageRecords], notes: list[st
 
 
 def _read_parent(parent: str) -> StageRecords | None:
-    if not (Path(parent).parents[1] / "config.yaml").is_file():
-        return None
     with contextlib.suppress(NoRecords):
-        return read_folder(Path(parent))[0]
+        return read_folder(Path(parent))[0] if is_stage(Path(parent)) else None
     return None
 
 

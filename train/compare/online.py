@@ -46,6 +46,8 @@ def read_wandb_run(name: str, api: Any) -> StageRecords:
     if not records:
         raise NoRecords(f"{name} has no records yet; compare it when it has trained a step")
     key = str(Path(lineage["run"]) / "stages" / stage)
+    # W&B also calls a run finished that was stopped, and saved; with patience a stage may end before its last step
+    reached = records[-1]["step"] == settings.stages[stage].steps or settings.stages[stage].patience is not None
     scores = {key: value for key, value in records[-1].items() if key.startswith("bits_per_byte/")}
     return StageRecords(
         key,
@@ -55,7 +57,7 @@ def read_wandb_run(name: str, api: Any) -> StageRecords:
         settings,
         records,
         lineage["parent"],
-        state == "finished",
+        state == "finished" and reached,
         state == "running",
         scores,
     )

@@ -81,7 +81,7 @@ def read_folder(folder: Path) -> list[StageRecords]:
 
     Errors: `ConfigError` for a damaged file, `NoRecords` for a run without records.
     """
-    one = folder.name if _is_stage(folder) else None
+    one = folder.name if is_stage(folder) else None
     run = folder.parents[1] if one else folder
     settings = read_settings(run / "config.yaml")
     if one and one not in settings.stages:
@@ -167,12 +167,13 @@ def _resolve(path: Path) -> Path:
     path = path.resolve()
     if path.parent.name == "wandb" and (match := re.fullmatch(r"(?:offline-)?run-\d+_\d+-(\w+)", path.name)):
         return _stage_of_wandb(path, match[1])
-    if (path / "config.yaml").is_file() or _is_stage(path):
+    if (path / "config.yaml").is_file() or is_stage(path):
         return path
     raise _NotARun(f"{path} is no run: it holds no config.yaml; give a folder that training has made")
 
 
-def _is_stage(path: Path) -> bool:
+def is_stage(path: Path) -> bool:
+    """Whether it is the folder of a stage, within its run's."""
     return path.is_dir() and path.parent.name == "stages" and (path.parents[1] / "config.yaml").is_file()
 
 
@@ -216,7 +217,7 @@ def _locate_parent(run: Path, parent: str, trained: str) -> str:
     if parent.startswith(f"{trained}/stages/"):
         return str(run / "stages" / path.name)
     beside = [run.parent / path.parts[-3] / "stages" / path.name] if len(path.parts) > 2 else []
-    return next((str(place.resolve()) for place in [path, *beside] if _is_stage(place)), parent)
+    return next((str(place.resolve()) for place in [path, *beside] if is_stage(place)), parent)
 
 
 def _planned_parent(run: Path, name: str, settings: Settings) -> str | None:

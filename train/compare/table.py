@@ -158,9 +158,17 @@ def reading_notes(rows: Sequence[ComparisonRow], target: float | None, smooth: i
     lines.append("Tokens, FLOPs and device hours: of the whole lineage. Tokens/s and MFU: median of the last stage.")
     corpora = {row.settings[f"stages.{row.curve.last_stage.name}.corpus"] for row in rows}
     tokenizers = {(row.settings["data.tokenizer.kind"], row.settings["model.vocab_size"]) for row in rows}
-    for values, what in ((corpora, "end on different corpora"), (tokenizers, "use different tokenizers")):
-        if len(values) > 1:
-            lines.append(f"The runs {what}: their losses do not compare; bits per byte does.")
+    trained = {
+        row.settings["data.tokenizer.train_bytes"] for row in rows if row.settings["data.tokenizer.path"] is None
+    }
+    held_out = {tuple(row.settings[f"data.validation_{key}"] for key in ("fraction", "bytes")) for row in rows}
+    instead = "; bits per byte does" if len(held_out) == 1 else ""
+    if len(corpora) > 1:
+        lines.append(f"The runs end on different corpora: their losses do not compare{instead}.")
+    if len(tokenizers) > 1 or len(trained) > 1:
+        lines.append(f"The runs use different tokenizers: their losses do not compare{instead}.")
+    if len(held_out) > 1:
+        lines.append("The runs hold out different validation sets: their bits per byte do not compare.")
     for row in rows:
         events = [describe_events(stage.name, stage.events) for stage in row.curve.stages if stage.events]
         lines += [f"{row.curve.label}: {note}." for note in (*row.curve.notes, *events)]

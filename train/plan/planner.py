@@ -14,6 +14,7 @@ from conf.check import check, data_parallel_size, gradient_accumulation_steps
 from conf.choices import ApexForm, Balance, NormForm, Precision, Recompute
 from conf.errors import ConfigError
 from conf.lora import trained_layers
+from conf.processes import processes_per_node
 from conf.schema import Settings
 from model.build import run_layers
 from model.dtypes import DTYPES
@@ -28,6 +29,7 @@ from parallel.simulate import pipeline_stage_rank, simulated_mesh
 from parallel.zero import deepspeed_config
 from train.optimizer import decays
 from train.plan import GPUS_A_NODE
+from train.plan.shapes import shapes
 
 CONTEXT_BYTES = 2 * 2**30  # kept free on each GPU: CUDA's context, NCCL's and cuBLAS's buffers
 FRAGMENTATION = 0.05  # kept free on each GPU, of its memory: blocks that the allocator cannot use
@@ -68,11 +70,7 @@ class PipelineStagePlan:
 
 def world_size(settings: Settings) -> int:
     """Number of processes of the run, as `launch` counts them; 8 a node where the settings do not say."""
-    cluster, layout = settings.cluster, settings.layout
-    needed = layout.tensor_parallel_size * layout.pipeline_parallel_size * (layout.data_parallel_size or 0)
-    return cluster.nodes * (
-        cluster.processes_per_node or needed // cluster.nodes or cluster.slurm.gpus_per_node or GPUS_A_NODE
-    )
+    return settings.cluster.nodes * (processes_per_node(settings.cluster, settings.layout) or GPUS_A_NODE)
 
 
 def on_gpu(settings: Settings) -> Settings:
@@ -192,16 +190,15 @@ def nearest_layout(settings: Settings, size: int, usable: int, tries: int = 40) 
 
 
 def _changes(settings: Settings, size: int) -> Iterator[tuple[tuple[int, float], dict[str, Any]]]:
-    layout = settings.layout
-    powers, order = [2**n for n in range(5)], list(Recompute)
-    micro = [n for n in powers if n <= layout.micro_batch_size] or [1]
-    for tensor, pipeline, zero, recompute, batch in product(powers[:4], powers, (1, 2, 3), order, micro):
+    layout, order = settings.layout, list(Recompute)
+    smaller = [shape for shape in shapes(settings, size) if shape[2] <= layout.micro_batch_size]
+    for (tensor, pipeline, micro), zero, recompute in product(smaller, (1, 2, 3), order):
         wanted = {
             "tensor_parallel_size": tensor,
             "pipeline_parallel_size": pipeline,
             "zero_stage": zero,
             "recompute": recompute,
-            "micro_batch_size": batch,
+            "micro_batch_size": micro,
         }
         keys: dict[str, Any] = {key: value for key, value in wanted.items() if getattr(layout, key) != value}
         if not keys:
@@ -212,10 +209,8 @@ def _changes(settings: Settings, size: int) -> Iterator[tuple[tuple[int, float],
         )
         distance += abs(zero - layout.zero_stage) + abs(order.index(recompute) - order.index(layout.recompute))
         rank = (len(keys), distance)
-        if layout.data_parallel_size is not None and size % (tensor * pipeline) == 0:
-            replicas = size // (tensor * pipeline)
-            if replicas != layout.data_parallel_size:
-                keys["data_parallel_size"] = replicas
+        if layout.data_parallel_size not in (None, size // (tensor * pipeline)):
+            keys["data_parallel_size"] = size // (tensor * pipeline)
         try:
             check(replace(settings, layout=replace(layout, **keys)), size)
         except ConfigError:

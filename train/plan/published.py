@@ -11,6 +11,7 @@ from typing import Any
 from conf.choices import Recompute
 from conf.cluster_schema import GpuConfig
 from conf.schema import LayoutConfig, ModelConfig, Settings
+from train.plan import GPUS_A_NODE
 from train.plan.speed import IN_THE_PRODUCT, TRITON, Software, step_time
 
 SEQUENTIAL = 130.0  # passes of a block with two norms and two residual sums, not compiled
@@ -93,4 +94,5 @@ def predicted_mfu(row: Published, gpu: GpuConfig, model: ModelConfig, layout: La
         recompute=Recompute.selective if row.software.stored_scores else Recompute.none,
     )
     replicas = row.gpus // (row.tensor * row.pipeline)
-    return step_time(model, layout, gpu, row.micro_batches, replicas, row.software).mfu
+    in_node = min(row.gpus, GPUS_A_NODE)
+    return step_time(model, layout, gpu, in_node, row.micro_batches, replicas, row.software).mfu

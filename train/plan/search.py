@@ -9,11 +9,9 @@ from conf.check import check
 from conf.choices import Recompute
 from conf.errors import ConfigError
 from conf.schema import LayoutConfig, Settings
-from train.plan import GPUS_A_NODE
 from train.plan.planner import plan
+from train.plan.shapes import gpus_of_node, shapes
 from train.plan.speed import StepTime, predict
-
-POWERS = [2**n for n in range(7)]
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,20 @@ def settings_of(layout: LayoutConfig) -> dict[str, Any]:
 def fastest_layouts(settings: Settings, size: int, usable: int, count: int = 5) -> list[Candidate]:
     """The `count` layouts with the least predicted time among those that fit `usable` bytes on each of `size` GPUs.
 
-    Tensor parallelism stays within a node, and its hidden states are cut by sequence; ZeRO-3 on several nodes is tried
-    with a second copy of the weights in each, and without. Offloading is as `settings` has
-    it. Fewer than `count`, or none, where not so many fit.
+    Sizes are those of `shapes`; under tensor parallelism hidden states are cut by sequence; ZeRO-3 on several nodes is
+    tried with a second copy of the weights in each, and without. Offloading is as `settings` has it. Fewer than
+    `count`, or none, where not so many fit.
+
+    Errors: `ConfigError` where no layout divides the batches among the GPUs.
     """
     found: list[Candidate] = []
     ranked = sorted(_candidates(settings, size), key=lambda pair: pair[1].total)
+    if not ranked:
+        batches = sorted({stage.global_batch_size for stage in settings.stages.values()})
+        raise ConfigError(
+            f"no layout of model={settings.model.name} divides global_batch_size={', '.join(map(str, batches))} among "
+            f"the replicas on {size} GPUs; use another number of GPUs, or another global_batch_size"
+        )
     for other, time in ranked:
         if max(stage.total for stage in plan(other, size, measure=False)) > usable:
             continue
@@ -63,9 +69,8 @@ def fastest_layouts(settings: Settings, size: int, usable: int, count: int = 5) 
 
 def _candidates(settings: Settings, size: int) -> Iterator[tuple[Settings, StepTime]]:
     """Every layout that `settings` can run with on `size` GPUs, and its time."""
-    for tensor, pipeline, zero, recompute, micro in product(POWERS, POWERS, (1, 2, 3), Recompute, POWERS):
-        if tensor > GPUS_A_NODE:
-            continue
+    in_node = gpus_of_node(settings.cluster, size)
+    for (tensor, pipeline, micro), zero, recompute in product(shapes(settings, size), (1, 2, 3), Recompute):
         layout = replace(
             settings.layout,
             tensor_parallel_size=tensor,
@@ -76,7 +81,7 @@ def _candidates(settings: Settings, size: int) -> Iterator[tuple[Settings, StepT
             recompute=recompute,
             micro_batch_size=micro,
         )
-        for near in (1, GPUS_A_NODE) if zero == 3 and size > GPUS_A_NODE else (1,):
+        for near in sorted({1, in_node}) if zero == 3 and size > in_node else (1,):
             partition = replace(layout.zero, hpz_partition_size=near)
             other = replace(settings, layout=replace(layout, zero=partition))
             try:

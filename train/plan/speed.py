@@ -12,10 +12,10 @@ from conf.check import data_parallel_size, gradient_accumulation_steps
 from conf.choices import FusedForm, Precision, QuantizeFrozen, Recompute
 from conf.cluster_schema import GpuConfig
 from conf.lora import is_lora
-from conf.schema import LayoutConfig, ModelConfig, Settings
+from conf.schema import FinetuneConfig, LayoutConfig, ModelConfig, Settings
 from model.flops import flops_per_token
 from parallel.pipeline import pipeline_bounds, pipeline_bubble
-from train.plan import GPUS_A_NODE
+from train.plan.shapes import gpus_of_node
 
 HALF, FULL = 2, 4  # bytes of bf16 and fp32
 # of a weight, forward and backward: its code is read, and the weight written
@@ -34,8 +34,8 @@ class Software:
     in a micro-batch to cast it to fp8. logit_bytes: moved for each logit, forward and backward.
     interleaving: of the pipeline's schedule, which divides its bubble.
     product_share: of `matmul_efficiency` that its libraries' products reach.
-    stored_scores: attention writes its scores to memory. frozen: only adapters are trained, and what they take is left
-    out: the weights have no gradients.
+    stored_scores: attention writes its scores to memory. finetune: where it trains adapters only, what they take is
+    left out, and the weights, `frozen`, have no gradients.
     """
 
     elementwise_passes: float
@@ -48,7 +48,12 @@ class Software:
     interleaving: int = 1
     product_share: float = 1.0
     stored_scores: bool = False
-    frozen: bool = False
+    finetune: FinetuneConfig | None = None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the weights are not trained."""
+        return self.finetune is not None and is_lora(self.finetune)
 
 
 EAGER, COMPILED, TRITON = 110.0, 65.0, 41.0  # passes of a CodeGen block: torch's operations, inductor's, Triton's
@@ -102,7 +107,7 @@ def own_software(settings: Settings, count: int) -> Software:
         accumulation_bytes=0 if frozen else accumulation,
         dequantize_bytes=DEQUANTIZE_BYTES[settings.finetune.quantize] if frozen else 0,
         fp8_bytes=fp8_bytes,
-        frozen=frozen,
+        finetune=settings.finetune,
     )
 
 
@@ -112,16 +117,24 @@ def predict(settings: Settings, size: int) -> StepTime:
     count = gradient_accumulation_steps(settings, batch, size)
     replicas = data_parallel_size(settings, size)
     software = own_software(settings, count)
-    return step_time(settings.model, settings.layout, settings.cluster.gpu, count, replicas, software)
+    in_node = gpus_of_node(settings.cluster, size)
+    return step_time(settings.model, settings.layout, settings.cluster.gpu, in_node, count, replicas, software)
 
 
 def step_time(
-    model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, count: int, replicas: int, software: Software
+    model: ModelConfig,
+    layout: LayoutConfig,
+    gpu: GpuConfig,
+    in_node: int,
+    count: int,
+    replicas: int,
+    software: Software,
 ) -> StepTime:
-    """One optimizer step of `count` micro-batches on each of `replicas` model replicas."""
+    """One optimizer step of `count` micro-batches on each of `replicas` model replicas, on nodes of `in_node` GPUs."""
     tp, pp = layout.tensor_parallel_size, layout.pipeline_parallel_size
     tokens = layout.micro_batch_size * model.context_length
-    block, head = block_seconds(model, layout, gpu, software), head_seconds(model, layout, gpu, software)
+    block = block_seconds(model, layout, gpu, in_node, software)
+    head = head_seconds(model, layout, gpu, software)
     costs = [0.0, *[sum(block.values())] * model.n_layer, sum(head.values())]
     bounds = pipeline_bounds(costs, pp)
     first, end = max(pairwise(bounds), key=lambda cut: sum(costs[cut[0] : cut[1]]))
@@ -132,11 +145,11 @@ def step_time(
         parts["bubble"] = pipeline_bubble(pp, count, software.interleaving) * sum(parts.values()) + count * boundary
     weights = (12 * blocks * model.n_embd**2 + (heads + (first == 0)) * model.vocab_size * model.n_embd) / tp
     weights *= not software.frozen
-    data = data_parallel_seconds(weights, layout, gpu, count, replicas, sum(parts.values()))
+    data = data_parallel_seconds(weights, layout, gpu, in_node, count, replicas, sum(parts.values()))
     own = weights / (replicas if layout.zero_stage else 1)
     optimizer = own * ADAMW_BYTES / _memory_rate(gpu)
     seconds = sum(parts.values()) + data + optimizer
-    work = (4 if software.frozen else 6) / 6 * flops_per_token(model) * tokens * count / (tp * pp)
+    work = flops_per_token(model, software.finetune) * tokens * count / (tp * pp)
     return StepTime(
         matmul=parts["matmul"],
         attention=parts["attention"],
@@ -150,7 +163,9 @@ def step_time(
     )
 
 
-def block_seconds(model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, software: Software) -> dict[str, float]:
+def block_seconds(
+    model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, in_node: int, software: Software
+) -> dict[str, float]:
     """Seconds of one micro-batch through one block, forward and backward, by part."""
     d, seq, tp = model.n_embd, model.context_length, layout.tensor_parallel_size
     tokens = layout.micro_batch_size * seq
@@ -168,7 +183,7 @@ def block_seconds(model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, soft
     elementwise = (passes + weight_bytes) / _memory_rate(gpu)
     collectives = 0.0
     if tp > 1:
-        moved = HALF * tokens * d * (tp - 1) / tp / (gpu.node_gb_per_second * 1e9)
+        moved = HALF * tokens * d * (tp - 1) / tp / _bandwidth(gpu, tp, in_node)
         collectives = software.branch_collectives * (4 - software.hidden_collectives) * moved
     again = {
         Recompute.none: 0.0,
@@ -196,18 +211,18 @@ def head_seconds(model: ModelConfig, layout: LayoutConfig, gpu: GpuConfig, softw
 
 
 def data_parallel_seconds(
-    weights: float, layout: LayoutConfig, gpu: GpuConfig, count: int, replicas: int, computing: float
+    weights: float,
+    layout: LayoutConfig,
+    gpu: GpuConfig,
+    in_node: int,
+    count: int,
+    replicas: int,
+    computing: float,
 ) -> float:
-    """Seconds that the replicas' collectives add to a step. weights: of one process; computing: its seconds.
-
-    A ring enters and leaves a node once, and there are as many rings as replicas in the node: together they use the
-    network adapters of all of them.
-    """
+    """Seconds that the replicas' collectives add to a step. weights: of one process; computing: its seconds."""
     if replicas == 1:
         return 0.0
-    in_node = max(1, GPUS_A_NODE // layout.tensor_parallel_size)
-    across = min(gpu.node_gb_per_second, in_node * gpu.network_gb_per_second)
-    bandwidth = (gpu.node_gb_per_second if replicas <= in_node else across) * 1e9
+    bandwidth = _bandwidth(gpu, replicas, max(1, in_node // layout.tensor_parallel_size))
     once = weights * (replicas - 1) / replicas / bandwidth  # seconds a byte of each weight
     wire = HALF if layout.reduce_dtype is Precision.bf16 else FULL
     if layout.zero_stage == 3:  # gathered twice and reduced once for each micro-batch
@@ -222,6 +237,16 @@ def data_parallel_seconds(
         return 2 * wire * once
     total = (wire + HALF) * once  # reduced in the last micro-batch's backward pass, gathered in the next forward pass
     return max(0.1 * total, total - ZERO1_HIDDEN * computing / count)
+
+
+def _bandwidth(gpu: GpuConfig, members: int, in_node: int) -> float:
+    """Bytes a second of a collective of `members`, of which `in_node` share a node.
+
+    A ring enters and leaves a node once, and there are as many rings as members in the node: together they use the
+    network adapters of all of them.
+    """
+    across = min(gpu.node_gb_per_second, in_node * gpu.network_gb_per_second)
+    return (gpu.node_gb_per_second if members <= in_node else across) * 1e9
 
 
 def _product_rate(gpu: GpuConfig, inner: int, edge: int = EDGE) -> float:

@@ -62,6 +62,17 @@ def test_runs_that_were_copied_elsewhere_still_find_their_parents(tmp_path: Path
     assert "cannot be read" in curve.notes[0]
 
 
+@pytest.mark.parametrize("parent", ["weights", "owner/name"])
+def test_a_parent_that_is_no_stage_is_noted(parent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Hugging Face folder or a name on the hub, also where the command is run in a run's folder."""
+    run = write_run(tmp_path, "one", stages="nl", records=10)
+    monkeypatch.chdir(run)
+    stages = read_folder(run)
+    stages[0].parent = parent
+    (curve,) = chain_stages([stages])
+    assert curve.notes == [f"its parent {parent} cannot be read: its curve begins there at 0 tokens"]
+
+
 def test_no_chain_is_each_stage_from_zero(tmp_path: Path) -> None:
     curves = chain_stages([read_folder(write_run(tmp_path, "one", records=10))], separate_stages=True)
     assert [curve.label for curve in curves] == ["one/nl", "one/multi", "one/mono"]

@@ -51,6 +51,15 @@ def test_a_run_on_the_server_reads_as_its_folder_does(stages: list[StageRecords]
     assert [one[key] for key in same] == [other[key] for key in same]
 
 
+@pytest.mark.parametrize(("patience", "finished"), [(None, False), (3, True)])
+def test_a_run_that_was_stopped_is_finished_only_where_its_stage_may_end_early(
+    patience: int | None, finished: bool, stages: list[StageRecords]
+) -> None:
+    del stages[0].records[5:]
+    stages[0].settings.stages["nl"].patience = patience
+    assert read_wandb_run("wandb:team/codegen/nl", Server(stages, {})).finished is finished
+
+
 @pytest.mark.parametrize(
     ("word", "change", "said"),
     [

@@ -107,7 +107,37 @@ def test_notes_say_what_figures_mean_and_where_they_do_not_compare(
     text = "\n".join(reading_notes(mixed, 2.2, 5))
     for said in ("mean of the last 5 records", "at most 2.2", "end on different corpora", "step 120 of 200", "no time"):
         assert said in text
-    assert "different corpora" not in "\n".join(reading_notes(twelve, 2.2, 5))
+    assert "different" not in "\n".join(reading_notes(twelve, 2.2, 5))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("data.tokenizer.kind", "gpt2", "use different tokenizers: their losses do not compare; bits per byte does."),
+        ("data.tokenizer.train_bytes", 9, "use different tokenizers: their losses do not compare; bits per byte does."),
+        ("data.validation_fraction", 0.5, "hold out different validation sets: their bits per byte do not compare."),
+        ("data.validation_bytes", 9, "hold out different validation sets: their bits per byte do not compare."),
+    ],
+)
+def test_a_setting_that_makes_figures_incomparable_is_noted(
+    key: str, value: object, said: str, twelve: list[ComparisonRow]
+) -> None:
+    one = twelve[0]
+    other = ComparisonRow(one.curve, one.metrics, {**one.settings, key: value})
+    notes = [line for line in reading_notes([one, other], None, 1) if "compare" in line]
+    assert notes == [f"The runs {said}"]
+
+
+def test_bits_per_byte_is_not_recommended_where_validation_sets_differ(twelve: list[ComparisonRow]) -> None:
+    one, changed = twelve[0], {"data.tokenizer.kind": "gpt2", "data.validation_fraction": 0.5}
+    other = ComparisonRow(one.curve, one.metrics, one.settings | changed)
+    assert "bits per byte does" not in "\n".join(reading_notes([one, other], None, 1))
+
+
+def test_a_finished_tokenizer_is_not_told_by_how_others_are_trained(twelve: list[ComparisonRow]) -> None:
+    one, changed = twelve[0], {"data.tokenizer.path": "runs/base/tokenizer", "data.tokenizer.train_bytes": 9}
+    other = ComparisonRow(one.curve, one.metrics, one.settings | changed)
+    assert "tokenizers" not in "\n".join(reading_notes([one, other], None, 1))
 
 
 def test_names_are_no_markup(mixed: list[ComparisonRow]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from conf.choices import Balance, Precision
 from conf.compose import compose_settings
 from conf.schema import Settings
-from train.plan.planner import bounds_of, on_gpu, plan, usable_bytes, world_size
+from train.plan.planner import bounds_of, nearest_layout, on_gpu, plan, usable_bytes, world_size
 
 BLOCK = ["model=350m", "model.n_layer=1", "layout.precision=bf16", "layout.micro_batch_size=8"]
 
@@ -77,6 +77,14 @@ def test_a_second_copy_within_a_node_takes_memory_and_spares_the_network() -> No
     assert near.states.weights - plain.states.weights == pytest.approx(2 * plain.parameters / 8, rel=0.02)
     (_, before), (_, after) = (each.collectives["data all-gather"] for each in (plain, near))
     assert after == 2 * plain.parameters and near.collectives["node all-gather"][1] == before - after > 0
+
+
+def test_the_nearest_layout_keeps_a_pipeline_of_three_stages() -> None:
+    words = ["model=350m", "layout.pipeline_parallel_size=3", "layout.precision=bf16", "layout.micro_batch_size=8"]
+    settings = compose_settings([*words, "cluster.processes_per_node=3"])
+    needed = max(stage.total for stage in plan(settings, 3))
+    found = nearest_layout(settings, 3, needed - 1)
+    assert found and "pipeline_parallel_size" not in found
 
 
 def test_some_memory_stays_free() -> None:

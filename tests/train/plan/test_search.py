@@ -11,6 +11,7 @@ import pytest
 
 from conf.check import check
 from conf.compose import compose_settings
+from conf.errors import ConfigError
 from train.plan.planner import on_gpu, plan, usable_bytes
 from train.plan.search import _candidates, fastest_layouts, settings_of
 
@@ -40,6 +41,26 @@ def test_a_second_copy_in_each_node_is_tried_for_zero_3_on_several() -> None:
 def test_none_fits_a_gpu_that_is_too_small() -> None:
     settings = on_gpu(compose_settings(["cluster=slurm_a100", "model=350m"]))
     assert fastest_layouts(settings, 8, 0) == []
+
+
+def test_layouts_of_three_gpus_have_three_stages() -> None:
+    """Two replicas do not fit, and the batch is no multiple of three."""
+    settings = on_gpu(compose_settings(["cluster=slurm_a100", "model=2b", "cluster.processes_per_node=3"]))
+    (found,) = fastest_layouts(settings, 3, usable_bytes(80), count=1)
+    assert found.layout.pipeline_parallel_size == 3
+
+
+def test_a_batch_that_no_layout_divides_is_told() -> None:
+    settings = on_gpu(compose_settings(["cluster=slurm_a100", "model=350m", "nodes=23"]))
+    with pytest.raises(ConfigError, match="divides global_batch_size=256 among the replicas on 184 GPUs; use another"):
+        fastest_layouts(settings, 184, usable_bytes(80))
+
+
+def test_tensor_parallelism_stays_within_nodes_of_four() -> None:
+    words = ["cluster=slurm_a100", "model=350m", "nodes=2", "cluster.processes_per_node=4"]
+    tried = [other.layout for other, _ in _candidates(on_gpu(compose_settings(words)), 8)]
+    assert max(layout.tensor_parallel_size for layout in tried) == 4
+    assert {layout.zero.hpz_partition_size for layout in tried} == {1, 4}
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ import pytest
 
 from conf.compose import compose_settings
 from conf.schema import Settings
+from model.flops import flops_per_token
 from train.plan.speed import StepTime, predict
 
 
@@ -80,6 +81,20 @@ def test_tensor_parallelism_costs_collectives_of_which_overlap_hides_some() -> N
     shape = ("layout.tensor_parallel_size=8", "layout.sequence_parallel=true")
     overlapped, exposed = time_of(*shape), time_of(*shape, "layout.tensor_parallel_overlap=false")
     assert 0 < overlapped.tensor_parallel < exposed.tensor_parallel
+
+
+def test_tensor_parallelism_across_nodes_is_as_fast_as_their_network() -> None:
+    shape = ("layout.tensor_parallel_size=8", "layout.sequence_parallel=true", "cluster.device_memory_gib=40")
+    within = time_of(*shape, "nodes=2", size=16).tensor_parallel
+    across = time_of(*shape, "nodes=4", "cluster.processes_per_node=4", size=16).tensor_parallel
+    assert across / within == pytest.approx(230 / (4 * 20))  # the adapters of the four GPUs of a node
+
+
+def test_the_mfu_of_adapters_is_the_one_that_training_reports() -> None:
+    settings = settings_of("finetune=lora", "layout.micro_batch_size=1")
+    time, tokens = predict(settings, 1), 512 * 2048
+    flops = flops_per_token(settings.model, settings.finetune) * tokens
+    assert time.mfu == pytest.approx(flops / time.total / 312e12)
 
 
 def test_replicas_across_nodes_are_slower_than_within_one_and_share_the_adapters() -> None:
