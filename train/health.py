@@ -14,17 +14,16 @@ from typing import Any
 from conf.choices import OnBad, OnSpike
 from conf.errors import HealthError
 from conf.extensions import data_position, read_extensions
+from conf.go_back import drop_after
 from conf.run_folder import (
     CHECKPOINTS,
     HEALTH,
-    METRICS,
     append_records,
     read_json,
     read_metrics,
     read_records,
     repair_records,
     stage_folder,
-    write_records,
 )
 from parallel.engine import Engine, StepResult
 from parallel.replicas import compare_replicas
@@ -178,10 +177,7 @@ def go_back(context: RunContext, stage: str, fault: HealthError) -> None:
     )
     record(context, file, {"step": None, "event": REWIND, "what": str(fault), "samples": samples and list(samples)})
     if context.mesh.is_main:  # what was recorded since is trained anew, and no longer the same
-        rows = [row for row in read_metrics(context.folder) if row["stage"] != stage or row["step"] <= kept]
-        write_records(context.folder / METRICS, rows)
-        evaluated = (
-            row["step"] for row in rows if row["stage"] == stage and any("bits_per_byte" in key for key in row)
-        )
-        forget_after(file.parent, kept, evaluated)
+        drop_after(context.folder, stage, kept)
+        rows = [row for row in read_metrics(context.folder) if row["stage"] == stage]
+        forget_after(file.parent, kept, (row["step"] for row in rows if any("bits_per_byte" in key for key in row)))
     context.mesh.barrier()

@@ -34,6 +34,8 @@ def test_the_figures_of_a_stage() -> None:
     assert stage_figures([], "mono") == {}
     fewer = [*ROWS[:-1], {**ROWS[-1], "devices": 1}]
     assert stage_figures(fewer, "mono")["device_hours"] == (20 * 4 + 70 * 1) / 3600
+    went_back = [*ROWS[:-1], {**ROWS[-1], "device_seconds": 1800.0}]
+    assert stage_figures(went_back, "mono")["device_hours"] == 0.5
 
 
 def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
