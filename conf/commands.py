@@ -132,7 +132,7 @@ def read_command(schema: type[Command], argv: list[str]) -> Command:
     if missing:
         raise ConfigError(f"{missing[0]} has no value; write {missing[0]}=...")
     command = cast(Command, OmegaConf.to_object(config))
-    if isinstance(command, Sampling):
+    if isinstance(command, Sampling | Evaluate):
         check_sampling(command)
     for name in ("precision", "dtype"):
         if getattr(command, name, None) is Precision.fp8:
@@ -213,14 +213,19 @@ def task_names() -> list[str]:
     return sorted(path.stem for path in TASKS.glob("*.yaml"))
 
 
-def check_sampling(sampling: Sampling) -> None:
+def check_sampling(command: Sampling | Evaluate) -> None:
     """Errors: `ConfigError` for the first value that is out of range."""
-    for name in ("max_new_tokens", "samples", "batch_size"):
-        if getattr(sampling, name, 1) < 1:
-            raise ConfigError(f"{name}={getattr(sampling, name)} must be at least 1")
-    for problem in sampling_problems(temperature=sampling.temperature, top_p=sampling.top_p):
+    for name in ("max_new_tokens", "samples", "batch_size", "seconds", "workers"):
+        value = getattr(command, name, None)
+        if value is not None and not value > 0:
+            raise ConfigError(f"{name}={value} must be more than 0")
+    temperatures = command.temperatures if isinstance(command, Evaluate) else [command.temperature]
+    if not temperatures:
+        raise ConfigError("temperatures=[] draws no sample; give one at least, such as temperatures=[0.2]")
+    of_temperature = chain(*(sampling_problems(temperature=temperature) for temperature in temperatures))
+    for problem in chain(of_temperature, sampling_problems(top_p=command.top_p)):
         raise ConfigError(problem)
-    if sampling.top_k < 0:
-        raise ConfigError(f"top_k={sampling.top_k} must be at least 0; 0 keeps every token")
-    if not 0 <= sampling.seed < LARGEST_SEED:
-        raise ConfigError(f"seed={sampling.seed} must be at least 0 and below {LARGEST_SEED}")
+    if command.top_k < 0:
+        raise ConfigError(f"top_k={command.top_k} must be at least 0; 0 keeps every token")
+    if not 0 <= command.seed < LARGEST_SEED:
+        raise ConfigError(f"seed={command.seed} must be at least 0 and below {LARGEST_SEED}")

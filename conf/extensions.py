@@ -7,6 +7,7 @@ from typing import Any
 
 from conf.choices import Schedule
 from conf.errors import ConfigError
+from conf.go_back import drop_after
 from conf.mixture import corpora_of
 from conf.resume import changes, load, newest_checkpoint_step, refuse_other_data
 from conf.run_folder import (
@@ -14,16 +15,13 @@ from conf.run_folder import (
     CHECKPOINTS,
     DATA,
     EVALUATION,
-    METRICS,
     is_finished,
     read_json,
-    read_records,
     run_folder,
     stage_folder,
     step_folders,
     step_of,
     write_json,
-    write_records,
 )
 from conf.schema import Settings, StageConfig
 
@@ -99,8 +97,7 @@ def record_extension(settings: Settings, documents: Mapping[str, list[str]] | No
         "changed": changed,
     }
     write_json(stage_folder(folder, name) / EXTENSIONS, [*entries, entry])
-    rows = read_records(folder / METRICS)
-    write_records(folder / METRICS, (row for row in rows if row["stage"] != name or row["step"] <= step))
+    drop_after(folder, name, step)
     (stage_folder(folder, name) / EVALUATION).unlink(missing_ok=True)
     _reopen_best(stage_folder(folder, name) / BEST, step, comparable=step == newest and not entry["new_data"])
 

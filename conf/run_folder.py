@@ -1,7 +1,7 @@
 """A run's folder: where its files are, how they are read and written, and which run it holds.
 
 config.yaml data.json environment.json metrics.jsonl jobs.json jobs/ logs/ stages.md stages.png tokenizer/ wandb/
-stages/<stage>/ deepspeed.json health.jsonl lineage.json evaluation.json samples.md checkpoints/ weights/
+stages/<stage>/ deepspeed.json health.jsonl spent.json lineage.json evaluation.json samples.md checkpoints/ weights/
     evaluations/ profile/
 
 `launch`, `train` and `train.compare` all go through this module; it does not import torch.

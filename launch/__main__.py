@@ -171,7 +171,7 @@ def submit(plans: list[LaunchPlan], dry_run: bool) -> int:
         open_folder(plan)
     folder.mkdir(parents=True, exist_ok=True)
     for path, text in scripts.values():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     try:
         ids = slurm.submit({stage: path for stage, (path, _) in scripts.items()}, array)
     except ConfigError as error:

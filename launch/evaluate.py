@@ -82,7 +82,7 @@ def submit(settings: Settings, command: Evaluate, words: list[str]) -> int:
         print(f"# {path}\n{text}\n# {shlex.join(slurm.sbatch_command(path, after, array=False))}")
         return 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     id = slurm.submit({name: path}, array=False, after=after)[name]
     add_job(folder, "slurm", id, [], "", str(log).replace("%j", id), slurm.exit_name(name))
     print(f"{name}: job {id}" + (f", after job {after}" if after else "") + f"; log: {str(log).replace('%j', id)}")

@@ -12,7 +12,6 @@ import psutil  # type: ignore[import-untyped]
 
 from conf.choices import ClusterKind
 from conf.exit_codes import BAD_NODE, INTERRUPTED
-from conf.extensions import record_extension
 from conf.run_folder import newest_checkpoint, newest_step, run_folder, save_settings
 from conf.run_lock import OWNER, new_owner, run_lock, stop_file
 from conf.schema import Settings
@@ -124,8 +123,10 @@ def train_here(plan: LaunchPlan, variables: dict[str, str], hosts: Hosts | None)
 
 
 def open_folder(plan: LaunchPlan) -> None:
-    """Create the run's folder with its settings and `jobs/`."""
-    if plan.resumes:
-        record_extension(plan.settings)
-    save_settings(plan.settings, plan.folder)
+    """Create the run's folder with its settings and `jobs/`.
+
+    A run that goes on keeps the settings it has: training may still refuse the new ones (train/run_directory.py).
+    """
+    if not plan.resumes:
+        save_settings(plan.settings, plan.folder)
     (plan.folder / "jobs").mkdir(exist_ok=True)

@@ -54,7 +54,7 @@ def read_hostfile(cluster: ClusterConfig) -> dict[str, int]:
     if not path.is_file():
         raise ConfigError(f"cluster.hostfile={cluster.hostfile} is not a file; write lines such as 'node1 slots=8'")
     slots: dict[str, int] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         text = line.partition("#")[0].strip()
         if not text:
             continue

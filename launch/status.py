@@ -81,9 +81,9 @@ def status(run: Path, jobs_queue: Queue) -> Status:
         }
         remaining_tokens = sum(tokens[name] for name in stages if name not in finished)
         left = (remaining_tokens - tokens[stage] * step / max(steps, 1) if stage not in finished else 0) / speed
-    if len(finished) == len(stages):
-        return Status(run.name, "finished", stage, steps, steps, row.get("loss"), speed, None, _id(jobs[-1:]), beside)
     alive = [(job, *queued) for job in jobs if (queued := job_state(run, job, jobs_queue))]
+    if len(finished) == len(stages) and not alive:  # with one, it is being extended
+        return Status(run.name, "finished", stage, steps, steps, row.get("loss"), speed, None, _id(jobs[-1:]), beside)
     if alive:
         job, state, reason = next((each for each in alive if each[1] == "running"), alive[0])
         note = "; ".join(filter(None, (reason if state != "running" and reason != "None" else "", beside)))

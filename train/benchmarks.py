@@ -13,14 +13,15 @@ from typing import Any
 
 from conf.commands import Evaluate, Sampling, read_command
 from conf.errors import ConfigError
-from conf.run_folder import append_records, read_json, read_metrics, stage_folder, write_json
+from conf.run_folder import EVALUATIONS, read_json, read_metrics, stage_folder, write_json, write_records
 from conf.schema import TaskConfig
 from parallel.engine import Engine
 from train.context import RunContext, on_main
+from train.evaluate.check import check
 from train.evaluate.pass_at_k import mean_pass_at_k
 from train.evaluate.problems import Problem, sample_seed
 from train.evaluate.programs import Sample
-from train.evaluate.sandbox import Limits, SandboxError, check_isolation, run_programs
+from train.evaluate.sandbox import Limits, SandboxError, run_programs
 from train.sample.generator import cutting
 from train.sample.replicas import spread
 from train.stop import StopSignal
@@ -54,7 +55,7 @@ class Benchmarks:
     def __init__(self, context: RunContext, stage: str, stop: StopSignal) -> None:
         self.context, self.stage, self.stop = context, stage, stop
         self.tasks = [open_task(context, name, config) for name, config in context.settings.evaluation.tasks.items()]
-        self.folder = stage_folder(context.folder, stage) / "evaluations"
+        self.folder = stage_folder(context.folder, stage) / EVALUATIONS
         self.scoring: list[tuple[Task, int, threading.Thread]] = []
         self.left = False
         self.errors: list[str] = []
@@ -79,7 +80,7 @@ class Benchmarks:
             if rows is not None and self.context.mesh.is_main:
                 folder = self._folder(task, step)
                 folder.mkdir(parents=True, exist_ok=True)
-                append_records(folder / SAMPLES, rows)
+                write_records(folder / SAMPLES, rows)
                 self._score(task, step)
 
     def record(self, tracker: Tracker, wait: bool = False) -> None:
@@ -147,10 +148,11 @@ class Benchmarks:
         def score() -> None:
             if before is not None:
                 before.join()
+            folder = self._folder(task, step)
             try:
-                self._run(task, self._folder(task, step))
-            except (SandboxError, OSError) as error:
-                self.errors.append(f"{task.name} after step {step} could not be scored: {error}")
+                self._run(task, folder)
+            except (SandboxError, OSError, ValueError) as error:
+                self.errors.append(f"{task.name} after step {step} could not be scored: {error}; see {folder}")
 
         thread = threading.Thread(target=score, daemon=True)
         self.scoring.append((task, step, thread))
@@ -159,7 +161,7 @@ class Benchmarks:
     def _run(self, task: Task, folder: Path) -> None:
         if (folder / SCORES).exists():  # the run ended between the score and its record
             return
-        rows = [json.loads(line) for line in (folder / SAMPLES).read_text().splitlines()]
+        rows = [json.loads(line) for line in (folder / SAMPLES).read_text(encoding="utf-8").splitlines()]
         workers = task.command.workers or spare_cores()
         limits = Limits(task.command.seconds, sandbox=task.command.sandbox)
         passed: dict[Any, list[bool]] = defaultdict(list)
@@ -171,18 +173,20 @@ class Benchmarks:
             for row, outcome in zip(some, run_programs(trials, limits, workers), strict=True):
                 passed[row["task_id"]].append(outcome.passed)
         scores = {str(k): mean_pass_at_k(list(passed.values()), k) for k in task.command.k}
-        write_json(folder / SCORES, {"pass_at_k": scores, "passed": dict(passed)})
+        if not self.left:  # else the stage may have gone back, and these are no longer its weights
+            write_json(folder / SCORES, {"pass_at_k": scores, "passed": dict(passed)})
 
 
 def spare_cores() -> int:
-    """Cores of this machine that no process of the run computes on, at least one."""
-    return max(1, (os.cpu_count() or 1) - int(os.environ.get("LOCAL_SIZE", "1")))
+    """Cores that this process may use and no process of the run computes on, at least one."""
+    return max(1, len(os.sched_getaffinity(0)) - int(os.environ.get("LOCAL_SIZE", "1")))
 
 
 def open_task(context: RunContext, name: str, config: TaskConfig) -> Task:
     """The task of `evaluation.tasks`, with `train.evaluate`'s settings of that name.
 
-    Errors: `ConfigError` where there is no such benchmark, its problems cannot be read, or programs cannot be run.
+    Errors: `ConfigError` where there is no such benchmark, `train.evaluate` refuses its settings, or its problems
+    cannot be read.
     """
     words = [f"samples={config.samples}", *config.settings]
     command = read_command(Evaluate, ["run=-", f"task={name}", *words])
@@ -200,10 +204,10 @@ def open_task(context: RunContext, name: str, config: TaskConfig) -> Task:
 
     def load() -> list[Problem]:
         try:
-            check_isolation(command.sandbox)
-        except SandboxError as error:
+            check(command)
+            problems: list[Problem] = module.load_problems(command)
+        except ConfigError as error:
             raise ConfigError(f"evaluation.tasks.{name}: {error}") from None
-        problems: list[Problem] = module.load_problems(command)
         return problems
 
     problems = on_main(context.mesh, load)

@@ -14,10 +14,10 @@ from typing import Any
 from conf.choices import OnBad, OnSpike
 from conf.errors import HealthError
 from conf.extensions import data_position, read_extensions
+from conf.go_back import drop_after
 from conf.run_folder import (
     CHECKPOINTS,
     HEALTH,
-    METRICS,
     append_records,
     read_json,
     read_metrics,
@@ -26,7 +26,6 @@ from conf.run_folder import (
     stage_folder,
     step_name,
     step_of,
-    write_records,
 )
 from parallel.engine import Engine, StepResult
 from parallel.replicas import compare_replicas
@@ -180,10 +179,7 @@ def go_back(context: RunContext, stage: str, fault: HealthError) -> None:
     )
     record(context, file, {"step": None, "event": REWIND, "what": str(fault), "samples": samples and list(samples)})
     if context.mesh.is_main:  # what was recorded since is trained anew, and no longer the same
-        rows = [row for row in read_metrics(context.folder) if row["stage"] != stage or row["step"] <= kept]
-        write_records(context.folder / METRICS, rows)
-        evaluated = (
-            row["step"] for row in rows if row["stage"] == stage and any("bits_per_byte" in key for key in row)
-        )
-        forget_after(file.parent, kept, evaluated)
+        drop_after(context.folder, stage, kept)
+        rows = [row for row in read_metrics(context.folder) if row["stage"] == stage]
+        forget_after(file.parent, kept, (row["step"] for row in rows if any("bits_per_byte" in key for key in row)))
     context.mesh.barrier()

@@ -61,12 +61,14 @@ def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
     context.log(f"stage {name}: {origin}")
     tracker = open_tracker(context, name, lineage(context.folder, name, parent, context.settings))
     saver = open_saver(context, name, engine, tracker.record_save)
+    benchmarks = Benchmarks(context, name, stop)
     try:
         best = BestWeights(context, name, engine, tracker, saver)
-        ended = train_steps(context, name, engine, done, tracker, saver, best, stop)
+        ended = train_steps(context, name, engine, done, tracker, saver, best, benchmarks, stop)
         if ended:
             finish(context, name, parent, tracker, best)
     except HealthError:
+        benchmarks.leave()
         tracker.finish()
         saver.wait()
         engine.destroy()
@@ -86,11 +88,12 @@ def train_steps(
     tracker: Tracker,
     saver: Saver,
     best: BestWeights,
+    benchmarks: Benchmarks,
     stop: StopSignal,
 ) -> bool:
     """Take the steps after `done`; false where a signal stopped them. Errors: `HealthError` to go back from."""
     settings, stage, stopped = context.settings, context.settings.stages[name], False
-    health, meter, benchmarks = Health(context, name, done), Meter(context), Benchmarks(context, name, stop)
+    health, meter = Health(context, name, done), Meter(context)
     batches = meter.waiting(stage_batches(context, name, done, health.gaps))
     with meter.part("evaluation"):
         benchmarks.sample(done, engine)  # where a signal stopped that

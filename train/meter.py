@@ -7,13 +7,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from conf.go_back import PARTS
 from model.flops import flops_per_token
 from parallel.micro_batch import MicroBatch
 from train.context import RunContext
 from train.hardware import energy_joules, measured_tflops, peak_memory_bytes
-
-PARTS = ("evaluation", "saving", "data")  # of a stage's time, beside training; data: waiting for it
-RUNNING = ("energy_joules", "seconds_training", *(f"seconds_{name}" for name in PARTS))  # add up over a stage
 
 
 class Meter:
@@ -23,7 +21,7 @@ class Meter:
         self.context = context
         self.straggler, self.times_slowest = -1, 0
         self.ranks: dict[str, list[float]] = {}
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds = {part: 0.0 for part in PARTS if part != "training"}  # which is the rest
         self.began, self.readings = time.perf_counter(), 0
         self.energy_before = energy_joules(context.mesh.device)
         self.restart()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -61,32 +62,38 @@ def read_scores(folder: Path) -> Scores:
     return {stage: values for stage, (_, values) in sorted(scores.items(), key=lambda item: item[1][0])}
 
 
+def corpora_of(scores: Scores) -> list[str]:
+    """The corpora of all stages, in order: a run that is extended may have others from there on."""
+    return list(dict.fromkeys(chain.from_iterable(scores.values())))
+
+
 def print_table(scores: Scores) -> None:
     """Print the table; the best stage on each corpus is bold."""
-    corpora = list(next(iter(scores.values())))
-    best = {corpus: min(values[corpus] for values in scores.values()) for corpus in corpora}
+    corpora = corpora_of(scores)
+    best = {corpus: min(values[corpus] for values in scores.values() if corpus in values) for corpus in corpora}
     table = Table(title="Validation, bits per byte (lower is better)", min_width=50)
     table.add_column("after stage")
     for corpus in corpora:
         table.add_column(corpus, justify="right")
     for stage, values in scores.items():
-        cells = [f"{values[corpus]:.3f}" for corpus in corpora]
         bold = [
-            f"[bold green]{cell}[/]" if values[corpus] == best[corpus] else cell
-            for corpus, cell in zip(corpora, cells, strict=True)
+            f"[bold green]{cell}[/]" if values.get(corpus) == best[corpus] else cell
+            for corpus, cell in zip(corpora, _cells(values, corpora), strict=True)
         ]
         table.add_row(stage, *bold)
     Console().print(table)
 
 
+def _cells(values: dict[str, float], corpora: list[str]) -> list[str]:
+    return [f"{values[corpus]:.3f}" if corpus in values else "-" for corpus in corpora]
+
+
 def write_markdown(scores: Scores, path: Path) -> None:
     """Write the table as Markdown."""
-    corpora = list(next(iter(scores.values())))
+    corpora = corpora_of(scores)
     rows = ["| after stage | " + " | ".join(corpora) + " |", "|---|" + "---:|" * len(corpora)]
-    rows += [
-        f"| {stage} | " + " | ".join(f"{values[c]:.3f}" for c in corpora) + " |" for stage, values in scores.items()
-    ]
-    path.write_text("Validation, bits per byte (lower is better)\n\n" + "\n".join(rows) + "\n")
+    rows += [f"| {stage} | " + " | ".join(_cells(values, corpora)) + " |" for stage, values in scores.items()]
+    path.write_text("Validation, bits per byte (lower is better)\n\n" + "\n".join(rows) + "\n", encoding="utf-8")
 
 
 def plot_schedule(settings: Settings, path: Path) -> None:
@@ -105,7 +112,8 @@ def plot_schedule(settings: Settings, path: Path) -> None:
             step for step in {*ends, *range(1, stage.steps, -(-stage.steps // 500)), stage.steps} if step > 0
         )
         rates = [learning_rate(stage, step) for step in steps]
-        axes.plot([before + step * tokens for step in steps], rates, label=name, color=COLOURS[index % len(COLOURS)])
+        places, colour = [before + step * tokens for step in steps], COLOURS[index % len(COLOURS)]
+        axes.plot(places, rates, label=name, color=colour, marker="o" if len(steps) == 1 else None)
         before += stage.steps * tokens
     axes.set_xlabel("tokens")
     axes.set_ylabel("learning rate")
@@ -123,19 +131,24 @@ def plot_stages(scores: Scores, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    stages, corpora = list(scores), list(next(iter(scores.values())))
+    stages, corpora = list(scores), corpora_of(scores)
     width = 0.8 / len(stages)
     figure, axes = pyplot.subplots(figsize=(1.5 + 2.2 * len(corpora), 4.2), layout="constrained")
     for index, stage in enumerate(stages):
-        values = [scores[stage][corpus] for corpus in corpora]
-        positions = [place + (index - (len(stages) - 1) / 2) * width for place in range(len(corpora))]
+        there = [place for place, corpus in enumerate(corpora) if corpus in scores[stage]]
+        values = [scores[stage][corpora[place]] for place in there]
+        positions = [place + (index - (len(stages) - 1) / 2) * width for place in there]
         bars = axes.bar(positions, values, width * 0.92, label=f"after {stage}", color=COLOURS[index % len(COLOURS)])
         axes.bar_label(bars, fmt="%.2f", fontsize=9, padding=2)
     axes.set_xticks(range(len(corpora)), [f"{corpus} validation" for corpus in corpora])
     axes.set_ylabel("bits per byte (lower is better)")
     axes.set_title("Each stage on every corpus")
-    axes.margins(y=0.18)
+    axes.margins(y=0.08)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, ncols=len(stages), loc="upper center")
+    for columns in range(len(stages), 0, -1):
+        legend = figure.legend(frameon=False, ncols=columns, loc="outside lower center")
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
     figure.savefig(path, dpi=150, metadata={"Description": json.dumps(scores)})
     pyplot.close(figure)

@@ -1,7 +1,6 @@
 """The summary of a run: what each stage took, what it reached, and where everything is."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def stage_figures(records: list[dict[str, Any]], corpus: str) -> dict[str, Any]:
     """The figures of a stage from its records, oldest first; empty where it has not taken a step.
 
     best: (bits per byte on the validation set of its own `corpus`, step), None without an evaluation. Seconds and
-    energy are those of the whole stage, over interruptions.
+    energy are those of the whole stage, over interruptions and returns to a checkpoint.
     """
     steps = [row for row in records if row.get("loss") is not None]
     if not steps:
@@ -67,11 +66,15 @@ def stage_figures(records: list[dict[str, Any]], corpus: str) -> dict[str, Any]:
 
 
 def device_seconds(records: Sequence[dict[str, Any]]) -> float:
-    """Time x devices of a stage from its records, in any order; one that was resumed may have changed their number."""
-    ordered = sorted(records, key=lambda row: float(row["seconds"]))  # a benchmark's score comes late for its step
-    ends = [0.0, *(float(row["seconds"]) for row in ordered)]
-    spans = zip(pairwise(ends), ordered, strict=True)
-    total: float = sum((end - begin) * row["devices"] for (begin, end), row in spans)
+    """Time x devices of a stage from its records, in any order, with what was dropped when it went back.
+
+    A stage that was resumed may have changed their number. Records of earlier versions hold no total.
+    """
+    total, begin = 0.0, 0.0
+    timed = [row for row in records if "seconds" in row]
+    for row in sorted(timed, key=lambda row: float(row["seconds"])):  # a benchmark's score comes late for its step
+        end = row["seconds"]
+        total, begin = row.get("device_seconds", total + (end - begin) * row.get("devices", 0)), end
     return total
 
 

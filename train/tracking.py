@@ -15,11 +15,13 @@ import psutil  # type: ignore[import-untyped]
 
 from conf.duration import format_duration
 from conf.extensions import read_extensions, samples_done
+from conf.go_back import TOTALS, spent
 from conf.run_folder import METRICS, TENSORBOARD, append_records, repair_records
 from model.flops import flops_per_token
 from parallel.engine import StepResult
 from train.context import RunContext
-from train.meter import RUNNING, Meter
+from train.meter import Meter
+from train.summary import device_seconds
 from train.tensorboard import TensorBoard
 from train.wandb_run import artifact_name, flat, mark_unsent, open_wandb
 
@@ -27,8 +29,9 @@ from train.wandb_run import artifact_name, flat, mark_unsent, open_wandb
 class Tracker:
     """Writes the records of one stage, on the main process; on the others `folder` is None and nothing is written.
 
-    rows: the stage's records so far. Steps that an interrupted run recorded after its last checkpoint are trained again
-    with the same values: they are logged again, but not recorded a second time.
+    before: what the stage has taken so far, by the names of `TOTALS`. rows: its records so far. Steps that an
+    interrupted run recorded after its last checkpoint are trained again with the same values: they are logged again,
+    but not recorded a second time.
     """
 
     def __init__(
@@ -39,17 +42,17 @@ class Tracker:
         rows: list[dict[str, Any]],
         board: TensorBoard | None = None,
         extensions: list[dict[str, Any]] | None = None,
+        before: dict[str, float] | None = None,
     ) -> None:
         self.folder, self.context, self.run, self.board = folder, context, run, board
         self.extensions = extensions or []
         self.ranks: dict[str, list[float]] = {}
-        steps = [row for row in rows if "loss" in row]
-        self.before = {name: value for name in RUNNING if steps and (value := steps[-1].get(name)) is not None}
+        self.before = before or {}
         self.recorded = {(row["step"], _kind(row)) for row in rows}
         self.started = False  # whether a step was recorded by this process
         self.logged = False  # whether W&B has a step of this process
         self.waiting: dict[str, Any] = {}  # for W&B's next step
-        self.began = time.monotonic() - max((row.get("seconds", 0.0) for row in rows), default=0.0)
+        self.began = time.monotonic()
 
     def record_step(self, stage: str, step: int, lr: float, result: StepResult, meter: Meter) -> None:
         """Record an optimizer step: loss, learning rate, gradient norm, tokens, speed, memory."""
@@ -63,7 +66,7 @@ class Tracker:
             "tokens": tokens,
             **speed,
         }
-        values |= {name: values[name] + self.before.get(name, 0.0) for name in RUNNING if values[name] is not None}
+        values |= {name: values[name] + self.before.get(name, 0.0) for name in TOTALS if values.get(name) is not None}
         if not self.started:  # what a restart costs, from the process to the end of its first step
             self.started, values["start_seconds"] = True, time.time() - psutil.Process().create_time()
         self.ranks = meter.ranks
@@ -109,7 +112,7 @@ class Tracker:
         if self.folder is None:
             return
         text = "\n".join(f"## {name}\n\n~~~~\n{prompts[name]}{sample}\n~~~~\n" for name, sample in samples.items())
-        path.write_text(f"# Samples after stage {stage}\n\n{text}")
+        path.write_text(f"# Samples after stage {stage}\n\n{text}", encoding="utf-8")
         for name, sample in samples.items():
             self.context.log(f"--- sample after {stage}, prompt {name} ---\n{prompts[name]}{_visible(sample)}")
         texts = {f"samples/{name}": prompts[name] + sample for name, sample in samples.items()}
@@ -171,8 +174,10 @@ class Tracker:
         values["flops"] = values["tokens"] * flops_per_token(
             self.context.settings.model, self.context.settings.finetune
         )
-        values["seconds"] = time.monotonic() - self.began
-        values["devices"] = self.context.mesh.size
+        seconds, devices = time.monotonic() - self.began, self.context.mesh.size
+        values["seconds"] = self.before.get("seconds", 0.0) + seconds
+        values["devices"] = devices
+        values["device_seconds"] = self.before.get("device_seconds", 0.0) + seconds * devices
         finite = {key: _finite(value) for key, value in values.items()}
         if self.board is not None:  # first: what metrics.jsonl holds, TensorBoard's file holds too
             self.board.write(step, finite)
@@ -206,7 +211,9 @@ def open_tracker(context: RunContext, stage: str, lineage: dict[str, Any]) -> Tr
     rows = [row for row in repair_records(folder / METRICS) if row["stage"] == stage]
     run = open_wandb(folder, stage, settings, lineage, rows, context.log) if settings.tracking.wandb else None
     board = TensorBoard(folder / TENSORBOARD / stage, rows) if settings.tracking.tensorboard else None
-    return Tracker(folder, context, run, rows, board, read_extensions(folder, stage))
+    before = spent(folder, stage)
+    before["device_seconds"] = max(before.get("device_seconds", 0.0), device_seconds(rows))  # not in older records
+    return Tracker(folder, context, run, rows, board, read_extensions(folder, stage), before)
 
 
 def _kind(row: dict[str, Any]) -> str:

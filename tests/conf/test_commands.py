@@ -27,6 +27,18 @@ def test_words_are_typed_and_texts_are_taken_as_they_are() -> None:
         (Sample, ["run=a", "prompt=x", "samples=[1"], "samples: while parsing"),
         (Sample, ["prompt=x"], "run has no value; write run=..."),
         (Evaluate, ["run=x"], "task has no value; write task=..."),
+        *(
+            (Evaluate, ["run=x", "task=humaneval", word], said)
+            for word, said in (
+                ("temperatures=[]", "temperatures=[] draws no sample"),
+                ("temperatures=[0.2,.inf]", "temperature=inf must be at least 0"),
+                ("top_p=0", "top_p=0.0 must be above 0"),
+                ("top_k=-1", "top_k=-1 must be at least 0"),
+                ("seed=-1", "seed=-1 must be at least 0"),
+                ("seconds=0", "seconds=0.0 must be more than 0"),
+                ("workers=0", "workers=0 must be more than 0"),
+            )
+        ),
     ],
 )
 def test_a_wrong_word_gets_one_line(schema: type, words: list[str], said: str) -> None:

@@ -25,10 +25,13 @@ def test_an_extension_is_recorded_and_reopens_the_stage(held: Path) -> None:
     folder = held / "mine"
     append_records(folder / "metrics.jsonl", [{"stage": "nl", "step": step, "loss": 1.0} for step in (99, 100, 101)])
     write_json(folder / "stages/nl/evaluation.json", {})
+    for step in (100, 110):
+        (folder / f"stages/nl/evaluations/humaneval_step_{step:09d}").mkdir(parents=True)
     longer = asked(held, "stages.nl.steps=240", "stages.nl.global_batch_size=32", "run.extend=true")
     record_extension(longer)
     save_settings(longer, folder)
     assert [row["step"] for row in read_metrics(folder)] == [99, 100], "the later ones are taken again"
+    assert [path.name for path in (folder / "stages/nl/evaluations").iterdir()] == ["humaneval_step_000000100"]
     assert not (folder / "stages/nl/evaluation.json").exists()
     before = (folder / "stages/nl/extensions.json").read_text()
     assert '"stages.nl.steps": [\n        120,\n        240' in before and '"after_step": 100' in before

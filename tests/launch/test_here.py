@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from conf.compose import compose_settings
+from conf.resume import check_run_folder
+from conf.run_folder import save_settings
 from conf.run_lock import run_lock
-from launch.here import LaunchPlan, train_here, train_until_ended
+from launch.here import LaunchPlan, open_folder, train_here, train_until_ended
 from launch.processes import ending_on_signals
 
 
@@ -52,6 +54,20 @@ def test_a_failure_is_tried_again_while_it_comes_further(
     codes: list[int], steps: list[int], code: int, pauses: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert tries_of(tmp_path, monkeypatch, codes, steps) == (code, pauses)
+
+
+def test_a_run_that_is_to_be_extended_is_as_it_was_until_training_accepts_it(tmp_path: Path) -> None:
+    settings = compose_settings(["stage=nl", f"run.root={tmp_path}", "run.name=mine"])
+    folder = tmp_path / "mine"
+    save_settings(settings, folder)
+    (folder / "metrics.jsonl").write_text('{"stage": "nl", "step": 120, "loss": 1.0}\n')
+    (folder / "stages/nl/weights").mkdir(parents=True)
+    (folder / "stages/nl/evaluation.json").write_text("{}")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    words = ["stage=nl", f"run.root={tmp_path}", "run.name=mine", "~data.corpora.multi", "run.extend=true"]
+    open_folder(LaunchPlan(words, compose_settings(words), 1, True, ["nl"]))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert (folder / "jobs").is_dir() and check_run_folder(settings)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -67,6 +67,8 @@ def test_how_it_ended(run: Path) -> None:
     assert (row.state, row.note) == ("failed", "exit code 1: error: rank 1: RuntimeError: a GPU fell off the bus")
     finish(run, "nl", "multi")
     assert status(run, {}).state == "finished"
+    slurm_job(run, "9", "multi")
+    assert status(run, {"9": ("pending", "None")}).state == "pending", "it is to be extended"
 
 
 def test_a_refused_submission_is_no_stopped_run(

@@ -6,6 +6,7 @@ import signal
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -17,13 +18,14 @@ from conf.command_line import run_command
 from conf.compose import compose_settings
 from conf.errors import HealthError
 from conf.exit_codes import UNHEALTHY
-from conf.run_folder import read_records
+from conf.go_back import spent
+from conf.run_folder import append_records, read_records
 from tests.train import test_health
 from tests.train.test_loop import OTHER_STAGES, command, write_corpora
 from tests.worlds import Worlds
 from train.data.batches import PassingOver, merged
 from train.data.prepare import find_prepared, prepare
-from train.health import Spikes
+from train.health import Spikes, go_back
 
 STEPS, BATCH = 8, 16
 
@@ -127,6 +129,7 @@ def run(
         patch.object(Engine, "train_batch", broken),
         patch("train.context.LOGGER.log", lambda _, form, *values: said.append(form % values)),
         patch("train.context.leave"),
+        patch("train.loop.Benchmarks.leave", lambda _: said.append("scoring is left")),
     ):
         try:
             ended = str(train(settings, StopSignal()))
@@ -161,12 +164,28 @@ def test_bad_samples_are_passed_over(zero: int, saved: int, corpora: Path, world
         ("rewind", None),
     ]
     assert events[-1]["samples"] == [saved * BATCH, 6 * BATCH]
+    assert results[0][1].count("scoring is left") == 1, "what it goes on with is of discarded weights"
     told = [line for line in results[0][1] if "going back" in line]
     assert len(told) == 1 and f"passing over samples {saved * BATCH} to 95 (time 1 of 3)" in told[0]
     rows = [row for row in read_records(corpora / "runs" / name / "metrics.jsonl") if "loss" in row]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert [row["step"] for row in rows if row["skipped"] or row["loss"] is None] == list(range(5, saved + 1))
     assert all_finite(stage)
+
+
+def test_scores_and_records_of_discarded_weights_go(tmp_path: Path) -> None:
+    """The step that is trained anew is sampled anew."""
+    mesh = SimpleNamespace(is_main=True, broadcast_object=lambda value: value, barrier=lambda: None)
+    settings = compose_settings(["model=tiny", "stage=nl"])
+    context: Any = SimpleNamespace(settings=settings, folder=tmp_path, mesh=mesh, log=lambda _: None)
+    evaluations = tmp_path / "stages/nl/evaluations"
+    for step in (0, 8):
+        (evaluations / f"humaneval_step_{step:09d}").mkdir(parents=True)
+    rows = [{"stage": "nl", "step": step, "bits_per_byte/nl": 2.0, "seconds": step} for step in (0, 8)]
+    append_records(tmp_path / "metrics.jsonl", rows)
+    go_back(context, "nl", HealthError("not well"))
+    assert [path.name for path in evaluations.iterdir()] == ["humaneval_step_000000000"]
+    assert read_records(tmp_path / "metrics.jsonl") == rows[:1] and spent(tmp_path, "nl") == {"seconds": 8}
 
 
 def test_broken_weights_stop_the_run_with_good_checkpoints_kept(corpora: Path, worlds: Worlds) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.transforms import Bbox
 
 from conf.compose import compose_settings
 from conf.run_folder import write_json
@@ -37,6 +39,49 @@ def test_the_picture_shows_a_bar_for_each_figure(tmp_path: Path) -> None:
     for red, green, blue in ((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00)):
         near = abs(pixels - [red / 255, green / 255, blue / 255]).max(axis=1) < 0.02
         assert near.sum() > 5000
+
+
+def test_a_corpus_that_came_or_went_with_an_extension_has_a_dash(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = {"nl": {"nl": 2.4, "multi": 3.1}, "mono": {"nl": 2.7, "mono": 1.8}}
+    print_table(scores)
+    write_markdown(scores, tmp_path / "stages.md")
+    written = (tmp_path / "stages.md").read_text()
+    assert "| after stage | nl | multi | mono |\n|---|---:|---:|---:|\n| nl | 2.400 | 3.100 | - |" in written
+    assert "| mono | 2.700 | - | 1.800 |" in written
+    printed = capsys.readouterr().out
+    assert all(figure in printed for figure in ("3.100", "1.800"))
+    plot_stages(scores, tmp_path / "stages.png")
+
+
+@pytest.mark.parametrize(
+    ("stages", "corpora"), [(["nl", "multi", "mono"], 1), ([f"stage{n}-long-name" for n in range(6)], 2)]
+)
+def test_every_stage_is_in_the_picture_s_legend(
+    stages: list[str], corpora: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[list[str], Bbox, Bbox, float]] = []
+
+    def measure(figure: Figure, *_: object, **__: object) -> None:
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        names = [text.get_text() for text in legend.get_texts()]
+        found.append((names, legend.get_window_extent(), figure.axes[0].get_window_extent(), figure.bbox.width))
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", measure)
+    plot_stages({stage: {f"corpus{n}": 1.0 + n for n in range(corpora)} for stage in stages}, tmp_path / "stages.png")
+    ((names, legend, bars, width),) = found
+    assert names == [f"after {stage}" for stage in stages]
+    assert legend.x0 >= 0 and legend.x1 <= width and legend.y0 >= 0 and legend.y1 <= bars.y0
+
+
+def test_a_stage_of_one_step_is_seen_in_the_schedule(tmp_path: Path) -> None:
+    words = [f"stages.nl.{key}" for key in ("steps=1", "warmup_steps=0", "anneal_steps=1")]
+    plot_schedule(compose_settings(["stage=nl", *words]), tmp_path / "schedule.png")
+    pixels = imread(tmp_path / "schedule.png")[..., :3]
+    blue = (abs(pixels - [0x00 / 255, 0x72 / 255, 0xB2 / 255]).max(axis=-1) < 0.05).nonzero()
+    assert blue[1].min() < 0.6 * pixels.shape[1], "not only in the legend"
 
 
 def test_the_readmes_picture_is_what_a_quickstart_draws(tmp_path: Path) -> None:

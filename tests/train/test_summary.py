@@ -35,6 +35,8 @@ def test_the_figures_of_a_stage() -> None:
     fewer = [*ROWS[:-1], {**ROWS[-1], "devices": 1}]
     for order in (fewer, fewer[::-1]):
         assert device_seconds(order) == 20 * 4 + 70 * 1
+    went_back = [*ROWS[:-1], {**ROWS[-1], "device_seconds": 1800.0}]
+    assert stage_figures(went_back, "mono")["device_hours"] == 0.5
 
 
 def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """The records of a run: what is written comes back, and a record cut off by a kill does no harm."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +14,8 @@ import pytest
 import torch
 
 from conf.choices import Precision
-from conf.run_folder import read_metrics
+from conf.go_back import drop_after
+from conf.run_folder import append_records, read_metrics
 from conf.schema import Settings
 from model.flops import flops_per_token
 from model.kernels import REFERENCE
@@ -19,9 +23,11 @@ from parallel.engine import StepResult
 from parallel.mesh import ProcessMesh, TensorParallelGroup
 from train.context import RunContext
 from train.meter import Meter
+from train.summary import device_seconds, stage_figures
 from train.tracking import Tracker, open_tracker
 from train.watchdog import Watchdog
 
+ROOT = Path(__file__).parents[2]
 CUT_OFF = '{"stage": "nl", "step": 3, "lo'
 
 
@@ -76,6 +82,28 @@ def test_seconds_go_on_from_the_interrupted_try(context: RunContext) -> None:
     (context.folder / "metrics.jsonl").write_text(json.dumps({"stage": "nl", "step": 2, "seconds": 40.0}) + "\n")
     open_tracker(context, "nl", {}).record_scores("nl", 4, {"nl": 2.5})
     assert 40 <= read_metrics(context.folder)[-1]["seconds"] < 70
+
+
+def test_a_stage_that_went_back_has_still_taken_what_was_dropped(context: RunContext) -> None:
+    """90 s on 8 devices up to step 9, of which half is dropped; from there on one device goes on."""
+    base = {"stage": "nl", "loss": 2.0, "devices": 8}
+    took = ({"step": step, "seconds": 10.0 * step, "seconds_training": 9.0 * step} for step in range(1, 10))
+    append_records(context.folder / "metrics.jsonl", ({**base, **row, "energy_joules": 1e3} for row in took))
+    tracker = open_tracker(context, "nl", {})
+    tracker.record_scores("nl", 9, {"nl": 2.5})
+    before = read_metrics(context.folder)[-1]
+    assert before["device_seconds"] == pytest.approx(90 * 8, abs=5) and device_seconds([before]) >= 720
+    drop_after(context.folder, "nl", 4)
+    tracker, meter = open_tracker(context, "nl", {}), Meter(context)
+    tracker.began -= 10.0
+    meter.began -= 5.0
+    tracker.record_step("nl", 5, 1e-3, StepResult(2.0, 1.0, False), meter)
+    row = read_metrics(context.folder)[-1]
+    assert row["step"] == 5 and row["seconds"] == pytest.approx(100, abs=5)
+    assert row["device_seconds"] == pytest.approx(90 * 8 + 10, abs=5)
+    assert row["seconds_training"] == pytest.approx(81 + 5, abs=3)
+    figures = stage_figures([row for row in read_metrics(context.folder) if row["stage"] == "nl"], "nl")
+    assert figures["device_hours"] * 3600 == row["device_seconds"] and figures["total_seconds"] == row["seconds"]
 
 
 def test_a_step_is_recorded_with_its_tokens_and_speed(context: RunContext, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,3 +230,22 @@ def test_samples_are_kept_and_shown_without_control_characters(
     shown = capsys.readouterr().out
     assert "def f():\ufffd[2J\n\treturn" in shown and "\x1b" not in shown
     assert "# Samples after stage nl" in (context.folder / "samples.md").read_text()
+
+
+RECORD = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from train.tracking import Tracker
+evaluation = SimpleNamespace(sample_prompts={"mono": "x = "})
+context = SimpleNamespace(settings=SimpleNamespace(evaluation=evaluation), log=lambda line: None)
+folder = Path(sys.argv[1])
+Tracker(folder, context, None, []).record_samples("nl", {"mono": "caf\\u00e9"}, folder / "samples.md")
+"""
+
+
+def test_samples_are_written_in_any_locale(tmp_path: Path) -> None:
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", RECORD, str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **locale}, check=True)
+    assert "x = caf\u00e9" in (tmp_path / "samples.md").read_text(encoding="utf-8")

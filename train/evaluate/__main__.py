@@ -1,23 +1,22 @@
 """`python -m train.evaluate`: benchmarks and perplexity of a trained model."""
 
 import hashlib
-import math
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conf.check import sampling_problems
 from conf.command_line import Command, run_command
 from conf.commands import Evaluate, read_command
 from conf.errors import ConfigError
 from conf.run_folder import EVALUATIONS, evaluations_of, read_json, write_json
 from train.evaluate import lm_harness
+from train.evaluate.check import COMPLETION_TASKS, check
 from train.evaluate.problems import problems_digest
-from train.evaluate.sandbox import SandboxError, check_isolation
 from train.stop import StopSignal
 
 if TYPE_CHECKING:
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 Result = dict[str, Any]
 # What samples and their results depend on, beside the weights and problems: an evaluation resumes only with the same.
 FIXED = ("max_new_tokens", "top_p", "top_k", "seed", "seconds")
-# Modules of this folder, as train/evaluate/completion.py describes them.
-COMPLETION_TASKS = ("humaneval", "humaneval_plus", "mbpp", "multipl_e")
-NEED_PROBLEMS = {"mtpb": "mtpb.jsonl", "humaneval_plus": "HumanEvalPlus.jsonl.gz"}  # task -> its authors' file
 COMMAND = Command(
     program="python -m train.evaluate",
     usage="run=... task=... [KEY=VALUE ...]",
@@ -64,41 +60,6 @@ def run_task(argv: list[str]) -> int:
     # Alone at a terminal Ctrl-C ends it at once; processes of a launch finish their batches and end together.
     evaluate(command, os.environ.get("RANK", "0") == "0", StopSignal() if "RANK" in os.environ else None)
     return 0
-
-
-def check(command: Evaluate) -> None:
-    """Errors: `ConfigError` for a file that is missing, or a number that is out of range."""
-    if command.problems is None and command.task in NEED_PROBLEMS:
-        raise ConfigError(f"task={command.task} needs problems={NEED_PROBLEMS[command.task]}; no package brings it")
-    if command.task == "harness":
-        lm_harness.check(command)
-    for path in command.paths:
-        if not Path(path).is_file() and not (command.task == "infill" and Path(path).is_dir()):
-            raise ConfigError(f"{path} is not a file")
-    for name in ("samples", "max_new_tokens", "batch_size", "seconds", "workers"):
-        value = getattr(command, name)
-        if value is not None and not value > 0:
-            raise ConfigError(f"{name}={value} must be more than 0")
-    for problem in sampling_problems(top_p=command.top_p):
-        raise ConfigError(problem)
-    if any(not 0 <= temperature < math.inf for temperature in command.temperatures) or not command.temperatures:
-        raise ConfigError(f"temperatures={command.temperatures} must be at least 0; 0 takes the most likely token")
-    if command.top_k < 0:
-        raise ConfigError(f"top_k={command.top_k} must be at least 0; 0 keeps every token")
-    if command.task not in ("perplexity", "harness", "infill"):
-        try:
-            check_isolation(command.sandbox)
-        except SandboxError as error:
-            raise ConfigError(str(error)) from None
-    if command.task == "infill" and (len(command.temperatures), command.samples, command.k) != (1, 1, [1]):
-        raise ConfigError("task=infill writes each line once, at one temperature; leave samples and k out")
-    if command.task in COMPLETION_TASKS:
-        wrong = [k for k in command.k if not 1 <= k <= command.samples]
-        if wrong or not command.k:
-            most = [k for k in command.k if 1 <= k <= command.samples] or [1]
-            raise ConfigError(
-                f"pass@k of {command.samples} samples needs 1 <= k <= {command.samples}; k={command.k}, use k={most}"
-            )
 
 
 def evaluate(command: Evaluate, is_main: bool, stop: StopSignal | None = None) -> None:
@@ -177,7 +138,7 @@ def print_result(task: str, result: Result) -> None:
         lines = {"all problems": [f"{result['pass_rate']:.2%}", f"{result['single_turn_pass_rate']:.2%}"]}
         asked = result["prompt_perplexity"], result["single_turn_prompt_perplexity"]
         for name in ("all", "solved", "unsolved"):
-            lines[f"prompt perplexity, {name}"] = [f"{of[name]:.3f}" if name in of else "" for of in asked]
+            lines[f"prompt perplexity, {name}"] = ["" if of.get(name) is None else f"{of[name]:.3f}" for of in asked]
         for group, word in (("categories", ""), ("turns", " turns")):
             for name, value in result[group].items():
                 lines[f"{name}{word}"] = [f"{value:.2%}", f"{result[f'single_turn_{group}'][name]:.2%}"]
@@ -213,11 +174,12 @@ def track(weights: "Weights", task: str, result: Result) -> None:
         print(f"W&B failed ({error!r}); the results are in {folder}", file=sys.stderr)
 
 
-def _numbers(result: Result, above: str = "") -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
+def _numbers(result: Result, above: str = "") -> Iterator[tuple[str, float]]:
     for key, value in result.items():
-        found += _numbers(value, f"{above}{key}/") if isinstance(value, dict) else [(f"{above}{key}", value)]
-    return found
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{above}{key}/")
+        elif value is not None:
+            yield f"{above}{key}", value
 
 
 def _save_settings(folder: Path, command: Evaluate, problems: list[dict[str, Any]], weights: Path) -> None:

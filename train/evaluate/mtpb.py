@@ -81,12 +81,20 @@ def summarise(problems: Iterable[Problem], rates: dict[Any, float]) -> dict[str,
     return {"pass_rate": sum(rates.values()) / len(rates), **means}
 
 
-def mean_perplexity(rates: dict[Any, float], perplexities: dict[Any, list[float]]) -> dict[str, float]:
-    """The mean over problems of their prompts' perplexity: of all, of those that a sample solves, and of the others."""
+def mean_perplexity(rates: dict[Any, float], perplexities: dict[Any, list[float | None]]) -> dict[str, float | None]:
+    """The mean over problems of their prompts' perplexity: of all, of those that a sample solves, and of the others.
+
+    What was not measured (None) counts in no mean; None: no problem of the group was.
+    """
     groups = {"all": list(rates), "solved": [name for name, rate in rates.items() if rate > 0]}
     groups["unsolved"] = [name for name in rates if name not in groups["solved"]]
-    means = {name: sum(values) / len(values) for name, values in perplexities.items()}
-    return {group: sum(means[name] for name in names) / len(names) for group, names in groups.items() if names}
+    means = {name: _mean(values) for name, values in perplexities.items()}
+    return {group: _mean([means[name] for name in names]) for group, names in groups.items() if names}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    measured = [value for value in values if value is not None]
+    return sum(measured) / len(measured) if measured else None
 
 
 def evaluate(
@@ -134,7 +142,7 @@ def _at_temperature(
     )
     first = [row for row in samples if row["sample"] == 0]
     texts = [split_prompts(row, render_turns(problems[row["task_id"]], row["case"], mode)) for row in first]
-    perplexities: dict[Any, list[float]] = defaultdict(list)
+    perplexities: dict[Any, list[float | None]] = defaultdict(list)
     for row, value in zip(first, prompt_perplexities(texts, generator, command.batch_size), strict=True):
         perplexities[row["task_id"]].append(value)
     if not mesh.is_main:

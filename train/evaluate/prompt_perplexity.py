@@ -15,19 +15,19 @@ from train.sample.generator import Generator
 Part = tuple[str, bool]  # text, and whether it is a prompt: the other parts are only context
 
 
-def prompt_perplexities(texts: Sequence[Sequence[Part]], generator: Generator, batch_size: int) -> list[float]:
+def prompt_perplexities(texts: Sequence[Sequence[Part]], generator: Generator, batch_size: int) -> list[float | None]:
     """For each text exp(-log P / m): P is the probability of its m prompt tokens, each given all that precedes it.
 
-    A text that is longer than the context loses its beginning.
+    A text that is longer than the context loses its beginning; None where it loses all prompt tokens.
     """
-    found: list[float] = []
+    found: list[float | None] = []
     for start in range(0, len(texts), batch_size):
         rows = [_tokens(text, generator) for text in texts[start : start + batch_size]]
         length = max(len(ids) for ids, _ in rows)
         padded = torch.tensor([ids + [generator.tokenizer.eos] * (length - len(ids)) for ids, _ in rows])
         for losses, (_, is_prompt) in zip(generator.token_losses(padded).double(), rows, strict=True):
             mask = torch.tensor(is_prompt[1:])
-            found.append(math.exp(losses[: len(mask)][mask].mean().item()))
+            found.append(math.exp(losses[: len(mask)][mask].mean().item()) if mask.any() else None)
     return found
 
 

@@ -121,7 +121,7 @@ def test_perplexity_is_the_models_own_loss(run: Path, tmp_path: Path) -> None:
         (["task=mtpb", "problems=/none.jsonl"], "problems=/none.jsonl is not a file"),
         (["task=humaneval", "samples=5"], "pass@k of 5 samples needs 1 <= k <= 5; k=[1, 10, 100], use k=[1]"),
         (["task=humaneval", "samples=0"], "samples=0 must be more than 0"),
-        (["task=humaneval", "temperatures=[-1]"], "temperatures=[-1.0] must be at least 0"),
+        (["task=humaneval", "temperatures=[-1]"], "temperature=-1.0 must be at least 0"),
         (["task=humaneval", "top_p=2"], "top_p=2.0 must be above 0 and at most 1"),
         (["task=perplexity", "paths=[/none.txt]"], "/none.txt is not a file"),
         (["task=perplexity", "run=/none"], "/none"),

@@ -45,6 +45,8 @@ def test_perplexities_are_means_over_problems() -> None:
     means = mean_perplexity({1: 0.5, 2: 0.0, 3: 0.1}, {1: [2.0, 4.0], 2: [10.0], 3: [1.0, 1.0]})
     assert means == {"all": 14 / 3, "solved": 2.0, "unsolved": 10.0}
     assert mean_perplexity({1: 0.0}, {1: [2.0]}) == {"all": 2.0, "unsolved": 2.0}
+    measured = mean_perplexity({1: 1.0, 2: 0.0, 3: 0.0}, {1: [None], 2: [None, 3.0], 3: [5.0]})
+    assert measured == {"all": 4.0, "solved": None, "unsolved": 4.0}
 
 
 def test_rates_by_category_and_turns() -> None:

@@ -27,5 +27,6 @@ def test_only_prompts_count_and_batches_change_nothing() -> None:
 def test_a_text_longer_than_the_context_loses_its_beginning() -> None:
     generator = generator_of(SentencePieceTokenizer.train(TEXTS, MODEL.vocab_size))
     end = [("return x\n" * MODEL.context_length, False), ("x += y\n", True)]
-    (whole,) = prompt_perplexities([[("for i\n", True), *end]], generator, batch_size=1)
+    whole, none = prompt_perplexities([[("for i\n", True), *end], [("for i\n", True), end[0]]], generator, batch_size=2)
+    assert none is None
     assert whole == pytest.approx(prompt_perplexities([end], generator, batch_size=1)[0])
