@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tests.parity.cases import engine_of, mesh_for, settings_of
+from tests.parity.cases import engine_of, half, mesh_for, micro_batches, settings_of
 from tests.worlds import Worlds
 
 TP2, PP2 = "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2"
@@ -84,3 +84,24 @@ def printed_while_built(overrides: list[str]) -> str:
 def test_building_prints_nothing(worlds: Worlds) -> None:
     """DeepSpeed's `BF16_Optimizer` would print the memory in use, several lines a parameter group."""
     assert worlds(1).run(printed_while_built, ["layout.precision=bf16"]) == [""]
+
+
+def overflowing_steps(overrides: list[str]) -> list[tuple[bool, bool, float]]:
+    """(not taken, the search for a scale of the loss, scale after it) of four steps."""
+    settings = settings_of(overrides)
+    mesh = mesh_for(settings)
+    engine = engine_of(settings, mesh)
+    engine.set_lr(0.01)
+    result = []
+    for step in range(4):
+        outcome = engine.train_batch(micro_batches(step, settings, mesh))
+        result.append((outcome.skipped, outcome.rescaled, engine.trainer_state["loss_scale"]["cur_scale"]))
+    engine.destroy()
+    return result
+
+
+def test_a_step_left_out_at_the_smallest_scale_is_a_fault(worlds: Worlds) -> None:
+    """Whatever the smallest is: train/health.py goes back after a few of them."""
+    words = ["layout.zero_stage=1", "layout.loss_scale.hysteresis=1", "layout.loss_scale.initial_power=30"]
+    (steps,) = worlds(1).run(half, overflowing_steps, [*words, f"layout.loss_scale.minimum={2**28}"])
+    assert steps == [(True, True, 2**29), (True, True, 2**28), (True, False, 2**28), (True, False, 2**28)]
