@@ -164,8 +164,9 @@ class Engine:
             value = gather(self.deepspeed, parameter, what)
             shard = shard_of(parameter)
             if shard is not None:
+                value = value.to(mesh.device).contiguous()  # NCCL takes no host tensors, where offloading keeps them
                 slices = [torch.empty_like(value) for _ in range(tp.size)]
-                dist.all_gather(slices, value.contiguous(), group=tp.group)
+                dist.all_gather(slices, value, group=tp.group)
                 value = shard.join(slices)
             keep = tp.rank == 0 and mesh.dp_rank == int(name.partition(".")[0]) % mesh.dp_size
             yield name, to_host(value) if keep else None

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import math
+from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -105,3 +107,27 @@ def test_a_step_left_out_at_the_smallest_scale_is_a_fault(worlds: Worlds) -> Non
     words = ["layout.zero_stage=1", "layout.loss_scale.hysteresis=1", "layout.loss_scale.initial_power=30"]
     (steps,) = worlds(1).run(half, overflowing_steps, [*words, f"layout.loss_scale.minimum={2**28}"])
     assert steps == [(True, True, 2**29), (True, True, 2**28), (True, False, 2**28), (True, False, 2**28)]
+
+
+def gathered_devices(overrides: list[str]) -> set[str]:
+    """Where the tensors are that the whole state is gathered from, and into, where torch's device without memory stands
+    for a GPU: what DeepSpeed has offloaded stays on the CPU."""
+    settings = settings_of(overrides)
+    engine = engine_of(settings, mesh_for(settings))
+    engine.mesh = replace(engine.mesh, device=torch.device("meta"))
+    devices: set[str] = set()
+
+    def all_gather(slices: list[torch.Tensor], value: torch.Tensor, group: object) -> None:
+        devices.update(each.device.type for each in (value, *slices))
+
+    with patch("torch.distributed.all_gather", all_gather), patch("parallel.engine.to_host", lambda value: value):
+        assert len(list(engine.full_state())) > len(devices) > 0
+    engine.destroy()
+    return devices
+
+
+def test_offloaded_state_is_gathered_on_the_device(worlds: Worlds) -> None:
+    """NCCL takes no tensors of the host, where the whole values of a parameter are that has one replica."""
+    for stage in (1, 2):
+        words = [f"layout.zero_stage={stage}", TP2, "layout.offload=optimizer"]
+        assert worlds(2).run(gathered_devices, words) == [{"meta"}] * 2
