@@ -89,6 +89,8 @@ def model_problems(model: ModelConfig) -> Iterator[str]:
             f"model.rotary_dim={model.rotary_dim} must be even and at most head_dim={model.head_dim} "
             f"(n_embd={model.n_embd} / n_head={model.n_head})"
         )
+    if model.head_dim % 2:  # Triton's block middle reads each head in pairs
+        yield f"model.n_head={model.n_head} makes head_dim={model.head_dim}, which must be even; use another n_head"
     if not 0 <= model.dropout < 1:
         yield f"model.dropout={model.dropout} must be at least 0 and below 1"
     if model.layer_norm_epsilon <= 0:

@@ -140,6 +140,12 @@ def loss_scaler(engine: Any) -> Any:
     return scaler
 
 
+def can_lower_loss_scale(engine: Any) -> bool:
+    """Whether fp16's scale of the loss is above `layout.loss_scale.minimum`; False in other precisions."""
+    scaler = loss_scaler(engine)
+    return scaler is not None and bool(scaler.cur_scale > scaler.min_scale)
+
+
 def built_shape(parameter: Tensor) -> torch.Size:
     """The shape that a parameter of this process was built with. ZeRO-3 empties it between uses."""
     return torch.Size(parameter.ds_shape) if is_partitioned(parameter) else parameter.shape  # type: ignore[attr-defined]
@@ -150,7 +156,15 @@ def is_partitioned(parameter: Tensor) -> bool:
     return hasattr(parameter, "ds_id")
 
 
-def guard_plain_step(engine: Any, mesh: ProcessMesh) -> None:
+def guard_steps(engine: Any, mesh: ProcessMesh) -> None:
+    """Take no optimizer step where any gradient of any process is not finite, under every layout and precision."""
+    if state_layout(engine) is StateLayout.whole:
+        _guard_plain_step(engine, mesh)
+    else:
+        _check_every_gradient(engine)
+
+
+def _guard_plain_step(engine: Any, mesh: ProcessMesh) -> None:
     """Without ZeRO, clip fp32 gradients ourselves, keep their norm, and take no step where one is not finite.
 
     There DeepSpeed reports no norm, leaves parameters that tensor ranks share out of it on all pipeline stages but the
@@ -186,13 +200,22 @@ def guard_plain_step(engine: Any, mesh: ProcessMesh) -> None:
     replace_method(optimizer, "step", step)
 
 
-def check_every_gradient(engine: Any) -> None:
-    """With ZeRO, take no step where any gradient is not finite, in every precision.
+def _check_every_gradient(engine: Any) -> None:
+    """With ZeRO, take no step where any gradient is not finite, in every precision, and forget the gradients of it.
 
     Of itself DeepSpeed looks at the norm only, to which one tensor rank adds what all of them share: ZeRO-1 and 2 in
-    fp32, ZeRO-3 in fp32 and bf16.
+    fp32, ZeRO-3 in fp32 and bf16. And where ZeRO-1 and 2 offload the optimizer of half-precision weights, it keeps the
+    fp32 sums of a step that is not taken, and adds to them: no later sum is finite.
     """
     optimizer = engine.optimizer
     optimizer.check_grad_overflow = True
     if state_layout(engine) is StateLayout.partitioned:  # the scale is updated after the norm
         replace_method(optimizer, "_overflow_check_and_loss_scale_update", lambda **_: optimizer.check_overflow())
+    if type(optimizer) is DeepSpeedZeroOptimizer:
+        reset_buffers = optimizer.reset_cpu_buffers  # called, with offloading, after every step, taken or not
+
+        def reset_with_sums() -> None:
+            reset_buffers()
+            optimizer.averaged_gradients.clear()
+
+        replace_method(optimizer, "reset_cpu_buffers", reset_with_sums)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from parallel.collectives import gather_vocabulary
-from parallel.deepspeed_internals import check_every_gradient, device_of, guard_plain_step, state_layout
+from parallel.deepspeed_internals import can_lower_loss_scale, device_of, guard_steps, state_layout
 from parallel.dropout import Dropout
 from parallel.full_state import (
     WEIGHTS,
@@ -103,14 +103,14 @@ class Engine:
         self.deepspeed.train()
         for dropout in self.dropouts:
             dropout.begin_step(self.seed, self.deepspeed.global_steps, self.mesh)
-        scale = self.deepspeed.optimizer.loss_scaler.cur_scale if self.deepspeed.fp16_enabled() else 1
+        searching = can_lower_loss_scale(self.deepspeed)
         step = [MicroBatch(*next(micro_batches)) for _ in range(self.accumulation_steps)]
         loss = self._forward_backward_step(step, label_weight(step, self.mesh))
         norm = self.deepspeed.get_global_grad_norm()
         skipped = not self.deepspeed.was_step_applied()
         if norm is None and not skipped:
             raise RuntimeError("DeepSpeed took an optimizer step and reports no gradient norm; was it clipped?")
-        rescaled = skipped and math.isfinite(loss) and scale > 1
+        rescaled = skipped and math.isfinite(loss) and searching
         return StepResult(float(loss), float("nan") if norm is None else float(norm), skipped, rescaled)
 
     def eval_batch(self, micro_batches: Sequence[MicroBatch]) -> float:
@@ -164,8 +164,9 @@ class Engine:
             value = gather(self.deepspeed, parameter, what)
             shard = shard_of(parameter)
             if shard is not None:
+                value = value.to(mesh.device).contiguous()  # NCCL takes no host tensors, where offloading keeps them
                 slices = [torch.empty_like(value) for _ in range(tp.size)]
-                dist.all_gather(slices, value.contiguous(), group=tp.group)
+                dist.all_gather(slices, value, group=tp.group)
                 value = shard.join(slices)
             keep = tp.rank == 0 and mesh.dp_rank == int(name.partition(".")[0]) % mesh.dp_size
             yield name, to_host(value) if keep else None
@@ -288,10 +289,7 @@ def build_engine(
         )
     state_layout(engine)  # or an error that names the class
     create_moments(engine)
-    if not config["zero_optimization"]["stage"]:
-        guard_plain_step(engine, mesh)
-    else:
-        check_every_gradient(engine)
+    guard_steps(engine, mesh)
     if engine.fp16_enabled():  # at the smallest scale a step is left out as any other, and train/health.py judges
         engine.optimizer.loss_scaler.raise_error_at_min_scale = False
     reduction = OverlappedReduction(engine, mesh) if bf16_optimizer else None

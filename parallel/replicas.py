@@ -30,7 +30,8 @@ def checksums(engine: Engine) -> list[Copy]:
         values: Tensor = parameter.ds_tensor if cut else parameter
         tensor_rank = mesh.tp.rank if shard_of(parameter) is not None else None
         keys.append((name, tensor_rank, mesh.dp_rank if cut else None))
-        sums.append(values.detach().flatten().view(BITS[values.element_size()]).sum(dtype=torch.int64))
+        checksum = values.detach().flatten().view(BITS[values.element_size()]).sum(dtype=torch.int64)
+        sums.append(checksum.to(mesh.device))  # ZeRO-3 offloads the parameters that are trained, and not the others
     return list(zip(keys, torch.stack(sums).tolist() if sums else [], strict=True))
 
 

@@ -90,7 +90,7 @@ def _zero(settings: Settings) -> dict[str, Any]:
         "overlap_comm": layout.zero_stage > 1 and layout.pipeline_parallel_size == 1,
         "compute_grad_norm": True,
         "allgather_partitions": True,
-        "allgather_bucket_size": sizes.allgather_bucket_size,
+        "allgather_bucket_size": sizes.allgather_bucket_size + sizes.allgather_bucket_size % 2,  # it takes no odd size
         "reduce_bucket_size": sizes.reduce_bucket_size,
         "round_robin_gradients": False,
         "parameter_alignment": False,

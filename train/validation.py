@@ -18,7 +18,7 @@ from train.sample.answer import Ended, answer
 from train.sample.chat import as_text
 from train.sample.choose import before, choose, uniforms
 
-WIDTH = 64  # tokens; a multiple of every tensor parallel size, which sequence parallelism needs
+WIDTH = 64  # tokens
 EVALUATED_TOGETHER = 16  # micro-batches, for each pipeline stage: a pipeline is idle for a sixteenth of them at most
 CHECK_EVERY = 8  # tokens between two checks of what has ended, for which all processes wait
 
@@ -93,8 +93,9 @@ def continue_prompts(
     """New token ids of each prompt, up to the tokenizer's eos, which is left out, by the model as it trains.
 
     Under any layout, so without a KV cache: each token costs a forward pass of the rows that have not ended, padded on
-    the right to a multiple of `WIDTH` tokens. prompts: of this replica; replicas may have different ones, and none.
-    seeds: one a prompt. ended: given a row and its new ids, whether it needs no more. Every process calls it together.
+    the right to a multiple of `WIDTH` tokens and of the tensor-parallel size. prompts: of this replica; replicas may
+    have different ones, and none. seeds: one a prompt. ended: given a row and its new ids, whether it needs no more.
+    Every process calls it together.
     """
     rows = [*prompts] or [[0]]  # a replica without prompts keeps step with the others
     ids = torch.zeros(len(rows), context_length, dtype=torch.long)
@@ -112,6 +113,7 @@ def continue_prompts(
         return tokenizer.eos not in new and not (ended is not None and ended(row, new))
 
     active = list(range(len(prompts)))
+    unit = math.lcm(WIDTH, engine.mesh.tp.size)  # sequence parallelism cuts the tokens
     for step in range(sampling.max_new_tokens):
         if step % CHECK_EVERY == 0:
             active = [row for row in active if goes_on(row)]
@@ -122,7 +124,7 @@ def continue_prompts(
                 break
             # DeepSpeed's pipelines need one shape on all replicas: a row that is there twice gets the same token.
             at = torch.tensor(batch + batch[:1] * (count - len(batch)))
-            width = min(context_length, -(-(longest + CHECK_EVERY) // WIDTH) * WIDTH)
+            width = min(context_length, -(-(longest + CHECK_EVERY) // unit) * unit)
         logits = engine.next_token_logits(ids[at, :width], ends[at] - 1)[:, : tokenizer.vocab_size]
         ids[at, ends[at]] = choose(logits, sampling.temperature, sampling.top_p, sampling.top_k, draws[at, step])
         ends[at] += 1

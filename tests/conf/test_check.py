@@ -28,6 +28,11 @@ REFUSED: list[tuple[str, str, str]] = [
     ("model.n_head=3", "model.n_head=3 does not divide model.n_embd=128; use 1, 2, 4", "model.n_head=4"),
     ("model.rotary_dim=15", "model.rotary_dim=15 must be even and at most head_dim=32", "model.rotary_dim=14"),
     ("model.rotary_dim=34", "model.rotary_dim=34 must be even and at most head_dim=32", "model.rotary_dim=32"),
+    (
+        "model.n_embd=36 model.rotary_dim=4",
+        "model.n_head=4 makes head_dim=9, which must be even",
+        "model.n_embd=36 model.rotary_dim=4 model.n_head=2",
+    ),
     ("model.dropout=1.0", "model.dropout=1.0 must be at least 0 and below 1", "model.dropout=0.5"),
     ("model.dropout=-0.1", "model.dropout=-0.1 must be at least 0", "model.dropout=0"),
     ("model.context_length=64", "evaluation.sample_tokens=64 leaves no room", "evaluation.sample_tokens=8"),

@@ -12,7 +12,7 @@ from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer  # type: ignor
 from parallel import deepspeed_internals as internals
 from parallel.deepspeed_internals import PROVED_VERSION, StateLayout, device_of, version_warning
 from parallel.mesh import single_process_mesh
-from tests.parity.cases import engine_of, settings_of
+from tests.parity.cases import RATE, engine_of, half, mesh_for, micro_batches, settings_of
 from tests.worlds import Worlds, mesh_of
 
 
@@ -112,3 +112,41 @@ def test_deepspeed_takes_the_device_of_the_mesh(monkeypatch: pytest.MonkeyPatch)
     assert os.environ["LOCAL_RANK"] == "3"
     with device_of(single_process_mesh()):
         assert os.environ["LOCAL_RANK"] == "3", "a CPU has no number"
+
+
+def steps_around_a_nan(overrides: list[str]) -> dict[str, Any]:
+    """Of a good step, one whose loss is nan, and two good ones: whether each was left out, its loss, and at the end the
+    weights that this process is given."""
+    settings = settings_of(overrides)
+    mesh = mesh_for(settings)
+    engine = engine_of(settings, mesh)
+    results = []
+    for step in range(4):
+        engine.set_lr(RATE)
+        fault = engine.deepspeed.module[-1].register_forward_hook(
+            lambda _, inputs, loss, step=step: loss * float("nan") if step == 1 else loss
+        )
+        results.append(engine.train_batch(micro_batches(step, settings, mesh)))
+        fault.remove()
+    weights = {name: value for name, value in engine.full_state() if value is not None}
+    engine.destroy()
+    return {"skipped": [r.skipped for r in results], "loss": [r.loss for r in results], "weights": weights}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_an_offloaded_run_goes_on_after_a_step_that_was_not_taken(stage: int, precision: str, worlds: Worlds) -> None:
+    """As ZeRO-2 does that is not offloaded: of itself DeepSpeed keeps the nan in its sums, and takes no step again."""
+
+    def run(*words: str) -> list[dict[str, Any]]:
+        if precision == "fp16":
+            return worlds(2).run(half, steps_around_a_nan, ["layout.loss_scale.initial_power=8", *words])
+        return worlds(2).run(steps_around_a_nan, ["layout.precision=bf16", *words])
+
+    offloaded = run(f"layout.zero_stage={stage}", "layout.offload=optimizer")
+    for found, expected in zip(offloaded, run("layout.zero_stage=2"), strict=True):
+        assert found["skipped"] == expected["skipped"] == [False, True, False, False]
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6, nan_ok=True)
+        assert found["weights"].keys() == expected["weights"].keys()
+        for name, value in found["weights"].items():
+            torch.testing.assert_close(value, expected["weights"][name], rtol=1e-6, atol=1e-7)

@@ -3,11 +3,13 @@
 import contextlib
 import io
 import math
+from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from tests.parity.cases import engine_of, mesh_for, settings_of
+from tests.parity.cases import engine_of, half, mesh_for, micro_batches, settings_of
 from tests.worlds import Worlds
 
 TP2, PP2 = "layout.tensor_parallel_size=2", "layout.pipeline_parallel_size=2"
@@ -84,3 +86,48 @@ def printed_while_built(overrides: list[str]) -> str:
 def test_building_prints_nothing(worlds: Worlds) -> None:
     """DeepSpeed's `BF16_Optimizer` would print the memory in use, several lines a parameter group."""
     assert worlds(1).run(printed_while_built, ["layout.precision=bf16"]) == [""]
+
+
+def overflowing_steps(overrides: list[str]) -> list[tuple[bool, bool, float]]:
+    """(not taken, the search for a scale of the loss, scale after it) of four steps."""
+    settings = settings_of(overrides)
+    mesh = mesh_for(settings)
+    engine = engine_of(settings, mesh)
+    engine.set_lr(0.01)
+    result = []
+    for step in range(4):
+        outcome = engine.train_batch(micro_batches(step, settings, mesh))
+        result.append((outcome.skipped, outcome.rescaled, engine.trainer_state["loss_scale"]["cur_scale"]))
+    engine.destroy()
+    return result
+
+
+def test_a_step_left_out_at_the_smallest_scale_is_a_fault(worlds: Worlds) -> None:
+    """Whatever the smallest is: train/health.py goes back after a few of them."""
+    words = ["layout.zero_stage=1", "layout.loss_scale.hysteresis=1", "layout.loss_scale.initial_power=30"]
+    (steps,) = worlds(1).run(half, overflowing_steps, [*words, f"layout.loss_scale.minimum={2**28}"])
+    assert steps == [(True, True, 2**29), (True, True, 2**28), (True, False, 2**28), (True, False, 2**28)]
+
+
+def gathered_devices(overrides: list[str]) -> set[str]:
+    """Where the tensors are that the whole state is gathered from, and into, where torch's device without memory stands
+    for a GPU: what DeepSpeed has offloaded stays on the CPU."""
+    settings = settings_of(overrides)
+    engine = engine_of(settings, mesh_for(settings))
+    engine.mesh = replace(engine.mesh, device=torch.device("meta"))
+    devices: set[str] = set()
+
+    def all_gather(slices: list[torch.Tensor], value: torch.Tensor, group: object) -> None:
+        devices.update(each.device.type for each in (value, *slices))
+
+    with patch("torch.distributed.all_gather", all_gather), patch("parallel.engine.to_host", lambda value: value):
+        assert len(list(engine.full_state())) > len(devices) > 0
+    engine.destroy()
+    return devices
+
+
+def test_offloaded_state_is_gathered_on_the_device(worlds: Worlds) -> None:
+    """NCCL takes no tensors of the host, where the whole values of a parameter are that has one replica."""
+    for stage in (1, 2):
+        words = [f"layout.zero_stage={stage}", TP2, "layout.offload=optimizer"]
+        assert worlds(2).run(gathered_devices, words) == [{"meta"}] * 2

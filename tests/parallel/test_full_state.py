@@ -44,6 +44,8 @@ def made_up(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
         ["layout.tensor_parallel_size=2", "layout.zero_stage=0"],
         ["layout.pipeline_parallel_size=2", "layout.zero_stage=1"],
         ["layout.zero_stage=1", "layout.precision=bf16"],
+        ["layout.zero_stage=1", "layout.offload=optimizer"],
+        ["layout.tensor_parallel_size=2", "layout.zero_stage=2", "layout.offload=optimizer"],
     ],
     ids=" ".join,
 )

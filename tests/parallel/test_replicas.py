@@ -1,6 +1,8 @@
 """A value that one replica holds and the others do not is found, and its rank and node are named."""
 
 import platform
+from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -52,3 +54,31 @@ def test_a_flipped_bit_is_found(layout: str, name: str, worlds: Worlds) -> None:
     for before, after in worlds(2).run(test_replicas.flipped, layout, name):
         assert before is None
         assert after == (f"rank 0 on {node}, rank 1 on {node} does not hold what the other replicas hold of {name}")
+
+
+def checksum_devices(layout: str) -> set[str]:
+    """Where checksums are as they are put together, where torch's device without memory stands for a GPU."""
+    from parallel.replicas import checksums
+    from tests.parity.cases import engine_of, mesh_for, settings_of
+
+    settings = settings_of(layout.split())
+    engine = engine_of(settings, mesh_for(settings))
+    engine.mesh = replace(engine.mesh, device=torch.device("meta"))
+    devices: set[str] = set()
+
+    def stack(sums: list[torch.Tensor]) -> torch.Tensor:
+        devices.update(each.device.type for each in sums)
+        return torch.zeros(len(sums))
+
+    with patch("torch.stack", stack):
+        assert len(checksums(engine)) > len(devices) > 0
+    engine.destroy()
+    return devices
+
+
+def test_checksums_of_offloaded_parameters_are_put_together_on_the_device(worlds: Worlds) -> None:
+    """ZeRO-3 keeps adapters on the host then, and the frozen weights that are small on the GPU."""
+    from tests.parallel import test_replicas
+
+    layout = "finetune=lora layout.zero_stage=3 layout.offload=parameters"
+    assert worlds(1).run(test_replicas.checksum_devices, layout) == [{"meta"}]

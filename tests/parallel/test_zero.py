@@ -181,13 +181,32 @@ def test_the_sizes_of_the_layout_reach_deepspeed() -> None:
 
     settings = settings_of([])
     layout = settings.layout
-    zero = replace(layout.zero, **{name: 1000 + n for n, name in enumerate(asdict(layout.zero))})
-    scale = replace(layout.loss_scale, **{name: 2000 + n for n, name in enumerate(asdict(layout.loss_scale))})
+    zero = replace(layout.zero, **{name: 1000 + 2 * n for n, name in enumerate(asdict(layout.zero))})
+    scale = replace(layout.loss_scale, **{name: 2000 + 2 * n for n, name in enumerate(asdict(layout.loss_scale))})
     changed = replace(settings, layout=replace(layout, zero=zero, loss_scale=scale))
     before, after = (deepspeed_config(s, BATCH, 2, layout.precision) for s in (settings, changed))
-    for section, first, count in (("zero_optimization", 1000, 8), ("fp16", 2000, 4)):
+    for section, first, last in (("zero_optimization", 1000, 1014), ("fp16", 2000, 2006)):
         assert [v for k, v in after[section].items() if before[section][k] != v] != []
-        assert {v for k, v in after[section].items() if before[section][k] != v} == {*range(first, first + count)}
+        assert {v for k, v in after[section].items() if before[section][k] != v} == {*range(first, last + 1, 2)}
+
+
+def gathered_together(overrides: list[str]) -> int:
+    """The size of a live engine's buckets of weights."""
+    from tests.parity.cases import engine_of
+
+    engine = engine_of(settings_of(overrides), mesh_of())
+    size: int = engine.deepspeed.optimizer.allgather_bucket_size
+    engine.destroy()
+    return size
+
+
+def test_an_odd_size_of_the_buckets_of_weights_is_made_even(worlds: Worlds) -> None:
+    """Or an assertion of DeepSpeed's would end the run."""
+    from tests.parallel import test_zero
+
+    for stage in (1, 2):
+        words = [f"layout.zero_stage={stage}", "layout.zero.allgather_bucket_size=4001"]
+        assert worlds(1).run(test_zero.gathered_together, words) == [4002]
 
 
 def gradients(overrides: list[str], rows: list[int]) -> dict:

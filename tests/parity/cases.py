@@ -7,7 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
 from torch import nn
 
 from conf.choices import IGNORE_INDEX, InfillUnit, Objective
@@ -35,6 +37,7 @@ from train.validation import continue_prompts
 STEPS, BATCH, RATE, SEED = 5, 8, 3e-3, 36
 NEW_TOKENS = 5
 EOS = 90  # of documents in CodeGen2's form
+FP16 = ["layout.precision=fp16"]
 SMALL_BUCKETS = [  # smaller than the model; ZeRO-3 partitions its matrices, and keeps its vectors whole
     "layout.zero.reduce_bucket_size=4000",
     "layout.zero.allgather_bucket_size=4000",
@@ -199,6 +202,13 @@ def take_steps(engine: Engine, settings: Settings, form: Form = plain) -> dict[s
         "gradient_norm": [result.gradient_norm for result in results],
         "weights": {name: value for name, value in engine.full_state() if value is not None},
     }
+
+
+def half(case: Callable[..., Any], *arguments: Any) -> Any:
+    """`case` in fp16. torch computes in it on any CPU; DeepSpeed only asks whether it is fast."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
+        return case([*FP16, *arguments[0]], *arguments[1:])
 
 
 def train_documents(overrides: list[str]) -> dict[str, Any]:

@@ -2,13 +2,11 @@
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pytest
-from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped]
 
 from conf.compose import compose_settings
 from conf.exit_codes import INTERRUPTED
@@ -20,7 +18,7 @@ from model.weights import Weights, memory_reader
 from parallel.engine import Engine
 from parallel.full_state import WEIGHTS
 from tests.parity import test_resume
-from tests.parity.cases import RATE, SEED, STEPS, engine_of, mesh_for, micro_batches, settings_of, train
+from tests.parity.cases import RATE, SEED, STEPS, engine_of, half, mesh_for, micro_batches, settings_of, train
 from tests.parity.test_layouts import HALF_LAYOUTS, LAYOUTS
 from tests.train.sample.test_chat import write_talks
 from tests.train.test_loop import OTHER_STAGES, command, trained, weights, write_corpora
@@ -33,7 +31,6 @@ from train.data.prepare import prepare
 from train.schedule import learning_rate
 
 SAVED = 3  # optimizer steps before the checkpoint
-FP16 = ["layout.precision=fp16"]
 WRITERS = ["tp2 sp pp2 zero1", "dp2 zero3"]
 READERS = [
     *("single", "tp2 sp", "dp2 zero2", "dp2 zero3", "dp2 zero1 offload", "dp2 zero3 offload"),
@@ -121,23 +118,16 @@ def test_masters_and_moments_stay_fp32_in_a_bf16_run(writer: str, reader: str, w
         assert values == pytest.approx(undisturbed[key][SAVED:], rel=0 if reader == writer else 0.01, abs=0), key
 
 
-def half(case: Callable[..., Any], *arguments: Any) -> Any:
-    """`case` in fp16. torch computes in it on any CPU; DeepSpeed only asks whether it is fast."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
-        return case([*FP16, *arguments[0]], *arguments[1:])
-
-
 def test_fp16_goes_on_with_the_scale_that_its_loss_had(worlds: Worlds, tmp_path: Path) -> None:
     for stage in (1, 3):
         overrides, folder = [f"layout.zero_stage={stage}"], tmp_path / str(stage)
-        worlds(1).run(test_resume.half, write, overrides, folder)
+        worlds(1).run(half, write, overrides, folder)
         checkpoint = folder / f"step_{SAVED:08d}"
         saved = read_json(checkpoint / "state.json")["optimizer"]
         assert saved["steps"] == SAVED and saved["adam_steps"] == SAVED - saved["skipped_steps"]
         assert saved["loss_scale"]["cur_scale"] > 1 and saved["loss_scale"]["cur_iter"] == SAVED
-        undisturbed = worlds(1).run(test_resume.half, train, overrides)[0]
-        resumed = worlds(1).run(test_resume.half, go_on, overrides, checkpoint, folder / "again")[0]
+        undisturbed = worlds(1).run(half, train, overrides)[0]
+        resumed = worlds(1).run(half, go_on, overrides, checkpoint, folder / "again")[0]
         assert same_checkpoint(checkpoint, folder / "again" / checkpoint.name)
         for key, values in resumed.items():
             assert values == undisturbed[key][SAVED:], key

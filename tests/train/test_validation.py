@@ -8,12 +8,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from conf.commands import Sampling
 from model.tokenizer import Tokenizer
-from tests.parity.cases import engine_of, mesh_for, settings_of
+from tests.parity.cases import Ids, engine_of, mesh_for, settings_of
 from tests.worlds import Worlds
 from train.data.prepare import CorpusFiles
 from train.data.token_file import TokenFileWriter
-from train.validation import bits_per_byte, sample
+from train.validation import bits_per_byte, continue_prompts, sample
 
 PROMPTS = {"a": "abc", "empty": ""}
 LAYOUTS = {
@@ -72,3 +73,22 @@ def test_layouts_agree(worlds: Worlds, folder: Path) -> None:
     for found in results.values():
         for other_bits, other_texts in found:
             assert other_bits == pytest.approx(bits, rel=1e-5) and other_texts == texts
+
+
+def continued(ranks: int) -> list[list[int]]:
+    """A case: the most likely tokens after two prompts, by a model that three ranks can cut."""
+    settings = settings_of(["layout.zero_stage=1"])
+    model = replace(settings.model, n_embd=48, n_head=12, context_length=96)
+    layout = replace(settings.layout, tensor_parallel_size=ranks, sequence_parallel=ranks > 1)
+    settings = replace(settings, model=model, layout=layout)
+    engine = engine_of(settings, mesh_for(settings))
+    greedy = Sampling(5, temperature=0.0, top_p=1.0, top_k=0, seed=0)
+    prompts = [[1, 2, 3], [5, 6, 7, 8]]
+    new = continue_prompts(engine, prompts, greedy, [0, 0], cast(Tokenizer, Ids()), settings.model.context_length)
+    engine.destroy()
+    return new
+
+
+def test_sequence_parallelism_over_three_ranks_samples_the_same(worlds: Worlds) -> None:
+    """Three do not divide `WIDTH`, to which rows are padded."""
+    assert worlds(3).run(continued, 3) == worlds(1).run(continued, 1) * 3
