@@ -98,7 +98,7 @@ def find_prepared(settings: Settings) -> PreparedData | None:
 
     Errors: `DataError` as in `fingerprint`, and for a corpus smaller than one global batch.
     """
-    prepared = _kept(settings) or _open(Path(settings.data.cache) / fingerprint(settings))
+    prepared = _kept(settings) or open_prepared(Path(settings.data.cache) / fingerprint(settings))
     if prepared is None or not _is_packed(settings, prepared):
         return None
     _refuse_small(settings, prepared)
@@ -115,7 +115,7 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedD
     """
     prepared = _kept(settings, log)
     directory = Path(settings.data.cache) / fingerprint(settings) if prepared is None else prepared.directory
-    prepared = prepared or _open(directory)
+    prepared = prepared or open_prepared(directory)
     if prepared is not None and _refers_to_nothing(prepared):
         log(f"data: {directory} refers to shards that are gone; they are made again")
         shutil.rmtree(directory)
@@ -128,7 +128,7 @@ def prepare(settings: Settings, log: Callable[[str], None] = print) -> PreparedD
     with _one_line_for_a_full_disk(directory.parent):
         remove_abandoned(directory.parent)
         _write(settings, directory, log)
-    prepared = _open(directory)
+    prepared = open_prepared(directory)
     if prepared is None:
         raise DataError(f"{directory} vanished while it was prepared; try again")
     _pack(settings, prepared, log)
@@ -143,7 +143,7 @@ def _kept(settings: Settings, log: Callable[[str], None] | None = None) -> Prepa
     stage, name = data_under_way(settings) or (None, "")
     if stage is None or not name.startswith(settings_fingerprint(settings)):
         return None
-    prepared = _open(Path(settings.data.cache) / name)
+    prepared = open_prepared(Path(settings.data.cache) / name)
     if prepared is None or _refers_to_nothing(prepared):
         return None
     if log is not None:
@@ -245,7 +245,8 @@ def _summary_line(key: str, counts: dict[str, Any]) -> str:
     )
 
 
-def _open(directory: Path) -> PreparedData | None:
+def open_prepared(directory: Path) -> PreparedData | None:
+    """The prepared data in `directory`, None where none is complete. Errors: `DataError` where it cannot be read."""
     try:
         summary = json.loads((directory / "summary.json").read_text())
     except (FileNotFoundError, NotADirectoryError):

@@ -84,6 +84,7 @@ def evaluate(command: Evaluate, is_main: bool, stop: StopSignal | None = None) -
         _make_folder(folder)
     if problems is None:
         result: Result = perplexity.evaluate(command, generator)
+        result = _with_earlier_texts(folder / "perplexity.json", result, _digest(weights.folder))
     else:
         if is_main:
             _save_settings(folder, command, problems, weights.folder)
@@ -178,7 +179,7 @@ def _numbers(result: Result, above: str = "") -> Iterator[tuple[str, float]]:
     for key, value in result.items():
         if isinstance(value, dict):
             yield from _numbers(value, f"{above}{key}/")
-        elif value is not None:
+        elif isinstance(value, int | float):
             yield f"{above}{key}", value
 
 
@@ -200,6 +201,14 @@ def _save_settings(folder: Path, command: Evaluate, problems: list[dict[str, Any
             was = f"{different[0]}={before.get(different[0])}"
             raise ConfigError(f"{folder} holds samples for {was}, not {asked[different[0]]}; change output=...")
     write_json(path, asked)
+
+
+def _with_earlier_texts(path: Path, result: Result, weights: str) -> Result:
+    """`result` with the texts that were scored before under the same weights, which it would replace."""
+    before = read_json(path) if path.is_file() else {}
+    if before.get("weights") == weights:
+        result = {measure: {**before[measure], **values} for measure, values in result.items()}
+    return {"weights": weights, **result}
 
 
 def _make_folder(folder: Path) -> None:

@@ -13,10 +13,11 @@ from torch import Tensor
 from conf.commands import Evaluate
 from conf.compose import load_settings
 from conf.errors import ConfigError
+from conf.extensions import read_data
 from conf.run_folder import CONFIG
 from conf.schema import Settings
 from train.data.packed_dataset import Samples
-from train.data.prepare import PreparedData, find_prepared
+from train.data.prepare import PreparedData, find_prepared, open_prepared
 from train.sample.generator import Generator
 
 Block = tuple[Tensor, Tensor]  # ids [2 to context + 1], and of each but the first whether it counts
@@ -61,7 +62,8 @@ def data_of(run: Path) -> tuple[Settings, PreparedData]:
     if not (run / CONFIG).is_file():
         raise ConfigError(f"{run} is no run with validation sets; name text files with paths=[...]")
     settings = load_settings(run / CONFIG)
-    data = find_prepared(settings)
+    own = read_data(run)["folder"]  # whatever has become of its sources since
+    data = (open_prepared(Path(settings.data.cache) / own) if own else None) or find_prepared(settings)
     if data is None:
         raise ConfigError(
             f"the prepared data of {run} is gone from {settings.data.cache}; prepare it or use paths=[...]"

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from conf.run_folder import write_json
 from model.huggingface.__main__ import main as huggingface
 from tests.train.evaluate.cases import ALLOWED
 from tests.train.evaluate.test_mtpb import PROBLEM
@@ -111,6 +112,13 @@ def test_perplexity_is_the_models_own_loss(run: Path, tmp_path: Path) -> None:
         nats += float(generator.token_losses(torch.tensor([ids[start : start + length + 1]])).sum())
     assert result["bits_per_byte"]["text.py"] == pytest.approx(nats / math.log(2) / len(text), rel=1e-5)
     assert result["perplexity"]["text.py"] == pytest.approx(math.exp(nats / (len(ids) - 1)), rel=1e-5)
+    (tmp_path / "other.py").write_text("x = 1\n")
+    assert main([*words, f"paths=[{tmp_path}/other.py]"]) == 0
+    both = json.loads((tmp_path / "perplexity.json").read_text())
+    assert both["perplexity"].keys() == {"text.py", "other.py"}, "the second does not replace the first"
+    write_json(tmp_path / "perplexity.json", {**both, "weights": "others"})
+    assert main(words) == 0
+    assert json.loads((tmp_path / "perplexity.json").read_text())["perplexity"].keys() == {"text.py"}
 
 
 @pytest.mark.parametrize(
