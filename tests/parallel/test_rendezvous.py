@@ -98,8 +98,8 @@ def test_everyone_gets_what_the_main_process_makes_of_all() -> None:
 
 def test_a_taken_port_is_named_and_another_one_used() -> None:
     """torch's store waits without end for a program that has its port and does not answer."""
-    with socket.create_server(("", 0)) as other:
-        port = other.getsockname()[1]
+    port = free_port(PORTS)
+    with socket.create_server(("", port)):
         came = start((0, 1), 2, port, 60)
         said = [process.communicate(timeout=120)[0].splitlines() for process in came]
     assert said[1] == ["2"] and said[0][1] == "2"
