@@ -59,7 +59,7 @@ def test_samples_of_an_interrupted_run_are_scored_when_it_goes_on(worlds: Worlds
         folder.mkdir(parents=True)
         rows = [{"task_id": name, "sample": n, "completion": c} for name in "ab" for n, c in enumerate(completions)]
         (folder / SAMPLES).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = [f"problems={problems}", "k=[1,2,5]", "max_new_tokens=9", f"sandbox={ALLOWED.name}", "seconds=30"]
+    options = [f"problems={problems}", "k=[1,2,5]", "max_new_tokens=9", f"sandbox={ALLOWED.name}", "seconds=300"]
     task = f"{{humaneval: {{every: 4, samples: 2, settings: {options}}}}}"
     ((logged, recorded),) = worlds(1).run(opened, str(tmp_path), task)
     assert recorded == [
