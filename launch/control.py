@@ -135,7 +135,9 @@ def sync(argv: list[str]) -> int:
 
 
 def _is_kept_here(path: Path) -> bool:
-    return path.name.startswith("offline-run-") or (path / WANDB_UNSENT).is_file()
+    """Whether `path` has records that no server was given; where W&B did not start, it has left an empty folder."""
+    unsent = path.name.startswith("offline-run-") or (path / WANDB_UNSENT).is_file()
+    return unsent and any(path.glob("*.wandb"))
 
 
 def _is_synced(path: Path) -> bool:

@@ -4,11 +4,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 
+import hypothesis
 import pytest
 
 from conf.compose import compose_settings
 from conf.schema import ModelConfig, Settings
 from tests.worlds import Worlds
+
+# A busy machine, or one that stands still for half a second, is no failure of the code.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 
 def pytest_configure(config: pytest.Config) -> None:

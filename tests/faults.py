@@ -83,7 +83,7 @@ def inject_nan(one: Try) -> None:
     """As a fault of a device's arithmetic: one rank's gradient, once. The run goes back by itself, and goes on."""
     one.chance.choice(ranks(one.process)).send_signal(signal.SIGUSR2)
     before = len(gaps(one.run))
-    for _ in range(600):  # not by the clock, which jumps where a virtual machine is halted
+    for _ in range(1500):  # not by the clock, which jumps where a virtual machine is halted
         if len(gaps(one.run)) > before:
             return
         if one.process.poll() is not None:
@@ -98,7 +98,7 @@ def fill_the_disk(one: Try) -> None:
     before = sorted(path.name for path in one.run.glob(pattern))
     those = ranks(one.process)
     one.chance.choice(those).rlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-    psutil.wait_procs(those, 120)
+    psutil.wait_procs(those, 300)
     if before and not list(one.run.glob(pattern)):
         raise AssertionError(f"a full disk cost the checkpoints {before}")
 
@@ -114,7 +114,7 @@ def launch_again(one: Try) -> None:
 def damage_a_checkpoint(one: Try) -> None:
     """As a disk that changes a byte: the newest checkpoint, once nobody writes."""
     one.process.send_signal(signal.SIGTERM)
-    one.process.wait(120)
+    one.process.wait(300)
     newest = sorted(one.run.glob("stages/*/checkpoints/step_????????"), key=lambda path: path.stat().st_mtime)
     if len(newest) > 1 and newest[-1].parent == newest[-2].parent:
         flip(one.chance.choice(sorted(newest[-1].rglob("*.safetensors"))))
@@ -124,7 +124,7 @@ def lose_wandb(one: Try) -> None:
     """As W&B's server that fails, or hangs, while the run trains: that trains on, and saves itself when asked to."""
     one.server.fault = one.chance.choice(["fails", "hangs"])
     stop_when_it_went_on(one)
-    if (code := one.process.wait(120)) != INTERRUPTED:
+    if (code := one.process.wait(300)) != INTERRUPTED:
         raise AssertionError(f"the loss of W&B's server cost the run: {code}")
 
 

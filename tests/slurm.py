@@ -1,6 +1,8 @@
 """A real Slurm of two nodes on this machine: munged, slurmctld and two slurmd, all below one folder.
 
-The machine may stand still for half a minute: no node is down by then (SlurmdTimeout).
+The machine may stand still for half a minute: no node is down by then (SlurmdTimeout), no message is lost
+(MessageTimeout), no credential too old (cred_expire), no job taken for one that did not start (BatchStartTimeout), and
+no rank killed while it saves (KillWait).
 """
 
 import os
@@ -12,6 +14,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.ports import free_port
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
 
 CONFIG = """\
@@ -21,7 +25,7 @@ SlurmctldPort={ports[0]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=cred_expire=15,socket={folder}/munge/socket
+AuthInfo=cred_expire=120,socket={folder}/munge/socket
 CredType=cred/munge
 CryptoType=crypto/munge
 StateSaveLocation={folder}/state
@@ -40,7 +44,9 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 ReturnToService=2
 SlurmdTimeout=300
-KillWait=30
+MessageTimeout=100
+BatchStartTimeout=300
+KillWait=240
 MinJobAge=30
 SchedulerParameters=batch_sched_delay=0,sched_interval=3,sched_min_interval=0
 EnforcePartLimits=ALL
@@ -84,7 +90,8 @@ class SlurmCluster:
         files = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
         options = [f"--{option}={munge / name}" for option, name in files.items()]
         self._start("munged", "--foreground", "--force", *options)
-        text = CONFIG.format(host=socket.gethostname(), folder=self.folder, ports=_free_ports(3))
+        first = free_port(3)
+        text = CONFIG.format(host=socket.gethostname(), folder=self.folder, ports=range(first, first + 3))
         (self.folder / "slurm.conf").write_text(text)
         while not (munge / "socket").exists():
             time.sleep(0.1)
@@ -118,7 +125,8 @@ class SlurmCluster:
 
     def minutes(self, job: str) -> int:
         """How long a job has been running, rounded down."""
-        shown = self.command("scontrol", "show", "job", job)
+        while "RunTime=" not in (shown := self.command("scontrol", "show", "job", job)):
+            time.sleep(0.5)  # the controller did not answer
         hours, minutes, _ = shown.partition("RunTime=")[2].split()[0].split(":")
         return 60 * int(hours) + int(minutes)
 
@@ -127,9 +135,8 @@ class SlurmCluster:
 
         In the second in which it was requeued, its node would refuse it: "Job credential revoked".
         """
-        return self.state(job) == "PENDING" and not self.command(
-            "scontrol", "update", f"JobId={job}", "StartTime=now+2"
-        )
+        words = ["scontrol", "update", f"JobId={job}", "StartTime=now+2"]
+        return self.state(job) == "PENDING" and subprocess.run(words, env=self.variables, check=False).returncode == 0
 
     def stop(self) -> None:
         self.command("scancel", "--signal=KILL", "--full", "--user=root")
@@ -149,13 +156,3 @@ class SlurmCluster:
         program = shutil.which(name.partition("-")[0], path=search_path())
         assert program is not None
         self.processes[name] = subprocess.Popen([program, *words], env=self.variables, stdout=log, stderr=log)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

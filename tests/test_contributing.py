@@ -101,7 +101,7 @@ def test_the_evaluation_is_scored() -> None:
     batch = [{"task_id": name, "sample": 0} for name in ("square_2", "square_3")]
     done = complete_batch(squares, problems, Answers(), sampling, batch)  # type: ignore[arg-type]
     programs = [squares.build_program(problems[one["task_id"]], one["completion"]) for one in done]
-    assert [run_program(program, Limits(20, sandbox=ALLOWED)).passed for program in programs] == [True, False]
+    assert [run_program(program, Limits(300, sandbox=ALLOWED)).passed for program in programs] == [True, False]
 
 
 def test_the_evaluation_s_defaults_are_settings() -> None:

@@ -2,9 +2,9 @@
 
 import ast
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -85,14 +85,20 @@ def test_launch_imports_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def processor_seconds() -> float:
+    """Of the processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_launch_answers_at_once(tmp_path: Path) -> None:
-    """In under a second on a quiet machine; the bound is for a busy one. torch alone would take longer."""
+    """In under a second on a quiet machine. Here its processor time counts, which is longer on a busy one too."""
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-m", "launch", "experiment=quickstart", "dry_run=true"]
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = processor_seconds()
         assert subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, check=False).returncode == 0
-        seconds.append(time.perf_counter() - start)
+        seconds.append(processor_seconds() - start)
     assert min(seconds) < 3.0
     assert not list(tmp_path.iterdir()), "a dry run leaves nothing"

@@ -10,12 +10,13 @@ import importlib
 import multiprocessing
 import os
 import signal
-import socket
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any
+
+from tests.ports import free_port
 
 PATIENCE_SECONDS = 240.0
 
@@ -59,9 +60,7 @@ class Workers:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         # Forked from a process that has imported what costs seconds (torch.optim loads dynamo) and started nothing.
         # CUDA does not survive a fork.
         context = multiprocessing.get_context("forkserver" if os.environ.get("DS_ACCELERATOR") == "cpu" else "spawn")

@@ -34,6 +34,8 @@ def open_wandb(
     """
     # W&B's reports on itself, to the same server: where that hangs, each process would wait up to 20 s as it ends.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # Its process has 30 s to start, else the stage is not tracked at all: busy nodes need longer.
+    os.environ.setdefault("WANDB_X_SERVICE_WAIT", "300")
     import wandb
 
     online = is_online()

@@ -79,11 +79,11 @@ def test_a_reader_that_has_gone_ends_the_command_without_a_word(words: str, tmp_
     variables = {**os.environ, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", *words.replace("ROOT", str(tmp_path)).split()]
     root = Path(__file__).parents[2]
-    with subprocess.Popen(command, cwd=root, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == 141
+    reader, writer = os.pipe()
+    os.close(reader)  # before there is anything to read: the command may be quick
+    done = subprocess.run(command, cwd=root, env=variables, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_folders_of_ones_own_are_handed_on_as_a_setting(tmp_path: Path) -> None:

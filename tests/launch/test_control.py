@@ -23,6 +23,8 @@ def test_sync_uploads_offline_runs_and_unsent_ones_oldest_first(
     names = ("run-20260102_000000-a", "offline-run-20260101_000000-a", "offline-run-20260103_000000-a")
     for name in (*names, "run-20260104_000000-a", "offline-run-20260105_000000-a"):
         (tmp_path / "wandb" / name).mkdir(parents=True)
+        (tmp_path / "wandb" / name / "run-a.wandb").touch()
+    (tmp_path / "wandb/offline-run-20260106_000000-a/files").mkdir(parents=True)  # W&B did not start
     (tmp_path / "wandb" / names[0] / WANDB_UNSENT).touch()
     (tmp_path / "wandb/offline-run-20260105_000000-a/run-a.wandb.synced").touch()
     asked: list[Path] = []

@@ -101,10 +101,11 @@ def test_what_is_said_of_a_stop_is_what_is_on_the_disk(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     plan = LaunchPlan([], compose_settings([f"run.root={tmp_path}"]), 1, False, [])
+    now = time.time()
     for age, name in enumerate(("step_00000009.partial", f"step_{saved:08d}", "step_00000006") if saved else ()):
         folder = plan.folder / "stages/nl/checkpoints" / name
         folder.mkdir(parents=True)
-        os.utime(folder, (time.time() - age, time.time() - age))
+        os.utime(folder, (now - age, now - age))
     monkeypatch.setattr("launch.here.run", lambda *_: code)
     assert train_here(plan, {}, None) == code
     assert capsys.readouterr().err == said.format(run=plan.folder)

@@ -175,7 +175,7 @@ def test_a_signal_reaches_the_ranks_as_sigterm_and_the_code_is_75(number: signal
 
 
 def test_a_rank_that_fails_gives_its_code_and_is_named(tmp_path: Path) -> None:
-    process = start(tmp_path, "import time; open('up', 'w').close(); time.sleep(2); raise SystemExit(9)")
+    process = start(tmp_path, "import time; open('up', 'w').close(); time.sleep(10); raise SystemExit(9)")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 9
     assert "error: rank 0 (process " in errors
@@ -188,12 +188,11 @@ def test_a_second_signal_kills_what_does_not_stop(tmp_path: Path) -> None:
         "import signal, time; signal.signal(15, signal.SIG_IGN); open('up', 'w').close(); time.sleep(300)",
     )
     process.send_signal(signal.SIGTERM)
-    time.sleep(1)
+    assert process.stderr is not None and any("once more to kill it" in line for line in process.stderr)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, "75 would say that it had saved"
-    assert "once more to kill it" in errors and "saved;" not in errors
+    assert "saved;" not in process.stderr.read()
+    assert process.wait(120) == 128 + signal.SIGTERM, "75 would say that it had saved"
 
 
 def test_a_rank_that_dies_while_stopping_has_not_saved(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_the_exit_code_is_the_command_s_and_the_log_has_its_output(
 
 
 def test_a_rank_that_waits_for_a_dead_one_is_ended_and_the_dead_one_named(capfd: pytest.CaptureFixture[str]) -> None:
-    rank = "import os, time; time.sleep(2 if os.environ['RANK'] == '1' else 600)"  # rank 0 waits in a collective
+    rank = "import os, time; time.sleep(10 if os.environ['RANK'] == '1' else 600)"  # rank 0 waits in a collective
     assert run([sys.executable, "-c", LAUNCHER, rank], dict(os.environ), grace_seconds=1.0) == 9
     assert "error: rank 1 (process " in capfd.readouterr().err
 

@@ -109,7 +109,8 @@ def undisturbed(corpora: Path) -> Path:
 def test_a_chain_that_is_requeued_cut_short_and_cancelled_ends_like_the_local_run(
     cluster: SlurmCluster, corpora: Path, undisturbed: Path
 ) -> None:
-    run, words = corpora / "runs" / "chain", command(corpora, "chain", *LENGTHS, *SLURM, "tracking.wandb=true")
+    own = ["tracking.wandb=true", "cluster.slurm.signal_seconds=600"]
+    run, words = corpora / "runs" / "chain", command(corpora, "chain", *LENGTHS, *SLURM, *own)
     nl, multi, mono = submitted(cluster, words)
 
     those = halted(run, "nl")
@@ -123,7 +124,7 @@ def test_a_chain_that_is_requeued_cut_short_and_cancelled_ends_like_the_local_ru
     assert "chain running multi" in " ".join(manage(cluster, "status", f"root={run.parent}").split())
     again = launch(cluster, words)
     assert again.returncode == 2 and f"is under way as job {multi} (running)" in again.stderr
-    soon = cluster.minutes(multi) + 2  # within the notice that the job asks for: its USR1 is due
+    soon = cluster.minutes(multi) + 9  # within the notice that the job asks for: its USR1 is due
     cluster.command("scontrol", "update", f"JobId={multi}", f"TimeLimit={soon}")
     wait_for(lambda: "requeued, and goes on from there" in logs(run))
     cluster.command("scontrol", "update", f"JobId={multi}", "TimeLimit=30")

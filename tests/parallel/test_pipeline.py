@@ -3,7 +3,7 @@
 from itertools import combinations, pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.compose import compose_settings
@@ -11,7 +11,6 @@ from model.flops import layer_flops, layer_parameters
 from parallel.pipeline import pipeline_bounds
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 9))
 def test_no_cut_is_better(costs: list[int], stages: int) -> None:
     if stages > len(costs):

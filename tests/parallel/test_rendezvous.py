@@ -1,8 +1,6 @@
 """Processes that come are joined; those that do not are named."""
 
-import contextlib
 import os
-import random
 import select
 import socket
 import subprocess
@@ -14,6 +12,7 @@ from pathlib import Path
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from parallel.ports import PORTS, find_store, open_meeting_place
+from tests.ports import free_port
 
 MINUTE = timedelta(seconds=60)
 ROOT = Path(__file__).parents[2]
@@ -29,16 +28,6 @@ try:
 except NodeError as error:
     print(error, flush=True)
 """
-
-
-def free_port() -> int:
-    """The first of `PORTS` free ports below those that systems give away, so that no other test's program is there."""
-    for port in random.sample(range(20000, 32000, PORTS), 200):
-        with contextlib.suppress(OSError), contextlib.ExitStack() as all_of_them:
-            for number in range(port, port + PORTS):
-                all_of_them.enter_context(socket.create_server(("", number)))
-            return port
-    raise AssertionError("no free ports")
 
 
 def start(ranks: Sequence[int], size: int, port: int, seconds: float, **more: str) -> list[subprocess.Popen[str]]:
@@ -63,20 +52,20 @@ def _start(rank: int, size: int, port: int, seconds: float, more: dict[str, str]
 
 
 def test_missing_ranks_are_named_with_their_node() -> None:
-    port = free_port()
+    port = free_port(PORTS)
     came = start((0, 1), 4, port, 2, NODES="n1 n2")
     said = [process.communicate(timeout=120)[0].strip() for process in came]
     assert said == ["ranks 2, 3 (n2) did not come within 2 s"] * 2
 
 
 def test_a_main_process_that_does_not_answer_is_named() -> None:
-    port = free_port()
+    port = free_port(PORTS)
     said = start([1], 2, port, 2, SLURMD_NODENAME="n2")[0].communicate(timeout=120)[0]
     assert f"rank 1 on n2 does not reach the main process at 127.0.0.1, ports {port} to {port + 15}, within 2 s" in said
 
 
 def test_a_main_process_that_ends_while_others_wait_is_one_line() -> None:
-    port = free_port()
+    port = free_port(PORTS)
     with open_meeting_place(port, "mine") as place:
         number, handle = place.store.getsockname()[1], place.store.detach()
         store = TCPStore("127.0.0.1", number, 2, True, MINUTE, wait_for_workers=False, master_listen_fd=handle)
@@ -88,7 +77,7 @@ def test_a_main_process_that_ends_while_others_wait_is_one_line() -> None:
 
 def test_the_main_process_does_not_end_before_the_others_know_how_it_went() -> None:
     """The store ends with it: one that asks later would say that the main process is to blame."""
-    port = free_port()
+    port = free_port(PORTS)
     (main,) = start([0], 3, port, 5, RUN_LOCK_OWNER="mine")
     assert main.stdout is not None
     number = find_store("127.0.0.1", port, "mine", 120)
@@ -102,15 +91,15 @@ def test_the_main_process_does_not_end_before_the_others_know_how_it_went() -> N
 
 
 def test_everyone_gets_what_the_main_process_makes_of_all() -> None:
-    port = free_port()
+    port = free_port(PORTS)
     came = start((0, 1), 2, port, 60)
     assert [process.communicate(timeout=120)[0].split("\n")[0] for process in came] == ["2", "2"]
 
 
 def test_a_taken_port_is_named_and_another_one_used() -> None:
     """torch's store waits without end for a program that has its port and does not answer."""
-    with socket.create_server(("", 0)) as other:
-        port = other.getsockname()[1]
+    port = free_port(PORTS)
+    with socket.create_server(("", port)):
         came = start((0, 1), 2, port, 60)
         said = [process.communicate(timeout=120)[0].splitlines() for process in came]
     assert said[1] == ["2"] and said[0][1] == "2"

@@ -67,7 +67,7 @@ def task_in(folder: Path) -> str:
     """The setting of a task of two problems, which are written to `folder`."""
     problems = folder / "functions.jsonl"
     problems.write_text("".join(json.dumps({"task_id": name, "test": TEST, **FUNCTION}) + "\n" for name in ("a", "b")))
-    options = [f"problems={problems}", "k=[1,2,5]", "max_new_tokens=9", f"sandbox={ALLOWED.name}", "seconds=30"]
+    options = [f"problems={problems}", "k=[1,2,5]", "max_new_tokens=9", f"sandbox={ALLOWED.name}", "seconds=300"]
     return f"{{humaneval: {{every: 4, samples: 2, settings: {options}}}}}"
 
 

@@ -66,7 +66,7 @@ def command(folder: Path, name: str, *more: str) -> list[str]:
 
 def scored(folder: Path, name: str) -> list[str]:
     """The same with W&B and a benchmark that is scored after every third step."""
-    options = [f"problems={folder}/functions.jsonl", "max_new_tokens=8", "seconds=20", f"sandbox={ALLOWED.name}"]
+    options = [f"problems={folder}/functions.jsonl", "max_new_tokens=8", "seconds=300", f"sandbox={ALLOWED.name}"]
     task = f"{{every: 3, samples: 3, problems: 2, settings: {options}}}"
     return command(folder, name, f"evaluation.tasks={{humaneval: {task}}}", "tracking.wandb=true")
 
@@ -227,19 +227,21 @@ def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path,
     variables = {**os.environ, **CANARIES, "WANDB_MODE": "offline"}
     pipe = subprocess.PIPE
     process = subprocess.Popen(words, cwd=ROOT, env=variables, stdout=pipe, stderr=pipe, text=True)
+    list(until(process, "nl 1/6"))
+    assert not places(corpora), "on a command line"
     lines = list(until(process, "multi 4/6"))  # the checkpoints of steps 1 and 2 are on the disk: one save is in flight
-    assert not places(corpora)
     run = corpora / "runs" / name
     killed = how == "a rank is killed while it stops"
     if killed:
         victim = ranks(process)[1]
         victim.suspend()  # so that it does not save
         process.send_signal(signal.SIGINT)
-        time.sleep(1)
+        assert process.stderr is not None and any(line.startswith("stopping: ") for line in process.stderr)
         victim.kill()
     else:
         assert cancel([str(run)]) == 0
     rest, errors = process.communicate(timeout=240)  # a collective would wait for half an hour
+    assert not places(corpora), "in a file"
     if killed:
         assert process.returncode == 128 + signal.SIGINT
         assert "error: rank 1 (process" in errors
@@ -248,11 +250,11 @@ def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path,
         while len(ranks(twice)) < 2:
             assert twice.poll() is None
             time.sleep(0.1)
-        for _ in range(2):  # it is only starting, and has nothing new to save
-            twice.send_signal(signal.SIGINT)
-            time.sleep(1)
-        _, errors = twice.communicate(timeout=240)
-        assert twice.returncode == 128 + signal.SIGINT and goes_on_after(errors, "ended before it had saved") == reached
+        twice.send_signal(signal.SIGINT)  # it is only starting, and has nothing new to save
+        assert twice.stderr is not None and any(line.startswith("stopping: ") for line in twice.stderr)
+        twice.send_signal(signal.SIGINT)
+        errors = twice.stderr.read()
+        assert twice.wait(240) == 128 + signal.SIGINT and goes_on_after(errors, "ended before it had saved") == reached
     else:
         assert process.returncode == 75, "".join(lines) + rest + errors
         assert "the same command goes on from here" in rest

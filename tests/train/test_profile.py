@@ -41,7 +41,9 @@ def test_a_stage_leaves_traces_and_a_table(tmp_path: Path, worlds: Worlds) -> No
             events = json.load(file)["traceEvents"]
         assert sum(event["name"] == STEP for event in events) == 2
     rates = [row["tokens_per_second"] for row in read_metrics(tmp_path / "runs/profiled") if "loss" in row]
-    assert rates[3] < 20 * rates[2], "writing the trace is left out of the step's time, the step itself is not"
+    assert rates[3] < 20 * max(rates[1:3] + rates[4:]), (
+        "writing the trace is left out of the step's time, the step itself is not"
+    )
 
 
 def test_a_stage_that_is_too_short_says_so(tmp_path: Path) -> None:

@@ -81,7 +81,14 @@ def server(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.Mon
 
 @contextmanager
 def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    """A server that answers, named by the environment."""
+    """A server that answers, named by the environment; on a busy machine late."""
+    init = wandb.init
+
+    def patient(*, settings: wandb.Settings, **options: Any) -> wandb.Run:
+        settings.init_timeout = 300.0
+        return init(settings=settings, **options)
+
+    monkeypatch.setattr(wandb, "init", patient)
     with wandb_server() as server:
         monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
@@ -125,7 +132,9 @@ def test_the_files_hold_no_secrets(folder: Path, settings: Settings, monkeypatch
 
 
 def test_a_killed_try_is_followed_by_what_its_file_lacks(folder: Path, settings: Settings) -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=ROOT, timeout=120, check=False)
+    variables = {**os.environ, "WANDB_X_SERVICE_WAIT": "300"}
+    words = [sys.executable, "-c", KILLED, str(folder)]
+    killed = subprocess.run(words, cwd=ROOT, env=variables, timeout=500, check=False)
     assert killed.returncode == -signal.SIGKILL
     (first,) = files(folder)
     assert logged_steps(first) == [10], "W&B writes a step when the next one comes"
@@ -139,6 +148,7 @@ def test_an_online_try_that_ended_early_is_followed_by_what_its_server_lacks(
     folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """W&B's real client, over a socket; the server is ours (tests/wandb_server.py)."""
+    settings = replace(settings, tracking=replace(settings.tracking, wandb_seconds=300.0))
     with online(monkeypatch) as server:
         open_wandb(folder, "nl", settings, {}, ROWS[:1], print).finish()
         assert server.steps(wandb_id(folder, "nl")) == [10]

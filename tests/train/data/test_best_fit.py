@@ -49,7 +49,7 @@ def samples_of(lengths: list[int], window: int = 1 << 20, mask: bool = True) -> 
         return [dataset[index] for index in range(len(dataset))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LENGTHS, st.integers(1, 60))
 def test_each_token_is_a_label_once_and_no_short_document_is_cut(lengths: list[int], window: int) -> None:
     samples = samples_of(lengths, window)
@@ -73,7 +73,7 @@ def test_each_token_is_a_label_once_and_no_short_document_is_cut(lengths: list[i
         assert all(whole[tuple(piece.tolist())] > 0 for piece in pieces), "cut every LENGTH tokens, if at all"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LENGTHS)
 def test_rests_are_where_they_leave_the_least_room(lengths: list[int]) -> None:
     """Beside a plain best-fit decreasing; equal rooms may be taken in any order."""
@@ -90,7 +90,7 @@ def test_rests_are_where_they_leave_the_least_room(lengths: list[int]) -> None:
     assert sorted(found) == sorted([*rooms, *[0] * whole])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     LENGTHS,
     st.integers(0, 2**32),

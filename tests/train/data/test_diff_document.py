@@ -26,7 +26,7 @@ def test_a_last_line_without_its_end_is_marked() -> None:
 LINES = st.lists(st.sampled_from(["a", "b", "", "c\r", "\x0c", "\u2028", "-x", "+y", "@@"]), max_size=12)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(LINES, LINES, st.booleans(), st.booleans())
 def test_git_applies_every_diff_to_the_same_text(
     tmp_path_factory, old: list[str], new: list[str], ended: bool, new_ended: bool

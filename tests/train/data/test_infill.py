@@ -67,7 +67,7 @@ def undone(document: list[int]) -> list[int]:
     return [*prefix, *span, *suffix]
 
 
-@examples(max_examples=60, deadline=None)
+@examples(max_examples=60)
 @given(LENGTHS, st.integers(0, 2**31 - 1), st.sampled_from([0.3, 1.0]), st.sampled_from([0.1, 0.5, 1.0]))
 def test_every_document_is_whole_and_each_reader_sees_the_same(
     lengths: list[int], seed: int, fraction: float, span: float
@@ -91,7 +91,7 @@ def test_every_document_is_whole_and_each_reader_sees_the_same(
             assert sum(SEP in part for part in parts) == sum(-(-n // (LENGTH - INFILL_TOKENS)) for n in lengths)
 
 
-@examples(max_examples=40, deadline=None)
+@examples(max_examples=40)
 @given(LENGTHS, st.integers(0, 2**31 - 1))
 def test_spans_of_whole_lines_are_those_of_tokens_grown_to_line_breaks(lengths: list[int], seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +114,7 @@ def span_in(document: list[int]) -> tuple[int, int]:
     return first, first + len(document) - document.index(SEP) - 3
 
 
-@examples(max_examples=40, deadline=None)
+@examples(max_examples=40)
 @given(LENGTHS, st.integers(0, 9), st.sampled_from([5, 1 << 20]))
 def test_packed_whole_or_cut_a_document_in_the_form_is_one(lengths: list[int], seed: int, window: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ NAMES = ["Java", "", "Python"]
 DOCUMENTS = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 6)), min_size=1, max_size=12)  # language, tokens
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(DOCUMENTS, min_size=1, max_size=3), st.data())
 def test_pieces_are_counted_by_language(parts, data):
     """A part has a list of languages of its own, as a shard has."""

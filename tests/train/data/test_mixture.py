@@ -22,7 +22,7 @@ from train.data.token_file import TokenFileWriter
 WEIGHTS = st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(WEIGHTS)
 def test_a_pattern_has_served_each_corpus_its_share_at_every_place(weights):
     found = pattern(weights)
@@ -53,7 +53,7 @@ def orders(draw):
     return MixedOrder(sizes, [(start, draw(weights)) for start in starts], draw(st.integers(0, 2**32))), sizes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(orders(), st.integers(0, 120))
 def test_each_sample_of_each_epoch_of_each_corpus_is_read_once(drawn, end):
     order, sizes = drawn
@@ -77,7 +77,7 @@ class Numbers:
         return numpy.array([index]), numpy.array([index])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     orders(),
     st.lists(

@@ -1,6 +1,7 @@
 """The progress of a preparation: a bar on a terminal, lines elsewhere, both with the time that is left."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -50,4 +51,4 @@ def test_a_terminal_shows_a_bar():
         pass
     os.close(main)
     assert b"tokenizing" in shown
-    assert b"1,234 documents, 3.0 MB, 567,890 tokens, about 0m00s left" in shown
+    assert re.search(rb"1,234 documents, 3.0 MB, 567,890 tokens, about \d+m\d\ds left", shown)

@@ -38,7 +38,7 @@ span = st.tuples(st.integers(0, SHARDS - 1), st.integers(0, SHARD_SIZE - 50), st
 
 
 @given(st.lists(span, min_size=1, max_size=20), st.integers(0, 900), st.integers(0, 300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_spans_are_one_row_of_tokens(shards, spans, start, length):
     tokens, expected = write(shards, [(shard, first, first + size) for shard, first, size in spans])
     assert len(tokens) == len(expected)

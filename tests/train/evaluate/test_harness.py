@@ -6,7 +6,7 @@ from tests.train.evaluate.cases import ALLOWED
 from train.evaluate.harness import function_trial
 from train.evaluate.sandbox import Limits, Trial, run_program
 
-LIMITS = Limits(seconds=30, sandbox=ALLOWED)
+LIMITS = Limits(seconds=300, sandbox=ALLOWED)
 PROMPT = 'import math\n\ndef half(x):\n    return x / 2\n\ndef area(r):\n    """Of a circle."""\n'
 TEST = "def check(candidate):\n    assert half(candidate(2)) == 2 * math.pi\n    assert candidate(0) == 0\n"
 

@@ -12,7 +12,7 @@ from train.evaluate.humaneval import build_program, load_problems
 from train.evaluate.pass_at_k import mean_pass_at_k
 from train.evaluate.sandbox import Limits, run_programs
 
-LIMITS = Limits(seconds=10, sandbox=ALLOWED)  # generous where the machine is busy
+LIMITS = Limits(seconds=300, sandbox=ALLOWED)  # however busy the machine is
 
 
 def test_all_164_canonical_solutions_pass_and_broken_ones_fail() -> None:
@@ -41,7 +41,7 @@ def test_the_original_scores_the_same(tmp_path: Path) -> None:
         str(tmp_path / "samples.jsonl"),
         k=[1, 2],
         n_workers=2,
-        timeout=10.0,
+        timeout=300.0,
         problem_file=str(tmp_path / "problems.jsonl"),
     )
     by_task = {problem["task_id"]: problem for problem in problems}

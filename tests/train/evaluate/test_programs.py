@@ -42,7 +42,7 @@ def test_programs_are_run_once_and_counted_by_task(tmp_path: Path, capsys: pytes
     passed = {"a": [True] * 3, "b": [False] * 3}
     for expected in (6, 0):
         asked.clear()
-        assert run_samples(path, WANTED, program, Limits(60, sandbox=ALLOWED), 2, MESH, "running") == passed
+        assert run_samples(path, WANTED, program, Limits(300, sandbox=ALLOWED), 2, MESH, "running") == passed
         assert len(asked) == expected
     results = [json.loads(line) for line in path.read_text().splitlines()]
     assert results[0] == {"task_id": "a", "sample": 0, "passed": True, "result": "passed"}

@@ -6,10 +6,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import venv
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -19,8 +20,9 @@ from tests.train.evaluate.cases import ALLOWED
 from train.evaluate.sandbox import SCRIPT, Limits, SandboxError, isolation, run_program, run_programs
 
 ROOT = Path(__file__).parents[3]
-LIMITS = Limits(seconds=3, memory_bytes=2**30, sandbox=ALLOWED)
-PATIENT = Limits(seconds=30, memory_bytes=2**30, sandbox=ALLOWED)  # of what must pass, however busy the machine is
+LIMITS = Limits(seconds=3, memory_bytes=2**30, sandbox=ALLOWED)  # of what fails, too, where it gets no time
+PATIENT = replace(LIMITS, seconds=300)  # of what must pass or fail in its own way, however busy the machine is
+USERS = range(200_000 + os.getpid() * 256, 200_000 + os.getpid() * 256 + 256)  # of this process's programs
 MARK = "TEST_OF_SANDBOX"  # in the environment of every sandbox that this process starts: others test beside it
 isolated = pytest.mark.skipif(isolation() is not None, reason=f"the kernel allows no isolation here: {isolation()}")
 
@@ -30,8 +32,12 @@ def processes_in_sandboxes() -> list[psutil.Process]:  # of this test; an enviro
     return [p for p in running if p.info["environ"] is None or p.info["environ"].get(MARK) == os.environ[MARK]]
 
 
+def processes_of_programs() -> int:
+    return sum(process.info["uids"].real in USERS for process in psutil.process_iter(["uids"]))
+
+
 def wait_until(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + 90  # busy machines stand still for half a minute
+    until = time.monotonic() + 300  # busy machines stand still for half a minute
     while not holds():
         assert time.monotonic() < until, processes_in_sandboxes()
         time.sleep(0.1)
@@ -42,6 +48,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     """After every program: no process of it, and nothing in the temporary folder."""
     folder = tmp_path_factory.mktemp("temporary")
     monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setattr("train.evaluate.sandbox._overhead", lambda: 0.5)  # minutes where the machine stood still
     monkeypatch.setenv(MARK, str(folder))
     yield folder
     wait_until(lambda: not processes_in_sandboxes())
@@ -78,22 +85,15 @@ def test_what_does_not_come_to_its_end_fails(source: str, said: str) -> None:
 
 @isolated
 def test_a_fork_bomb_is_bounded_and_gone() -> None:
-    before = len(psutil.pids())
     seen: list[int] = []
-    done = threading.Event()
-
-    def count() -> None:
-        while not done.is_set():
-            seen.append(len(psutil.pids()))
+    with ThreadPoolExecutor() as pool:
+        source = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
+        run = pool.submit(run_program, source, LIMITS)
+        while not run.done():
+            seen.append(processes_of_programs())
             time.sleep(0.05)
-
-    counter = threading.Thread(target=count)
-    counter.start()
-    outcome = run_program("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", LIMITS)
-    done.set()
-    counter.join()
-    assert not outcome.passed
-    assert max(seen) < before + LIMITS.processes + 40
+    assert not run.result().passed
+    assert max(seen) <= LIMITS.processes
 
 
 @isolated
@@ -107,7 +107,7 @@ def test_a_fork_bomb_is_bounded_and_gone() -> None:
     ],
 )
 def test_nobody_outside_can_be_killed(source: str) -> None:
-    other = subprocess.Popen(["sleep", "60"])
+    other = subprocess.Popen(["sleep", "600"])
     assert not run_program(source.replace("PID", str(os.getpid())), LIMITS).passed
     assert other.poll() is None
     other.kill()
@@ -118,7 +118,7 @@ def test_nobody_outside_can_be_killed(source: str) -> None:
 def test_nothing_outside_can_be_deleted_or_written(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("kept")
     home = Path.home()
-    before = sorted(os.listdir(home))
+    before = set(os.listdir(home))
     source = (
         "import os, shutil\n"
         f"for folder in ({str(home)!r}, {str(tmp_path)!r}, os.path.expanduser('~'), '/etc', '/work', '/usr/bin'):\n"
@@ -126,7 +126,7 @@ def test_nothing_outside_can_be_deleted_or_written(tmp_path: Path) -> None:
         f"open({str(tmp_path / 'mine')!r}, 'w')"
     )
     assert not run_program(source, LIMITS).passed
-    assert sorted(os.listdir(home)) == before
+    assert before <= set(os.listdir(home)), "others may write there"
     assert [path.name for path in tmp_path.iterdir()] == ["precious"] and Path("/etc/passwd").exists()
 
 
@@ -137,7 +137,7 @@ def test_there_is_no_network() -> None:
         server.listen()
         address = server.getsockname()
         source = f"import socket; socket.create_connection({address!r}, timeout=2)"
-        assert "PermissionError" in run_program(source, LIMITS).detail
+        assert "PermissionError" in run_program(source, PATIENT).detail
         socket.create_connection(address, timeout=2).close()  # from outside it answers
 
 
@@ -147,10 +147,8 @@ def test_a_daemon_does_not_outlive_its_program() -> None:
         "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
         "        os.closerange(0, 10)\n        time.sleep(120)\n    os._exit(0)\n"
     )
-    run_program(source, LIMITS)
-    time.sleep(0.5)
-    first = 200_000 + os.getpid() * 256
-    assert not [p for p in psutil.process_iter(["uids"]) if first <= p.info["uids"].real < first + 256]
+    assert run_program(source, PATIENT).passed
+    wait_until(lambda: not processes_of_programs())
 
 
 @isolated
@@ -183,7 +181,7 @@ def test_the_memory_of_all_its_processes_is_bounded() -> None:
         "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n"
         "        x = bytearray(60 * 2**20)\n        time.sleep(60)\ntime.sleep(60)"
     )
-    outcome = run_program(source, Limits(seconds=20, memory_bytes=300 * 2**20))
+    outcome = run_program(source, Limits(seconds=300, memory_bytes=300 * 2**20))
     assert outcome.detail == f"used more than {300 * 2**20} bytes"
 
 
@@ -205,7 +203,7 @@ def test_there_is_no_memory_that_is_of_no_process(source: str) -> None:
 @isolated
 def test_files_in_memory_count_as_memory() -> None:
     source = "for n in range(8):\n    open(str(n), 'wb').write(bytes(40 * 2**20))\nimport time; time.sleep(60)"
-    outcome = run_program(source, Limits(seconds=20, memory_bytes=300 * 2**20, file_bytes=400 * 2**20))
+    outcome = run_program(source, Limits(seconds=300, memory_bytes=300 * 2**20, file_bytes=400 * 2**20))
     assert outcome.detail == f"used more than {300 * 2**20} bytes"
 
 
@@ -258,7 +256,7 @@ def test_programs_die_first_where_memory_runs_out() -> None:
 def test_numpy_runs_whatever_the_number_of_cores() -> None:
     """It would start a thread a core; on a node with more cores than a program may have processes, none would run."""
     source = "import numpy\nassert (numpy.ones((300, 300)) @ numpy.ones((300, 300))).sum() == 300**3"
-    outcome = run_program(source, Limits(seconds=30, processes=1 if os.getuid() == 0 else 32, sandbox=ALLOWED))
+    outcome = run_program(source, replace(PATIENT, processes=1 if os.getuid() == 0 else 32))
     assert outcome.passed, outcome
 
 
@@ -281,7 +279,7 @@ def test_an_evaluator_that_is_killed_leaves_no_program(clean: Path) -> None:
 def test_a_linker_that_complains_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LD_PRELOAD", "/nonexistent/library.so")
     assert run_program("print(1)", PATIENT).passed
-    assert run_program("assert 0, 7", LIMITS).detail == "AssertionError: 7"
+    assert run_program("assert 0, 7", PATIENT).detail == "AssertionError: 7"
 
 
 @isolated
@@ -291,7 +289,7 @@ def test_a_python_in_a_hidden_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "home")
     code = (
         "from train.evaluate.sandbox import Limits, isolation, run_program\n"
-        "print(isolation(), run_program('import sys; print(sys.prefix)', Limits(seconds=30)))"
+        "print(isolation(), run_program('import sys; print(sys.prefix)', Limits(seconds=300)))"
     )
     variables = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "link")}
     words = [tmp_path / "link/venv/bin/python", "-c", code]

@@ -18,7 +18,7 @@ import os, time
 from train.evaluate.sandbox import Limits, isolation, run_program as run
 from conf.choices import Sandbox
 allowed = Sandbox.full if isolation() is None else Sandbox.limits_only
-limits = Limits(seconds=60, sandbox=allowed)
+limits = Limits(seconds=300, sandbox=allowed)
 bomb = "import os\\nwhile True:\\n    try: os.fork()\\n    except OSError: pass"
 daemon = "import os, time\\nif os.fork() == 0:\\n    os.setsid()\\n    os.closerange(0, 9)\\n    time.sleep(99)"
 outcome = run("open('x', 'w').write('1'); import os; assert os.getuid() != 0", limits)
@@ -77,7 +77,7 @@ def test_root_without_namespaces_runs_programs_as_nobody_else(python: tuple[str,
         "            users += [os.stat(f'/proc/{pid}').st_uid] if state != 'Z' else []\n"
         "        except OSError: pass  # it has ended meanwhile\n"
         "    return [user for user in users if 0 <= user - 200_000 - os.getpid() * 256 < 256]\n"
-        "until = time.monotonic() + 30\n"  # a zombie has ended: init collects it when it likes
+        "until = time.monotonic() + 300\n"  # a zombie has ended: init collects it when it likes
         "while left() and time.monotonic() < until:\n    time.sleep(0.1)\n"
         "print(left())"
     )
@@ -95,7 +95,7 @@ def test_no_two_programs_have_one_user_at_a_time(python: tuple[str, Path]) -> No
         "from train.evaluate import sandbox\n"
         "from conf.choices import Sandbox\n"
         "while sandbox.USERS.qsize() > 2:\n    sandbox.USERS.get()\n"
-        "limits = sandbox.Limits(seconds=60, sandbox=Sandbox.limits_only)\n"
+        "limits = sandbox.Limits(seconds=300, sandbox=Sandbox.limits_only)\n"
         "programs = [f'import time; time.sleep({0.02 * (n % 5)})' for n in range(16)]\n"
         "print([outcome.detail for outcome in sandbox.run_programs(programs, limits, workers=6) if outcome.detail])"
     )
