@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from conf.choices import ClusterKind
-from conf.exit_codes import BAD_NODE, INTERRUPTED
+from conf.exit_codes import BAD_NODE, INTERRUPTED, describe
 from conf.extensions import record_extension
 from conf.run_folder import newest_checkpoint, newest_step, run_folder, save_settings
 from conf.run_lock import OWNER, new_owner, run_lock, stop_file
@@ -57,7 +57,7 @@ def start_here(plan: LaunchPlan, dry_run: bool) -> int:
         return 0
     if hosts is not None:
         hosts.meet()  # before data is prepared for hosts that are not there
-    with ending_on_signals(), run_lock(plan.folder, holder, cluster.lock_seconds):
+    with ending_on_signals(), run_lock(plan.folder, holder, cluster.lock_seconds, all_here=hosts is None):
         code = run(prepare, {**os.environ, **machine_environment(1), **variables}, cluster.grace_seconds)
         if code:
             return code
@@ -78,7 +78,7 @@ def train_until_ended(plan: LaunchPlan, variables: dict[str, str], hosts: Hosts 
             return code
         pause = cluster.restart_seconds * 2 ** (tries - 1)
         print(
-            f"failed with code {code}; going on from the last checkpoint in {pause:g} s "
+            f"failed with {describe(code)}; going on from the last checkpoint in {pause:g} s "
             f"(try {tries} of {cluster.restarts} without coming further)",
             file=sys.stderr,
             flush=True,
