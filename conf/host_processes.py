@@ -1,7 +1,7 @@
 """Which processes of this machine live, read from Linux's /proc; elsewhere nothing is known.
 
-A process id alone says little: of another machine, of another container or of before a restart, it is another process's,
-and ids are used again. `machine` names the only place where an id has its meaning, and `began` tells two of one id apart.
+A process id alone says little: of another machine or container, or of before a restart, it is another process's, and
+ids are used again. `machine` names the only place where an id has its meaning, and `began` tells two of one id apart.
 """
 
 import os

@@ -44,6 +44,15 @@ HEALTH = "health.jsonl"  # a line for each step not taken, spike, difference of 
 TAIL_BYTES = 65536  # of a file's end that is read for its newest lines
 
 
+def name_problem(key: str, name: str) -> str | None:
+    """What is wrong with the value `name` of the setting `key`, which names a folder; None where nothing is."""
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+=-]*", name):
+        return None
+    wrong = dict.fromkeys(re.findall(r"[^A-Za-z0-9._+=-]", name))
+    found = f"has {' '.join(map(repr, wrong))}" if wrong else f"begins with {name[0]!r}" if name else "is empty"
+    return f"{key}={name!r} must be the name of a folder, letters, digits and ._+=-; it {found}"
+
+
 def run_folder(settings: Settings) -> Path:
     """The folder of the run: everything it writes is below."""
     return Path(settings.run.root) / settings.run.name
