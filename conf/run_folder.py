@@ -179,14 +179,26 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def newest_step(run: Path) -> dict[str, Any]:
     """The newest record of a training step, empty without one. Reads the file's end only; skips damaged lines."""
+    return next(_newest_steps(run), {})
+
+
+def newest_speed(run: Path) -> float | None:
+    """Tokens per second of the newest steps; None where no record tells of it.
+
+    The first record of a process, which has its `start_seconds`, does not: compiling is in it.
+    """
+    speeds = (row.get("tokens_per_second") for row in _newest_steps(run) if "start_seconds" not in row)
+    return next((speed for speed in speeds if speed), None)
+
+
+def _newest_steps(run: Path) -> Iterator[dict[str, Any]]:
     for line in reversed(last_lines(run / METRICS)):
         try:
             record = json.loads(line)
         except ValueError:
             continue
         if isinstance(record, dict) and "loss" in record:
-            return record
-    return {}
+            yield record
 
 
 def newest_checkpoint(run: Path) -> tuple[str, int] | None:

@@ -15,7 +15,7 @@ from conf.compose import load_settings
 from conf.duration import format_duration
 from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED, describe
-from conf.run_folder import CONFIG, is_finished, is_run_folder, last_lines, newest_step
+from conf.run_folder import CONFIG, is_finished, is_run_folder, last_lines, newest_checkpoint, newest_speed, newest_step
 from conf.run_lock import living_holder, seconds_until_free
 from launch import slurm
 from launch.jobs import REFUSED, Job, read_jobs
@@ -36,8 +36,8 @@ Queue = dict[str, tuple[str, str]]  # Slurm's job id -> (state, reason)
 class Status:
     """The state of one run.
 
-    stage: the one in progress; step, steps: of that stage. seconds_left: to the end of the last stage, at the current
-    speed. note: why it waits, or how it ended.
+    stage: the one in progress; step, steps: of that stage, recorded or saved. seconds_left: to the end of the last
+    stage, at the current speed; None before that is known. note: why it waits, or how it ended.
     """
 
     run: str
@@ -76,7 +76,10 @@ def status(run: Path, jobs_queue: Queue) -> Status:
     stage = next((name for name in stages if name not in finished), stages[-1])
     current = row if row.get("stage") == stage else {}
     step, steps = current.get("step", 0), settings.stages[stage].steps
-    speed, left = row.get("tokens_per_second"), None
+    saved = newest_checkpoint(run)
+    if saved is not None and saved[0] == stage:  # between two records, where it was asked to stop
+        step = max(step, saved[1])
+    speed, left = newest_speed(run), None
     if speed:
         tokens = {
             name: s.steps * s.global_batch_size * settings.model.context_length for name, s in settings.stages.items()

@@ -57,6 +57,18 @@ def test_a_queued_chain(run: Path) -> None:
     assert (waiting.state, waiting.job, waiting.note) == ("pending", "8", "Dependency")
 
 
+def test_what_was_saved_after_the_newest_record_counts_and_a_first_step_tells_no_speed(run: Path) -> None:
+    (run / "stages/nl/checkpoints/step_00000065").mkdir(parents=True)
+    assert status(run, {}).step == 65
+    (run / "stages/nl/checkpoints/step_00000065").rename(run / "stages/nl/checkpoints/step_00000050")
+    assert status(run, {}).step == 60, "a return to a checkpoint"
+    row = {"stage": "nl", "step": 1, "loss": 9.0, "tokens_per_second": 4.0, "start_seconds": 60.0}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    slurm_job(run, "7", "nl")
+    found = status(run, {"7": ("running", "None")})
+    assert (found.step, found.tokens_per_second, found.seconds_left) == (50, None, None)
+
+
 def test_how_it_ended(run: Path) -> None:
     slurm_job(run, "7", "nl")
     assert status(run, {}).state == "killed"
