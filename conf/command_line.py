@@ -44,6 +44,7 @@ class Command:
     action: first argument that is no setting.
     groups: its arguments compose a run, so the help lists the groups and settings of conf/. settings: name of the YAML
     file in conf/command that has its settings. resumable: the same command continues after an interruption (exit 75).
+    own_exit_codes: those that no other command has, each with its meaning and a semicolon after it.
     """
 
     program: str
@@ -55,6 +56,7 @@ class Command:
     settings: str | None = None
     action: str = ""
     resumable: bool = False
+    own_exit_codes: str = ""
 
     @property
     def all_flags(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from hydra import compose
 from hydra.errors import HydraException
@@ -116,7 +117,7 @@ def _meant(key: str, known: list[str], stage: str) -> str | None:
     return close[0] if close else None
 
 
-def keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+def keys(config: Any, prefix: str = "") -> Iterator[str]:
     """Every key of `config`, dotted, without resolving what it holds."""
     for name, value in config.items_ex(resolve=False):
         yield f"{prefix}{name}"

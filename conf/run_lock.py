@@ -70,7 +70,7 @@ def seconds_until_free(folder: Path) -> float:
         silent = time.time() - (folder / LOCK).stat().st_mtime
     except OSError:  # given back just now
         return 0.0
-    return max(found.get("stale_seconds", 0) - silent, 0.0)
+    return max(float(found.get("stale_seconds", 0)) - silent, 0.0)
 
 
 @contextlib.contextmanager

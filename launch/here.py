@@ -1,5 +1,6 @@
 """A run started here: on this machine, or on the hosts of a hostfile; tried again while that helps."""
 
+import contextlib
 import os
 import platform
 import shlex
@@ -57,11 +58,13 @@ def start_here(plan: LaunchPlan, dry_run: bool) -> int:
         return 0
     if hosts is not None:
         hosts.meet()  # before data is prepared for hosts that are not there
-    with ending_on_signals(), run_lock(plan.folder, holder, cluster.lock_seconds, all_here=hosts is None):
-        code = run(prepare, {**os.environ, **machine_environment(1), **variables}, cluster.grace_seconds)
-        if code:
-            return code
-        return train_until_ended(plan, variables, hosts)
+    try:
+        with ending_on_signals(), run_lock(plan.folder, holder, cluster.lock_seconds, all_here=hosts is None):
+            code = run(prepare, {**os.environ, **machine_environment(1), **variables}, cluster.grace_seconds)
+            return code or train_until_ended(plan, variables, hosts)
+    finally:
+        with contextlib.suppress(OSError):  # of a run that did not begin: a folder with anything in it stays
+            plan.folder.rmdir()
 
 
 def train_until_ended(plan: LaunchPlan, variables: dict[str, str], hosts: Hosts | None = None) -> int:
