@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from conf.check import AUTO
 from conf.choices import ClusterKind
+from conf.plural import plural
 from conf.run_folder import newest_speed, run_folder
 from conf.schema import Settings, StageConfig
 
@@ -28,4 +29,4 @@ def stage_seconds(settings: Settings, name: str, stage: StageConfig) -> tuple[fl
 
     size = world_size(settings)
     step = predict(replace(on_gpu(settings), stages={name: stage}), size).total
-    return stage.steps * step, f"predicted for {size} GPUs"
+    return stage.steps * step, f"predicted for {size} {plural('GPU', size)}"

@@ -120,6 +120,7 @@ def sample(command: Sample, prompts: list[Any], output: IO[str] | None, is_main:
                 asked = asked if command.chat is None else whole(prompt, completion)
                 output.write(json.dumps({"sample": index, "seed": seed, **asked}) + "\n")
             bar.advance(task)
+    generator.tell_cut()
 
 
 def shown(command: Sample, prompt: Any, completion: Any) -> tuple[str, str, str]:
