@@ -8,7 +8,7 @@ from pathlib import Path
 from conf.command_line import Command, run_command
 from conf.compose import load_settings
 from conf.errors import ConfigError
-from conf.run_folder import CHECKPOINTS, CONFIG, is_run_folder, stage_folder
+from conf.run_folder import CHECKPOINTS, CONFIG, EVALUATION, is_run_folder, read_json, stage_folder
 from train.checkpoint.files import Keep, damage, remove, score_of, shortfall, step_folders, step_of, to_remove
 from train.schedule import last_stable_step
 
@@ -46,10 +46,21 @@ def show(run: Path) -> int:
     for stage, path in found:
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         score = score_of(path)
+        if score is None:
+            score = _last_score(run, stage, step_of(path))
         line = f"{stage:<{width}} {step_of(path):>8}  {size / 2**30:8.3f} GiB  "
         line += f"{'-' if score is None else f'{score:.4f}':>13}"
         print(line + (f"  not whole: {missing}" if (missing := shortfall(path)) else ""))
     return 0
+
+
+def _last_score(run: Path, stage: str, step: int) -> float | None:
+    """The validation score of a stage that ended at `step`: it is evaluated after its last checkpoint is saved."""
+    path = stage_folder(run, stage) / EVALUATION
+    found = read_json(path) if path.is_file() else {}
+    scores = found.get("bits_per_byte", {}) if found.get("step") == step else {}
+    score = scores.get(load_settings(run / CONFIG).stages[stage].corpus)
+    return None if score is None else float(score)
 
 
 def verify(run: Path) -> int:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from conf.compose import load_settings
 from conf.run_folder import save_settings, stage_folder, write_json
 from conf.schema import Settings
 from train.checkpoint.__main__ import main
@@ -35,6 +36,10 @@ def test_they_are_listed_and_verified(run: Path, capsys: pytest.CaptureFixture[s
     assert lines[0].split() == ["stage", "step", "size", "bits", "per", "byte"]
     assert lines[1].startswith("nl          10 ") and len({len(line) for line in lines}) == 1, "columns"
     assert [line.split()[-1] for line in lines[1:]] == ["1.2500", "1.2500", "-"], "the last was not evaluated"
+    corpus = load_settings(run / "config.yaml").stages["nl"].corpus
+    write_json(run / "stages/nl/evaluation.json", {"step": 30, "bits_per_byte": {corpus: 1.5}})
+    assert main(["list", str(run)]) == 0
+    assert capsys.readouterr().out.split()[-1] == "1.5000", "the stage has ended and was evaluated then"
     assert main(["verify", str(run)]) == 0
     assert capsys.readouterr().out.count("whole") == 3
     for step in (10, 20):
