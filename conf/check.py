@@ -4,7 +4,6 @@ Each message holds the setting's value, what is wrong with it, and what to set i
 """
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import chain
@@ -17,6 +16,7 @@ from conf.data_problems import data_problems
 from conf.errors import ConfigError
 from conf.lora import lora_problems
 from conf.mixture import mixture_problems
+from conf.run_folder import name_problem
 from conf.schema import ModelConfig, Settings, StageConfig
 from conf.secrets import is_secret
 from conf.sources import holds_weights, is_run
@@ -127,13 +127,14 @@ def _schedule(key: str, stage: StageConfig) -> Iterator[str]:
         value = getattr(stage, name)
         if value is not None and not 0 <= value <= 1:
             yield f"{key}.{name}={value} must be at least 0 and at most 1, a share of the stage's steps"
+    counted = stage.epochs is None or stage.steps  # epochs are not before the data is prepared
+    if counted and stage.steps < 1:  # said first: phases that are shares of it are wrong with it
+        yield f"{key}.steps={stage.steps} must be at least 1"
     for name in ("warmup_steps", "anneal_steps"):
         if getattr(stage, name) < 0:
             yield f"{key}.{name}={getattr(stage, name)} must not be negative"
-    if stage.epochs is not None and not stage.steps:  # not counted before the data is prepared
+    if not counted:
         return
-    if stage.steps < 1:
-        yield f"{key}.steps={stage.steps} must be at least 1"
     if stage.warmup_steps + stage.anneal_steps > stage.steps:
         yield (
             f"{key}.warmup_steps={stage.warmup_steps} and anneal_steps={stage.anneal_steps} are more than its "
@@ -277,8 +278,8 @@ def _numbers(settings: Settings) -> Iterator[str]:
     if not 0 <= run.seed < LARGEST_SEED:
         yield f"run.seed={run.seed} must be at least 0 and below {LARGEST_SEED}"
     for key, value in (("name", run.name), ("group", run.group)):
-        if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+=-]*", value) is None:
-            yield f"run.{key}={value!r} must be the name of a folder in run.root={run.root}: letters, digits and ._+=-"
+        if problem := name_problem(f"run.{key}", value):
+            yield problem
     if run.resume not in ("auto", "never"):
         yield f"run.resume={run.resume} is not known; use auto or never"
     health, threshold = settings.health, settings.tracking.straggler_threshold

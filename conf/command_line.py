@@ -14,6 +14,7 @@ from conf.exit_codes import BAD_INPUT, BAD_NODE, INTERRUPTED, UNHEALTHY
 
 # What gloo, NCCL and torch's store say where another process has ended: who says so has not failed itself.
 LOST = re.compile(r"^Dist\w+Error: |ncclRemoteError|(gloo|tcp).*(closed by peer|reset by peer|Broken pipe|refused)")
+LOST_ANOTHER = "lost another rank"  # launch/blame.py passes over such a line
 FULL = (errno.ENOSPC, errno.EDQUOT)  # or over quota
 DISK_ERRORS = (*FULL, errno.EROFS, errno.EIO)  # or read-only, or broken
 SIGINT_CODE, SIGPIPE_CODE = 130, 141  # a shell's exit codes for a command that a signal ended
@@ -43,6 +44,7 @@ class Command:
     action: first argument that is no setting.
     groups: its arguments compose a run, so the help lists the groups and settings of conf/. settings: name of the YAML
     file in conf/command that has its settings. resumable: the same command continues after an interruption (exit 75).
+    own_exit_codes: those that no other command has, each with its meaning and a semicolon after it.
     """
 
     program: str
@@ -54,6 +56,7 @@ class Command:
     settings: str | None = None
     action: str = ""
     resumable: bool = False
+    own_exit_codes: str = ""
 
     @property
     def all_flags(self) -> dict[str, str]:
@@ -105,7 +108,7 @@ def run_command(action: Callable[[list[str]], int], argv: list[str], command: Co
     Errors become one line on stderr, written by the main process (rank 0) only, except for what only this process can
     know: that it does not reach the main process, or that its disk failed. Exit codes: 2 for `ConfigError` and
     `DataError`, 3 for `NodeError` and disk errors, 4 for `HealthError`. Any other exception is raised again, after its
-    rank was named.
+    rank was named; not that of a rank that lost another one, where a note on it says which file has the stack.
     """
     is_main = os.environ.get("RANK", "0") == "0"
     try:
@@ -149,8 +152,12 @@ def run_command(action: Callable[[list[str]], int], argv: list[str], command: Co
             print_error(f"{node_name()}: {error}{cure}")
             return BAD_NODE
         if "RANK" in os.environ:
-            lost = " lost another rank" if LOST.search(f"{type(error).__name__}: {error}") else ""
-            print_error(f"rank {os.environ['RANK']} on {node_name()}{lost}: {type(error).__name__}: {error}")
+            said, rank = f"{type(error).__name__}: {error}", f"rank {os.environ['RANK']} on {node_name()}"
+            lost, notes = LOST.search(said), getattr(error, "__notes__", [])
+            lost_one = "; ".join([f"{rank} {LOST_ANOTHER}: {' '.join(said.split())}", *notes])
+            print_error(lost_one if lost else f"{rank}: {said}")
+            if lost and notes:  # its stack is in a file, and would hide the line of the rank that failed
+                return 1
         raise
 
 

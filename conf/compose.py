@@ -24,7 +24,6 @@ from conf.command_line import SEARCH_PATH, own_folders
 from conf.errors import ConfigError
 from conf.explain import (
     FOLDER,
-    GROUPS,
     choices_of,
     chosen_file,
     experiment_file,
@@ -34,6 +33,7 @@ from conf.explain import (
     size_fallback,
     unresolved,
 )
+from conf.meant import GROUPS
 from conf.schedule import COUNTED, choose_schedules, count_steps
 from conf.schema import Settings
 

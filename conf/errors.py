@@ -41,6 +41,11 @@ class UnreachableError(NodeError):
     """This process does not reach the main one, which therefore cannot report it. Exit code 3."""
 
 
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, in words: of an error of the system without its number, and the file's name."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def node_name() -> str:
     """This machine's name: Slurm's where it started the process, the hostfile's on its hosts, else the host name."""
     return os.environ.get("SLURMD_NODENAME") or os.environ.get(HOST) or platform.node()

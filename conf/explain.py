@@ -1,12 +1,9 @@
 """What Hydra and OmegaConf say about settings that do not compose, in one line: file, key, what to write instead."""
 
-import difflib
 import math
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from hydra import compose
@@ -14,70 +11,11 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-FOLDER = Path(__file__).parent
-GROUPS = {path.parent.name for path in FOLDER.glob("*/*.yaml")} - {"command"}  # conf/commands.py reads that one
+from conf.meant import keys, unknown
+from conf.run_folder import name_problem
 
+FOLDER = Path(__file__).parent
 SIZED = ("recipe", "layout/sizes")  # groups with a file a model
-SYNONYMS = {  # words of other trainers -> the setting here; STAGE is one of the stages
-    "lr": "stages.STAGE.peak_learning_rate",
-    "learning_rate": "stages.STAGE.peak_learning_rate",
-    "max_lr": "stages.STAGE.peak_learning_rate",
-    "min_lr": "stages.STAGE.end_learning_rate",
-    "batch_size": "stages.STAGE.global_batch_size",
-    "train_batch_size": "stages.STAGE.global_batch_size",
-    "per_device_train_batch_size": "layout.micro_batch_size",
-    "micro_batch": "layout.micro_batch_size",
-    "gradient_accumulation_steps": "layout.micro_batch_size",
-    "max_steps": "stages.STAGE.steps",
-    "train_iters": "stages.STAGE.steps",
-    "num_train_epochs": "stages.STAGE.epochs",
-    "num_epochs": "stages.STAGE.epochs",
-    "warmup": "stages.STAGE.warmup_steps",
-    "seq_len": "model.context_length",
-    "seq_length": "model.context_length",
-    "sequence_length": "model.context_length",
-    "block_size": "model.context_length",
-    "max_seq_len": "model.context_length",
-    "hidden_size": "model.n_embd",
-    "d_model": "model.n_embd",
-    "num_layers": "model.n_layer",
-    "n_layers": "model.n_layer",
-    "num_heads": "model.n_head",
-    "n_heads": "model.n_head",
-    "dp": "layout.data_parallel_size",
-    "tp": "layout.tensor_parallel_size",
-    "pp": "layout.pipeline_parallel_size",
-    "sp": "layout.sequence_parallel",
-    "zero": "layout.zero_stage",
-    "dtype": "layout.precision",
-    "gradient_checkpointing": "layout.recompute",
-    "activation_checkpointing": "layout.recompute",
-    "lora_rank": "finetune.rank",
-    "lora_r": "finetune.rank",
-    "lora_alpha": "finetune.alpha",
-    "load_in_4bit": "finetune.quantize",
-    "target_modules": "finetune.targets",
-    "wd": "optimizer.weight_decay",
-    "grad_clip": "optimizer.gradient_clipping",
-    "clip_grad": "optimizer.gradient_clipping",
-    "max_grad_norm": "optimizer.gradient_clipping",
-    "adam_beta1": "optimizer.beta1",
-    "adam_beta2": "optimizer.beta2",
-    "output_dir": "run.root",
-    "out_dir": "run.root",
-    "name": "run.name",
-    "fp16": "layout.precision",
-    "bf16": "layout.precision",
-    "zero3": "layout.zero_stage",
-    "num_gpus": "cluster.processes_per_node",
-    "gpus": "cluster.processes_per_node",
-    "logging_steps": "tracking.log_every",
-    "eval_steps": "evaluation.every",
-    "save_steps": "run.save_every",
-    "log_interval": "tracking.log_every",
-    "eval_interval": "evaluation.every",
-    "save_interval": "run.save_every",
-}
 
 
 def choices_of(group: str, folders: list[Path]) -> list[str]:
@@ -91,23 +29,20 @@ def explain(error: Exception, overrides: list[str], folders: list[Path]) -> str:
         mark = error.problem_mark
         return f"{mark.name}:{mark.line + 1}: {error.problem}; this is no YAML"
     if isinstance(error, OverrideParseException):
-        return (
-            f"'{error.override}' cannot be read; a value with brackets, commas, quotes, < or | in it needs quotes "
-            """around it that the shell leaves, and so does each value of a list: 'KEY=["<a>","<b>"]'"""
-        )
+        return _unread(error.override, str(error))
     text = str(error)
     if again := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
         return f"'+{again[1]}': this setting is there already; write {again[1]}=... without the +"
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
         if f"'{key}'" in text and ("Could not override" in text or "Could not delete" in text):
-            return unknown(key)
+            return unknown(key, overrides)
     if isinstance(error, RecursionError):
         return f"{experiment_file(overrides, folders)}the defaults of a file lead back to the file itself"
     named = re.search(r"In '([^']+)': ", text) or re.search(r"Invalid defaults list in '([^']+)'", text)
     place = _file(named, folders)
     if no_group := re.search(r"Could not override '([^']+)'. No match in the defaults list", text):
-        return place + unknown(no_group[1])
+        return place + unknown(no_group[1], overrides)
     if absent := re.search(r"Could not (?:find|load) '([^']+)'", text):
         group, _, choice = absent[1].rpartition("/")
         if group in SIZED and _where(f"model/{choice.partition('_')[0]}", folders).is_file():
@@ -123,7 +58,7 @@ def explain(error: Exception, overrides: list[str], folders: list[Path]) -> str:
     if found and found[1] == "experiment":
         return f"{place}its first line must be '# @package _global_'; without it, its keys are no settings of a run"
     if found and re.search(r"Key '.*' (is )?not in ", line):
-        return place + unknown(found[1])
+        return place + unknown(found[1], overrides)
     if empty := re.search(r"field '([^']+)' is not Optional", line):
         key = found[1] if found else empty[1]
         ratio = key.removesuffix("_steps") + "_ratio"
@@ -136,9 +71,40 @@ def explain(error: Exception, overrides: list[str], folders: list[Path]) -> str:
         return f"{removed}: of a list no element can be removed; write {removed.lstrip('~')}=[...]"
     if "does not support deletion" in line and found:
         return f"~{found[1]}: this setting cannot be removed; give it another value, null where it may be empty"
+    if found and re.search(r"is not a ListConfig|Cannot merge .* with ListConfig", line):
+        return place + _no_list(found[1], overrides)
     if unread := re.search(r"at input '(.+)'$", line):
         place = place or mention(unread[1], folders)
     return place + (f"{found[1]}: {line}" if found and found[1] not in line else line)
+
+
+def _unread(word: str, said: str) -> str:
+    """One line for a `word` of the command line that Hydra's grammar cannot read. said: its message.
+
+    That names a character by a caret below the word, which follows the name of its exception.
+    """
+    key, _, value = word.partition("=")
+    if key in ("run.name", "run.group") and (problem := name_problem(key, value)):
+        return problem
+    for opening, closing in ("[]", "{}"):
+        if value.count(opening) > value.count(closing):
+            return f"'{word}': the bracket {opening} is not closed by a {closing}"
+    caret = re.search(r"^(\w+: ).*\n( *)\^", said)
+    at = len(caret[2]) - len(caret[1]) if caret else len(word)
+    where = f" at its character {word[at]}" if at < len(word) else ""
+    return (
+        f"'{word}' cannot be read{where}; a value with brackets, commas, quotes, < or | in it needs quotes "
+        """around it that the shell leaves, and so does each value of a list: 'KEY=["<a>","<b>"]'"""
+    )
+
+
+def _no_list(key: str, overrides: list[str]) -> str:
+    """One line for a `key` whose value is a list, and was given something else."""
+    for word in overrides:
+        name, _, value = word.partition("=")
+        if name.lstrip("+") == key and value[:1] not in ("[", "{"):
+            return f"{key}={value} is no list; write {key}=[{value}]"
+    return f"{key} is a list; write it between brackets: [a,b]"
 
 
 def _into_a_list(index: str, overrides: list[str]) -> str | None:
@@ -171,7 +137,7 @@ def experiment_file(overrides: list[str], folders: list[Path]) -> str:
 
 def unresolved(config: DictConfig, error: Exception, overrides: list[str], folders: list[Path]) -> str:
     """One line for an `error` of an interpolation such as `${model.name}`: where it stands, and what is wrong."""
-    for key in _keys(config, ""):
+    for key in keys(config):
         try:
             OmegaConf.select(config, key)
         except OmegaConfBaseException:
@@ -207,40 +173,6 @@ def _where(name: str, folders: list[Path]) -> Path:
     """The file of a choice, such as `model/tiny`; a folder of the user's own comes before conf/."""
     paths = [folder / f"{name}.yaml" for folder in reversed(folders)]
     return next((path for path in paths if path.is_file()), paths[-1])
-
-
-def unknown(key: str) -> str:
-    """Name the setting that `key` may have meant."""
-    with_defaults = compose("config", [])
-    known = list(_keys(with_defaults, ""))
-    if key in known and key.startswith("stages."):
-        return f"'{key}' belongs to a stage that is not selected; add it to stage=..."
-    if key in known:
-        return f"'{key}' takes new names one by one, as +{key}.NAME=VALUE"
-    meant = _meant(key, known, next(iter(with_defaults.stages)))
-    return f"unknown setting '{key}'; " + (f"did you mean '{meant}'?" if meant else "see conf/ for those there are")
-
-
-def _meant(key: str, known: list[str], stage: str) -> str | None:
-    """A synonym of another trainer's, a setting whose last word is `key`'s, or the closest spelling."""
-    word = key.rpartition(".")[2]
-    parts = key.split(".")
-    if parts[0] == "stages" and len(parts) > 2:
-        stage = parts[1]
-    if word in SYNONYMS:
-        return SYNONYMS[word].replace("STAGE", stage)
-    ending = [name for name in known if name.rpartition(".")[2] == word and not name.startswith("recipe.")]
-    if ending and "." not in key:
-        return ending[0]
-    close = difflib.get_close_matches(key, [*known, *sorted(GROUPS)], n=1, cutoff=0.6)
-    return close[0] if close else None
-
-
-def _keys(config: Any, prefix: str) -> Iterator[str]:
-    for name, value in config.items_ex(resolve=False):
-        yield f"{prefix}{name}"
-        if isinstance(value, DictConfig):
-            yield from _keys(value, f"{prefix}{name}.")
 
 
 def size_fallback(missing: str, folders: list[Path]) -> tuple[str, str] | None:

@@ -17,7 +17,7 @@ MAX_WIDTH = 100  # columns
 COLUMN = 44  # where the meanings begin
 PREFIXES = {"stage": "stages.nl.", "corpus": "data.corpora.NAME."}  # of settings that are not below their group's name
 REPEATED = ("recipe", "experiment")  # groups whose files only set values of other groups' settings
-EXIT_CODES = "Exit codes: 0 done; 2 wrong input; 3 unfit machine; 75 interrupted, the same command resumes."
+EXIT_CODES = "Exit codes: 0 done; 2 wrong input; 3 unfit machine; {}75 interrupted, the same command resumes."
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def help_text(command: Command) -> str:
             ]
     if command.groups:
         lines += _groups(width)
-    return "\n".join([*lines, "", *_wrap(EXIT_CODES, width), ""])
+    return "\n".join([*lines, "", *_wrap(EXIT_CODES.format(command.own_exit_codes), width), ""])
 
 
 def short_help(command: Command) -> str:

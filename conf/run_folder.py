@@ -44,6 +44,15 @@ STEP = re.compile(r"step_(\d{8,})")  # the name of a checkpoint's folder
 TAIL_BYTES = 65536  # of a file's end that is read for its newest lines
 
 
+def name_problem(key: str, name: str) -> str | None:
+    """What is wrong with the value `name` of the setting `key`, which names a folder; None where nothing is."""
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._+=-]*", name):
+        return None
+    wrong = dict.fromkeys(re.findall(r"[^A-Za-z0-9._+=-]", name))
+    found = f"has {' '.join(map(repr, wrong))}" if wrong else f"begins with {name[0]!r}" if name else "is empty"
+    return f"{key}={name!r} must be the name of a folder, letters, digits and ._+=-; it {found}"
+
+
 def run_folder(settings: Settings) -> Path:
     """The folder of the run: everything it writes is below."""
     return Path(settings.run.root) / settings.run.name
@@ -156,14 +165,26 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def newest_step(run: Path) -> dict[str, Any]:
     """The newest record of a training step, empty without one. Reads the file's end only; skips damaged lines."""
+    return next(_newest_steps(run), {})
+
+
+def newest_speed(run: Path) -> float | None:
+    """Tokens per second of the newest steps; None where no record tells of it.
+
+    The first record of a process, which has its `start_seconds`, does not: compiling is in it.
+    """
+    speeds = (row.get("tokens_per_second") for row in _newest_steps(run) if "start_seconds" not in row)
+    return next((speed for speed in speeds if speed), None)
+
+
+def _newest_steps(run: Path) -> Iterator[dict[str, Any]]:
     for line in reversed(last_lines(run / METRICS)):
         try:
             record = json.loads(line)
         except ValueError:
             continue
         if isinstance(record, dict) and "loss" in record:
-            return record
-    return {}
+            yield record
 
 
 def step_name(step: int) -> str:

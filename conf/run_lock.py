@@ -1,7 +1,8 @@
 """One writer a run: a lock beside its files that says who holds it, and whose time of change is the holder's heartbeat.
 
 Nothing else tells on every kind of machine whether a run is under way: a process id is of one host, a scheduler may not
-answer. It is made by a hard link, which succeeds once on any file system, network file systems included.
+answer. It is made by a hard link, which succeeds once on any file system, network file systems included. Only a lock
+whose processes are all on this very machine is known to be left at once: where none of them lives any more.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from typing import Any
 
 from conf.errors import ConfigError, NodeError, node_name
 from conf.exit_codes import BAD_NODE
+from conf.host_processes import any_with, began, machine
 
 LOCK = "lock.json"
 STOP = "stop"  # begins the names of `stop_file`
@@ -59,18 +61,32 @@ def living_holder(folder: Path) -> dict[str, Any] | None:
     return found if silent <= found.get("stale_seconds", 0) else None
 
 
+def seconds_until_free(folder: Path) -> float:
+    """How long a launch in `folder` is refused, where no more signs of life come; 0 where it is not."""
+    found = living_holder(folder)
+    try:
+        if found is None or _left_by_the_dead(folder / LOCK, found):
+            return 0.0
+        silent = time.time() - (folder / LOCK).stat().st_mtime
+    except OSError:  # given back just now
+        return 0.0
+    return max(float(found.get("stale_seconds", 0)) - silent, 0.0)
+
+
 @contextlib.contextmanager
-def run_lock(folder: Path, holder: str, stale_seconds: float) -> Iterator[None]:
+def run_lock(folder: Path, holder: str, stale_seconds: float, all_here: bool = False) -> Iterator[None]:
     """Hold the run in `folder` for `holder`; a rank joins the lock of its launcher, which gives it back.
 
     What an earlier try of the same Slurm job left is taken at once: Slurm has ended it.
     stale_seconds: a lock without a heartbeat for so long was left by a process that died, and is taken.
+    all_here: every process that writes is on this machine and has `holder` in its environment (`OWNER`): once all of
+    them have ended, the next launch here takes the lock without waiting.
     Errors: `ConfigError` naming who holds it, or that the folder cannot be written; `NodeError` where the disk is full.
     Where it is lost to another, this process ends (exit code 3).
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        joined = not _take(folder, holder, stale_seconds)
+        joined = not _take(folder, holder, stale_seconds, all_here)
     except OSError as error:
         with contextlib.suppress(OSError):  # it was made for nothing
             folder.rmdir()
@@ -101,12 +117,13 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _take(folder: Path, holder: str, stale_seconds: float) -> bool:
+def _take(folder: Path, holder: str, stale_seconds: float, all_here: bool) -> bool:
     """True where the lock was taken, false where `holder` is the launcher of this process and has it."""
     path, own = folder / LOCK, folder / f".{LOCK}.{os.getpid()}"
     who = {"owner": holder, "host": node_name(), "process": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
+    place = {"machine": machine(), "began": began(os.getpid())} if all_here else {}
     try:
-        own.write_text(json.dumps({**who, "stale_seconds": stale_seconds}))
+        own.write_text(json.dumps({**who, **place, "stale_seconds": stale_seconds}))
         for _ in range(2):
             with contextlib.suppress(FileExistsError):
                 os.link(own, path)
@@ -115,20 +132,35 @@ def _take(folder: Path, holder: str, stale_seconds: float) -> bool:
                 silent = own.stat().st_mtime - path.stat().st_mtime  # both by the file system's clock
             except FileNotFoundError:
                 continue  # given back just now
-            if _holder(path) == holder:
+            found = _read(path)
+            if found.get("owner") == holder:
                 if os.environ.get(OWNER) == holder:
                     return False
                 own.replace(path)
                 return True
-            if silent <= stale_seconds:
-                raise ConfigError(_held_by(folder, _read(path), silent, stale_seconds))
+            if silent <= stale_seconds and not _left_by_the_dead(path, found):
+                raise ConfigError(_held_by(folder, found, silent, stale_seconds))
             left = folder / f".{LOCK}.left.{os.getpid()}"
             with contextlib.suppress(FileNotFoundError):
                 path.rename(left)  # of two that find it stale, one
+                if _read(left) != found:  # another one took it since it was read
+                    with contextlib.suppress(FileExistsError):
+                        os.link(left, path)
                 left.unlink()
         raise ConfigError(f"{folder} was taken by another process at this moment; see `python -m launch status`")
     finally:
         own.unlink(missing_ok=True)
+
+
+def _left_by_the_dead(path: Path, who: dict[str, Any]) -> bool:
+    """Whether the process that took the lock has ended, and every one that it started; false where that is not known.
+
+    Of another user's lock it is not: the environment of their processes cannot be read.
+    """
+    here = machine()
+    if here is None or who.get("machine") != here or path.stat().st_uid != os.geteuid():
+        return False
+    return began(who["process"]) != who["began"] and not any_with(OWNER, who["owner"])  # the dead start no more
 
 
 def _beat(path: Path, holder: str, stale_seconds: float, ended: threading.Event) -> None:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.choices import Schedule
 from conf.errors import ConfigError
+from conf.plural import plural
 from conf.schema import RecipeConfig, Settings, StageConfig
 
 LENGTHS = ("steps", "tokens", "epochs")  # one of them decides
@@ -99,7 +100,8 @@ def describe_schedule(name: str, stage: StageConfig, recipe: RecipeConfig | None
     if not stage.steps:
         parts = f"warm-up {_share(stage, 'warmup')}, annealing {_share(stage, 'anneal')}"
         return (
-            f"stage {name}: {stage.epochs:g} epochs of corpus {stage.corpus}; {parts}; steps once the data is prepared"
+            f"stage {name}: {stage.epochs:g} {plural('epoch', stage.epochs or 0)} of corpus {stage.corpus}; {parts}; "
+            "steps once the data is prepared"
         )
     tokens = stage.steps * stage.global_batch_size * context_length
     line = f"stage {name}: {stage.steps:,} steps, {tokens:,} tokens; {rise}"

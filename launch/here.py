@@ -1,5 +1,6 @@
 """A run started here: on this machine, or on the hosts of a hostfile; tried again while that helps."""
 
+import contextlib
 import os
 import platform
 import shlex
@@ -11,7 +12,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from conf.choices import ClusterKind
-from conf.exit_codes import BAD_NODE, INTERRUPTED
+from conf.exit_codes import BAD_NODE, INTERRUPTED, describe
 from conf.run_folder import newest_checkpoint, newest_step, run_folder, save_settings
 from conf.run_lock import OWNER, new_owner, run_lock, stop_file
 from conf.schema import Settings
@@ -56,11 +57,13 @@ def start_here(plan: LaunchPlan, dry_run: bool) -> int:
         return 0
     if hosts is not None:
         hosts.meet()  # before data is prepared for hosts that are not there
-    with ending_on_signals(), run_lock(plan.folder, holder, cluster.lock_seconds):
-        code = run(prepare, {**os.environ, **machine_environment(1), **variables}, cluster.grace_seconds)
-        if code:
-            return code
-        return train_until_ended(plan, variables, hosts)
+    try:
+        with ending_on_signals(), run_lock(plan.folder, holder, cluster.lock_seconds, all_here=hosts is None):
+            code = run(prepare, {**os.environ, **machine_environment(1), **variables}, cluster.grace_seconds)
+            return code or train_until_ended(plan, variables, hosts)
+    finally:
+        with contextlib.suppress(OSError):  # of a run that did not begin: a folder with anything in it stays
+            plan.folder.rmdir()
 
 
 def train_until_ended(plan: LaunchPlan, variables: dict[str, str], hosts: Hosts | None = None) -> int:
@@ -77,7 +80,7 @@ def train_until_ended(plan: LaunchPlan, variables: dict[str, str], hosts: Hosts 
             return code
         pause = cluster.restart_seconds * 2 ** (tries - 1)
         print(
-            f"failed with code {code}; going on from the last checkpoint in {pause:g} s "
+            f"failed with {describe(code)}; going on from the last checkpoint in {pause:g} s "
             f"(try {tries} of {cluster.restarts} without coming further)",
             file=sys.stderr,
             flush=True,

@@ -98,8 +98,11 @@ def run(
                 signal.signal(number, handler)
     # Who failed has said why, also a rank that lost another one; who was killed could not. A second signal kills all.
     if code not in QUIET and len(signals) < 2 and first is not None and first[0] not in said:
-        which = f"rank {first[0]} (process {first[1]} on {node_name()})"
-        print(f"error: {which} ended first; the others were stopped", file=sys.stderr)
+        line = f"error: rank {first[0]} (process {first[1]} on {node_name()}) ended first; the others were stopped"
+        print(line, file=sys.stderr, flush=True)
+        if log is not None:
+            with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
+                print(line, file=file)
     if signals and code not in (0, INTERRUPTED):
         return 128 + signals[0]
     return code if code >= 0 else 128 - code

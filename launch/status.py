@@ -1,21 +1,22 @@
 """`python -m launch status`: the state of every run in a folder, from its records and Slurm's queue."""
 
 import platform
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from conf.command_line import Command
+from conf.command_line import LOST_ANOTHER, Command
 from conf.commands import Status as StatusCommand
 from conf.commands import read_command
 from conf.compose import load_settings
 from conf.duration import format_duration
 from conf.errors import ConfigError
-from conf.exit_codes import INTERRUPTED
-from conf.run_folder import CONFIG, is_finished, is_run_folder, last_lines, newest_step
-from conf.run_lock import living_holder
+from conf.exit_codes import INTERRUPTED, describe
+from conf.run_folder import CONFIG, is_finished, is_run_folder, last_lines, newest_checkpoint, newest_speed, newest_step
+from conf.run_lock import living_holder, seconds_until_free
 from launch import slurm
 from launch.jobs import REFUSED, Job, read_jobs
 
@@ -27,6 +28,7 @@ COMMAND = Command(
     settings="status",
 )
 
+NOTE_LENGTH = 200  # characters of an error line that are shown
 Queue = dict[str, tuple[str, str]]  # Slurm's job id -> (state, reason)
 
 
@@ -34,8 +36,8 @@ Queue = dict[str, tuple[str, str]]  # Slurm's job id -> (state, reason)
 class Status:
     """The state of one run.
 
-    stage: the one in progress; step, steps: of that stage. seconds_left: to the end of the last stage, at the current
-    speed. note: why it waits, or how it ended.
+    stage: the one in progress; step, steps: of that stage, recorded or saved. seconds_left: to the end of the last
+    stage, at the current speed; None before that is known. note: why it waits, or how it ended.
     """
 
     run: str
@@ -74,7 +76,10 @@ def status(run: Path, jobs_queue: Queue) -> Status:
     stage = next((name for name in stages if name not in finished), stages[-1])
     current = row if row.get("stage") == stage else {}
     step, steps = current.get("step", 0), settings.stages[stage].steps
-    speed, left = row.get("tokens_per_second"), None
+    saved = newest_checkpoint(run)
+    if saved is not None and saved[0] == stage:  # between two records, where it was asked to stop
+        step = max(step, saved[1])
+    speed, left = newest_speed(run), None
     if speed:
         tokens = {
             name: s.steps * s.global_batch_size * settings.model.context_length for name, s in settings.stages.items()
@@ -140,19 +145,22 @@ def _ended(run: Path, jobs: list[Job], began: bool) -> tuple[str, str]:
     """(state, note) of a run that has no active job and is not finished."""
     if (run / REFUSED).is_file():
         return "refused", (run / REFUSED).read_text(encoding="utf-8").strip()
-    code = jobs[-1].exit_code(run) if jobs else None
+    code, seconds = jobs[-1].exit_code(run) if jobs else None, seconds_until_free(run)
+    again = "launch again to go on" + (f", in {seconds:.0f} s: its ranks may still be saving" if seconds else "")
     if code == INTERRUPTED:
-        return "stopped", "launch again to go on"
+        return "stopped", again
     if code:
-        return "failed", f"exit code {code}: {_last_error(run / jobs[-1].log)}"
+        return "failed", f"exit {describe(code)}: {_last_error(run / jobs[-1].log)}"
     if jobs and code is None:
-        return ("killed" if began else "cancelled"), f"launch again to go on; {_last_error(run / jobs[-1].log)}"
-    return "stopped" if began else "not started", "launch again to go on"
+        return ("killed" if began else "cancelled"), f"{again}; {_last_error(run / jobs[-1].log)}"
+    return "stopped" if began else "not started", again
 
 
 def _last_error(log: Path) -> str:
-    lines = [line for line in last_lines(log) if "error:" in line]
-    return lines[-1].strip()[-200:] if lines else f"see {log}"
+    """The newest line of a log that tells of an error; of the rank that failed, not of one that it left waiting."""
+    lines = [line.strip() for line in last_lines(log) if "error:" in line]
+    causes = [line for line in lines if LOST_ANOTHER not in line] or lines
+    return textwrap.shorten(causes[-1], NOTE_LENGTH, placeholder=" ...") if causes else f"see {log}"
 
 
 def show(argv: list[str]) -> int:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from conf.check import data_parallel_size, gradient_accumulation_steps
 from conf.duration import format_duration
-from conf.run_folder import newest_step
+from conf.run_folder import newest_speed
 from conf.schema import Settings, StageConfig
 from model.dtypes import DTYPES
 from model.layer_costs import measured_seconds
@@ -19,7 +19,7 @@ def log_estimates(context: RunContext) -> None:
 
     A run that has trained before was told by its own speed (`train.data.stage_time`).
     """
-    if not context.mesh.is_main or newest_step(context.folder):
+    if not context.mesh.is_main or newest_speed(context.folder) is not None:
         return
     settings = context.settings
     one = replace(settings, layout=replace(settings.layout, micro_batch_size=1))

@@ -68,12 +68,16 @@ def close_log() -> None:
 
 @contextmanager
 def log_failure() -> Iterator[None]:
-    """Write an exception that leaves the block to this rank's log file, with its traceback, and raise it again."""
+    """Write an exception that leaves the block to this rank's log file, with its traceback, and raise it again.
+
+    A note on it says which file that is.
+    """
     try:
         yield
     except Exception as error:
-        if LOGGER.handlers[1:]:
+        for file in [handler for handler in LOGGER.handlers if isinstance(handler, _File)]:
             LOGGER.error("%s on process %d", type(error).__name__, os.getpid(), exc_info=error)
+            error.add_note(f"its stack is in {file.baseFilename}")
         raise
     finally:
         close_log()

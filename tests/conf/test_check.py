@@ -159,7 +159,7 @@ REFUSED: list[tuple[str, str, str]] = [
     ("run.seed=-1", "run.seed=-1 must be at least 0 and below 2147483648", "run.seed=0"),
     (
         "run.name=a/b",
-        "run.name='a/b' must be the name of a folder in run.root=runs: letters, digits and ._+=-",
+        "run.name='a/b' must be the name of a folder, letters, digits and ._+=-; it has '/'",
         "run.name=ab",
     ),
     ("run.group=a/b run.name=ab", "run.group='a/b' must be the name of a folder", "run.group=ab run.name=ab"),

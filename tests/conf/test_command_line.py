@@ -66,6 +66,11 @@ def test_only_the_main_process_writes_what_all_know(
         with pytest.raises(RuntimeError):
             run_command(lambda argv, said=message: fail(RuntimeError(said)), [])
         assert capsys.readouterr().err.startswith(f"error: rank 1 on {node_name()} lost another rank: RuntimeError: ")
+        lost = RuntimeError(f"in step 3:\n{message}")
+        lost.add_note("its stack is in logs/rank_1.log")
+        assert run_command(lambda argv, error=lost: fail(error), []) == 1, "no stack after the line"
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and said.endswith("; its stack is in logs/rank_1.log\n")
 
 
 def test_an_action_s_code_is_the_command_s(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from conf.compose import compose_settings
 from conf.errors import ConfigError
-from conf.explain import SYNONYMS
 
 
 def refusal(*words: str) -> str:
@@ -67,31 +66,29 @@ def test_a_file_that_is_no_yaml_is_said_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"),
+    ("words", "said"),
     [
-        ("lr", "stages.nl.peak_learning_rate"),
-        ("stages.mono.learning_rate", "stages.mono.peak_learning_rate"),
-        ("batch_size", "stages.nl.global_batch_size"),
-        ("seq_len", "model.context_length"),
-        ("dp", "layout.data_parallel_size"),
-        ("tp", "layout.tensor_parallel_size"),
-        ("layout.pp", "layout.pipeline_parallel_size"),
-        ("seed", "run.seed"),
-        ("name", "run.name"),
-        ("bf16", "layout.precision"),
-        ("modell.n_layer", "model.n_layer"),
+        (
+            ["data.corpora.mono.paths=code"],
+            "data.corpora.mono.paths=code is no list; write data.corpora.mono.paths=[code]",
+        ),
+        (
+            ["data.tokenizer.special_tokens=<x>"],
+            "'data.tokenizer.special_tokens=<x>' cannot be read at its character <;",
+        ),
+        (["finetune.targets={a:1}"], "finetune.targets is a list; write it between brackets: [a,b]"),
+        (["data.corpora.mono.paths=[code"], "'data.corpora.mono.paths=[code': the bracket [ is not closed by a ]"),
+        (["stages.nl.mixture={nl: 1"], "'stages.nl.mixture={nl: 1': the bracket { is not closed by a }"),
+        (
+            ["run.name=my run/é#1"],
+            "run.name='my run/é#1' must be the name of a folder, letters, digits and ._+=-; it has ' ' '/' 'é' '#'",
+        ),
+        (
+            ["run.name=a;rm -rf b"],
+            "run.name='a;rm -rf b' must be the name of a folder, letters, digits and ._+=-; it has ';' ' '",
+        ),
+        (["run.root=a;b"], "'run.root=a;b' cannot be read at its character ;; a value with brackets"),
     ],
 )
-def test_words_of_other_trainers_are_understood(word: str, meant: str) -> None:
-    assert refusal(f"{word}=1") == f"unknown setting '{word}'; did you mean '{meant}'?"
-
-
-def test_every_synonym_stands_for_a_setting_that_exists() -> None:
-    import dataclasses
-
-    settings = dataclasses.asdict(compose_settings([]))
-    for key in SYNONYMS.values():
-        place = settings
-        for part in key.replace("STAGE", "nl").split("."):
-            assert part in place, key
-            place = place[part]
+def test_a_value_that_cannot_be_read_is_told_why(words: list[str], said: str) -> None:
+    assert refusal("data=files", *words).startswith(said)

@@ -60,6 +60,7 @@ def test_every_command_answers_help(program: str, flag: str, capsys: pytest.Capt
     out, err = capsys.readouterr()
     assert code == 0 and not err
     assert out.startswith(f"usage: python -m {program} ") and "Examples" in out.replace("examples", "Examples")
+    assert ("6 with diff=, no diff was written" in " ".join(out.split())) == (program == "train.sample")
     assert max(map(len, out.splitlines())) <= 100 or program == "train.compare"
 
 

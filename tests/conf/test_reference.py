@@ -1,7 +1,7 @@
 """conf/README.md says what the YAML files say."""
 
 from conf.compose import compose_config
-from conf.explain import _keys
+from conf.meant import keys
 from conf.reference import README, main, reference
 
 
@@ -12,9 +12,7 @@ def test_the_reference_is_current() -> None:
 
 def test_every_setting_of_a_run_is_in_it_with_a_meaning() -> None:
     rows = {line.split(" | ")[0].strip("| `"): line.split(" | ") for line in reference().splitlines() if "| `" in line}
-    leaves = [
-        key for key in _keys(compose_config([]), "") if not key.startswith(("recipe", "stages.m", "data.corpora"))
-    ]
+    leaves = [key for key in keys(compose_config([])) if not key.startswith(("recipe", "stages.m", "data.corpora"))]
     config = compose_config([])
     for key in leaves:
         value = config

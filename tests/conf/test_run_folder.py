@@ -35,6 +35,7 @@ def test_records_survive_a_last_line_that_was_cut_off(tmp_path: Path) -> None:
         file.write('{"step": 3, "lo')
     assert [row["step"] for row in run_folder.read_metrics(tmp_path)] == [1, 2, 2]
     assert run_folder.newest_step(tmp_path) == {"step": 2, "loss": 1.5}
+    assert run_folder.newest_speed(tmp_path) is None
     run_folder.repair_records(path)
     assert path.read_text().endswith("}\n")
 

@@ -3,13 +3,16 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from conf.errors import ConfigError, NodeError
-from conf.run_lock import LOCK, OWNER, living_holder, new_owner, owner, run_lock, stop_file
+from conf.host_processes import any_with, began, machine
+from conf.run_lock import LOCK, OWNER, living_holder, new_owner, owner, run_lock, seconds_until_free, stop_file
 
 
 def test_a_second_holder_is_refused_with_the_firsts_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,3 +91,65 @@ def test_the_living_holder_is_told_and_what_dead_ones_left_is_gone(tmp_path: Pat
         os.utime(tmp_path / LOCK, (time.time() - 61, time.time() - 61))
         assert living_holder(tmp_path) is None
     assert living_holder(tmp_path) is None
+
+
+def lock_of(folder: Path, owner: str, process: int, began_at: int | None, machine_name: str | None) -> None:
+    """A lock that was given a sign of life just now."""
+    who = {"owner": owner, "host": "n1", "process": process, "began": began_at, "machine": machine_name}
+    (folder / LOCK).write_text(json.dumps({**who, "stale_seconds": 60.0}))
+
+
+@pytest.mark.skipif(machine() is None, reason="no /proc")
+def test_of_a_launch_here_that_was_killed_the_lock_is_free_once_its_ranks_have_ended(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], env={**os.environ, OWNER: "one"})
+    while not any_with(OWNER, "one"):  # it has not become that program yet
+        time.sleep(0.01)
+    lock_of(tmp_path, "one", holder.pid, began(holder.pid), machine())
+    for ended in (holder, rank):
+        assert 50 < seconds_until_free(tmp_path) <= 60
+        with pytest.raises(ConfigError, match="is being trained by process"):
+            run_lock(tmp_path, "next", 60.0).__enter__()
+        ended.kill()
+        ended.wait()
+    assert seconds_until_free(tmp_path) == 0
+    with run_lock(tmp_path, "next", 60.0, all_here=True):
+        who = json.loads((tmp_path / LOCK).read_text())
+        assert (who["machine"], who["began"]) == (machine(), began(os.getpid()))
+        assert seconds_until_free(tmp_path) > 50
+
+
+@pytest.mark.skipif(machine() is None, reason="no /proc")
+def test_a_dead_process_is_known_only_where_its_id_has_a_meaning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock_of(tmp_path, "one", os.getpid(), 1, machine())
+    assert seconds_until_free(tmp_path) == 0, "the id has come again"
+    for elsewhere in ("another boot or container", None):
+        lock_of(tmp_path, "one", os.getpid(), 1, elsewhere)
+        assert seconds_until_free(tmp_path) > 50
+    lock_of(tmp_path, "one", os.getpid(), 1, machine())
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)  # a user who cannot see the other's ranks
+    assert seconds_until_free(tmp_path) > 50
+    with pytest.raises(ConfigError, match="is being trained by process"):
+        run_lock(tmp_path, "next", 60.0).__enter__()
+
+
+def test_of_two_that_find_it_left_the_second_does_not_take_it_from_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock_of(tmp_path, "dead", 7, None, None)
+    os.utime(tmp_path / LOCK, (1, 1))
+    rename = Path.rename
+
+    def overtaken(path: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", rename)
+        path.unlink()
+        lock_of(tmp_path, "first", os.getpid(), None, None)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    with pytest.raises(ConfigError, match="is being trained by process"):
+        run_lock(tmp_path, "second", 60.0).__enter__()
+    assert json.loads((tmp_path / LOCK).read_text())["owner"] == "first"
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]

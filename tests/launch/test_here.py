@@ -12,7 +12,7 @@ from conf.compose import compose_settings
 from conf.resume import check_run_folder
 from conf.run_folder import save_settings
 from conf.run_lock import run_lock
-from launch.here import LaunchPlan, open_folder, train_here, train_until_ended
+from launch.here import LaunchPlan, open_folder, start_here, train_here, train_until_ended
 from launch.processes import ending_on_signals
 
 
@@ -110,3 +110,14 @@ def test_what_is_said_of_a_stop_is_what_is_on_the_disk(
     assert train_here(plan, {}, None) == code
     assert capsys.readouterr().err == said.format(run=plan.folder)
     assert (plan.folder / "jobs/local.exit").read_text() == f"{code}\n"
+
+
+def test_data_that_cannot_be_prepared_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = LaunchPlan([], compose_settings([f"run.root={tmp_path}/runs"]), 1, False, [])
+    monkeypatch.setattr("launch.here.run", lambda *_: 2)
+    assert start_here(plan, dry_run=False) == 2
+    assert not plan.folder.exists()
+    plan.folder.mkdir()
+    (plan.folder / "notes").touch()
+    assert start_here(plan, dry_run=False) == 2
+    assert [path.name for path in plan.folder.iterdir()] == ["notes"]

@@ -128,6 +128,15 @@ def test_a_run_that_is_another_is_refused_and_left_alone(tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "runs/codegen-tiny").iterdir()] == ["notes"]
 
 
+def test_a_new_run_that_is_to_be_extended_is_said_to_be_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["model=tiny", "run.name=longer", "run.extend=true", "dry_run=true"]) == 0
+    said = capsys.readouterr().err
+    assert said == "warning: run.extend=true has nothing to extend: runs/longer is new\n"
+
+
 def test_the_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     def count(*words: str) -> int:
         settings = compose_settings(list(words))

@@ -27,10 +27,14 @@ def test_the_exit_code_is_the_command_s_and_the_log_has_its_output(
     assert sorted((tmp_path / "log").read_text().split()) == ["err", "out"]
 
 
-def test_a_rank_that_waits_for_a_dead_one_is_ended_and_the_dead_one_named(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_rank_that_waits_for_a_dead_one_is_ended_and_the_dead_one_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     rank = "import os, time; time.sleep(10 if os.environ['RANK'] == '1' else 600)"  # rank 0 waits in a collective
-    assert run([sys.executable, "-c", LAUNCHER, rank], dict(os.environ), grace_seconds=1.0) == 9
+    log = tmp_path / "log"
+    assert run([sys.executable, "-c", LAUNCHER, rank], dict(os.environ), grace_seconds=1.0, log=log) == 9
     assert "error: rank 1 (process " in capfd.readouterr().err
+    assert log.read_text().startswith("error: rank 1 (process "), "where `launch status` looks for it"
 
 
 def test_a_command_that_a_signal_killed_has_a_shell_s_code() -> None:

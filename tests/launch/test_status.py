@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -56,6 +57,18 @@ def test_a_queued_chain(run: Path) -> None:
     assert (waiting.state, waiting.job, waiting.note) == ("pending", "8", "Dependency")
 
 
+def test_what_was_saved_after_the_newest_record_counts_and_a_first_step_tells_no_speed(run: Path) -> None:
+    (run / "stages/nl/checkpoints/step_00000065").mkdir(parents=True)
+    assert status(run, {}).step == 65
+    (run / "stages/nl/checkpoints/step_00000065").rename(run / "stages/nl/checkpoints/step_00000050")
+    assert status(run, {}).step == 60, "a return to a checkpoint"
+    row = {"stage": "nl", "step": 1, "loss": 9.0, "tokens_per_second": 4.0, "start_seconds": 60.0}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    slurm_job(run, "7", "nl")
+    found = status(run, {"7": ("running", "None")})
+    assert (found.step, found.tokens_per_second, found.seconds_left) == (50, None, None)
+
+
 def test_how_it_ended(run: Path) -> None:
     slurm_job(run, "7", "nl")
     assert status(run, {}).state == "killed"
@@ -65,6 +78,12 @@ def test_how_it_ended(run: Path) -> None:
     (run / "jobs/nl-7.log").write_text("step 1\nerror: rank 1: RuntimeError: a GPU fell off the bus\nTraceback\n")
     row = status(run, {})
     assert (row.state, row.note) == ("failed", "exit code 1: error: rank 1: RuntimeError: a GPU fell off the bus")
+    (run / "jobs/nl.exit").write_text("247\n")
+    lines = ["error: rank 1 (process 7 on n2) ended first", f"error: rank 0 on n1 lost another rank: {'x' * 300}"]
+    (run / "jobs/nl-7.log").write_text("\n".join(lines))
+    assert status(run, {}).note == f"exit code 247, killed by signal 9 (out of memory?): {lines[0]}"
+    (run / "jobs/nl-7.log").write_text(lines[1])
+    assert f": {lines[1][:36]}" in status(run, {}).note, "from its beginning"
     finish(run, "nl", "multi")
     assert status(run, {}).state == "finished"
     slurm_job(run, "9", "multi")
@@ -94,6 +113,15 @@ def test_a_run_on_another_host_is_known_by_its_signs_of_life(run: Path, monkeypa
         row = status(run, {})
         assert (row.state, row.note) == ("running", "")
         assert active_job(run, {}) == f"process {os.getpid()} (running)"
+
+
+def test_a_run_whose_launcher_was_killed_tells_how_long_it_is_refused(run: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    add_job(run, "local", str(ended.pid), ["nl"], platform.node(), "jobs/local.log", "jobs/local.exit")
+    assert status(run, {}).note.startswith("launch again to go on; ")
+    with run_lock(run, "its-launcher", 60.0):
+        assert re.match(r"launch again to go on, in \d+ s: its ranks may still be saving; ", status(run, {}).note)
 
 
 def test_a_local_run_is_known_by_its_process(run: Path) -> None:

@@ -46,6 +46,10 @@ def test_each_stage_of_a_new_run_gets_a_line(tmp_path: Path, tiny: ModelConfig) 
     log_estimates(context)
     assert [line.partition(":")[0] for line in lines] == ["stage nl", "stage mono"]
     assert all(" of training, by the time of its layers here" in line for line in lines)
-    append_records(tmp_path / "metrics.jsonl", [{"stage": "nl", "step": 1, "loss": 2.0}])
+    first: dict[str, Any] = {"stage": "nl", "step": 1, "loss": 2.0, "tokens_per_second": 100.0}
+    append_records(tmp_path / "metrics.jsonl", [first | {"start_seconds": 9.0}])
     log_estimates(context)
-    assert len(lines) == 2
+    assert len(lines) == 4, "the first step of a process tells no speed: it compiles"
+    append_records(tmp_path / "metrics.jsonl", [first | {"step": 2}])
+    log_estimates(context)
+    assert len(lines) == 4

@@ -31,8 +31,9 @@ def test_another_rank_s_file_holds_its_failure_only(run: Path, capsys: pytest.Ca
     open_log(run, 3)
     LOGGER.info("stage nl")
     assert not path.exists()
-    with pytest.raises(ZeroDivisionError), log_failure():
+    with pytest.raises(ZeroDivisionError) as raised, log_failure():
         raise ZeroDivisionError("by 0")
+    assert raised.value.__notes__ == [f"its stack is in {path}"]
     text = path.read_text()
     assert "ERROR rank 3: ZeroDivisionError on process" in text and "Traceback" in text
     assert capsys.readouterr().err == "", "stderr has one line, written elsewhere"

@@ -7,7 +7,16 @@ from pathlib import Path
 from conf.command_line import Command, run_command
 from conf.compose import load_settings
 from conf.errors import ConfigError
-from conf.run_folder import CHECKPOINTS, CONFIG, is_run_folder, stage_folder, step_folders, step_of
+from conf.run_folder import (
+    CHECKPOINTS,
+    CONFIG,
+    EVALUATION,
+    is_run_folder,
+    read_json,
+    stage_folder,
+    step_folders,
+    step_of,
+)
 from train.checkpoint.files import Keep, damage, delete, remove, score_of, shortfall, to_remove
 from train.schedule import last_stable_step
 
@@ -38,23 +47,37 @@ def _run(argv: list[str]) -> int:
 
 
 def show(run: Path) -> int:
-    """Print a line a checkpoint: stage, step, bytes, validation score, and what is missing from it."""
-    for stage, path in _checkpoints(run):
+    """Print a line a checkpoint: stage, step, size, validation score where it was evaluated, what is missing."""
+    found = list(_checkpoints(run))
+    width = _stage_width(found)
+    print(f"{'stage':<{width}} {'step':>8}  {'size':>12}  bits per byte")
+    for stage, path in found:
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         score = score_of(path)
-        words = [f"{stage} {step_of(path):>8}  {size / 2**30:8.3f} GiB"]
-        words += [f"{score:.4f} bits per byte"] if score is not None else []
-        words += [f"not whole: {missing}"] if (missing := shortfall(path)) else []
-        print("  ".join(words))
+        if score is None:
+            score = _last_score(run, stage, step_of(path))
+        line = f"{stage:<{width}} {step_of(path):>8}  {size / 2**30:8.3f} GiB  "
+        line += f"{'-' if score is None else f'{score:.4f}':>13}"
+        print(line + (f"  not whole: {missing}" if (missing := shortfall(path)) else ""))
     return 0
+
+
+def _last_score(run: Path, stage: str, step: int) -> float | None:
+    """The validation score of a stage that ended at `step`: it is evaluated after its last checkpoint is saved."""
+    path = stage_folder(run, stage) / EVALUATION
+    found = read_json(path) if path.is_file() else {}
+    scores = found.get("bits_per_byte", {}) if found.get("step") == step else {}
+    score = scores.get(load_settings(run / CONFIG).stages[stage].corpus)
+    return None if score is None else float(score)
 
 
 def verify(run: Path) -> int:
     """Read every checkpoint. Errors: `ConfigError` where one is damaged."""
-    damaged = []
-    for stage, path in _checkpoints(run):
+    damaged, checkpoints = [], list(_checkpoints(run))
+    width = _stage_width(checkpoints)
+    for stage, path in checkpoints:
         found = damage(path)
-        print(f"{stage} {step_of(path):>8}  {found or 'whole'}", flush=True)
+        print(f"{stage:<{width}} {step_of(path):>8}  {found or 'whole'}", flush=True)
         damaged += [path] if found else []
     if damaged:
         raise ConfigError(f"{len(damaged)} damaged, the first is {damaged[0]}; a run goes on from the newest whole one")
@@ -85,6 +108,11 @@ def prune(run: Path) -> int:
             remove(path)
             print(f"removed {path}")
     return 0
+
+
+def _stage_width(checkpoints: list[tuple[str, Path]]) -> int:
+    """Characters of the column of stages, with its head."""
+    return max(len(name) for name in ("stage", *(stage for stage, _ in checkpoints)))
 
 
 def _checkpoints(run: Path) -> Iterator[tuple[str, Path]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from conf.duration import format_duration
+from conf.plural import plural
 from conf.schedule import count_steps
 from conf.schema import Settings
 from train.data.mixture import samples_read
@@ -21,8 +22,9 @@ def outlook(settings: Settings, data: PreparedData) -> Iterator[str]:
     for key, files in data.corpora.items():
         if files.validation_documents < FEWEST_VALIDATION_DOCUMENTS:
             yield (
-                f"warning: corpus {key} has {files.validation_documents} validation documents, too few to tell models "
-                "apart; give more documents, or raise data.validation_fraction or data.validation_bytes"
+                f"warning: corpus {key} has {files.validation_documents} validation "
+                f"{plural('document', files.validation_documents)}, too few to tell models apart; "
+                "give more documents, or raise data.validation_fraction or data.validation_bytes"
             )
     for name, stage in count_steps(settings, epoch).stages.items():
         read = samples_read(stage, stage.steps * stage.global_batch_size)

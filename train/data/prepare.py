@@ -20,6 +20,7 @@ from conf.errors import DataError
 from conf.extensions import data_under_way
 from conf.mixture import corpora_of
 from conf.partial_folder import partial_folder, remove_abandoned
+from conf.plural import plural
 from conf.schema import Settings, StageConfig, plain
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.tokenizer.chat import ChatTemplate
@@ -218,7 +219,8 @@ def _write(settings: Settings, directory: Path, log: Callable[[str], None]) -> N
     remove_abandoned(cache / "shards")
     finished = sum((task.folder / "shard.json").is_file() for task in tasks)
     size = sum(task.shard.bytes for task in tasks)
-    log(f"data: {len(tasks):,} shards" + (f" of {size / 1e6:,.1f} MB" if size else "") + f", {finished:,} made before")
+    of_size = f" of {size / 1e6:,.1f} MB" if size else ""
+    log(f"data: {len(tasks):,} {plural('shard', len(tasks))}{of_size}, {finished:,} made before")
     with progress_bar("reading and tokenizing", log) as update:
         made = make_shards(tasks, data.workers, update)
     with partial_folder(directory, shared=True) as partial:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from conf.check import AUTO
 from conf.choices import ClusterKind
-from conf.run_folder import newest_step, run_folder
+from conf.plural import plural
+from conf.run_folder import newest_speed, run_folder
 from conf.schema import Settings, StageConfig
 
 
@@ -17,7 +18,7 @@ def stage_seconds(settings: Settings, name: str, stage: StageConfig) -> tuple[fl
     Saving, evaluation and waiting for a job are not counted.
     """
     tokens = stage.steps * stage.global_batch_size * settings.model.context_length
-    measured = newest_step(run_folder(settings)).get("tokens_per_second")
+    measured = newest_speed(run_folder(settings))
     if measured:
         return tokens / measured, "as this run trained last"
     cluster, layout = settings.cluster, settings.layout
@@ -28,4 +29,4 @@ def stage_seconds(settings: Settings, name: str, stage: StageConfig) -> tuple[fl
 
     size = world_size(settings)
     step = predict(replace(on_gpu(settings), stages={name: stage}), size).total
-    return stage.steps * step, f"predicted for {size} GPUs"
+    return stage.steps * step, f"predicted for {size} {plural('GPU', size)}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from conf.chat_templates import read_template
 from conf.choices import READ_BY_PATH, Objective
-from conf.errors import ConfigError
+from conf.errors import ConfigError, DataError
 from conf.partial_folder import partial_folder
 from conf.schema import CorpusConfig, DataConfig, Settings, plain
 from model.tokenizer import FILES, open_tokenizer, tokenizer_folder, train_tokenizer
@@ -48,9 +48,12 @@ def prepare_tokenizer(settings: Settings) -> Path:
         if config.path is not None:
             tokenizer = open_tokenizer(config.kind, config.path, rows)
         else:
-            texts = (
+            texts = [
                 text for key, sampled in shards.items() for text in _sample(sampled, corpora[key], settings.data, share)
-            )
+            ]
+            if not any(map(str.strip, texts)):
+                read = (f"data.corpora.{key} ({', '.join(one.paths) or one.name})" for key, one in corpora.items())
+                raise DataError(f"there is no text to train the tokenizer on in {', '.join(read)}; give other files")
             tokenizer = train_tokenizer(config.kind, texts, rows - len(config.special_tokens), _special(settings))
         tokenizer = tokenizer.with_special(config.special_tokens, read_template(config.chat_template))
         if tokenizer.vocab_size > rows:

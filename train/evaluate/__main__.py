@@ -92,6 +92,7 @@ def evaluate(command: Evaluate, is_main: bool, stop: StopSignal | None = None) -
             result = completion.evaluate(task, command, problems, generator, folder, stop)
         else:
             result = task.evaluate(command, problems, generator, folder, stop)
+        generator.tell_cut()
     if is_main:
         save_result(command, result, folder)
         if command.wandb:

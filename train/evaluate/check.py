@@ -22,7 +22,7 @@ def check(command: Evaluate) -> None:
         lm_harness.check(command)
     for path in command.paths:
         if not Path(path).is_file() and not (command.task == "infill" and Path(path).is_dir()):
-            raise ConfigError(f"{path} is not a file")
+            raise ConfigError(f"paths: {path} {'is not a file' if Path(path).exists() else 'does not exist'}")
     if command.task not in ("perplexity", "harness", "infill"):
         try:
             check_isolation(command.sandbox)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy
 
 from conf.commands import Evaluate, Sampling
-from conf.errors import ConfigError
+from conf.errors import ConfigError, reason
 from conf.run_folder import CONFIG
 from model.tokenizer.codegen2 import can_infill
 from train.data.token_file import TokenFile
@@ -154,7 +154,7 @@ def read_files(paths: list[str]) -> Iterator[tuple[str, str]]:
                 yield str(one), one.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 if not path.is_dir():
-                    raise ConfigError(f"paths: {one} cannot be read ({error})") from None
+                    raise ConfigError(f"paths: {one} cannot be read ({reason(error)})") from None
 
 
 def _validation_sets(source: str) -> Iterator[tuple[str, str]]:

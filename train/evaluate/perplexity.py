@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conf.commands import Evaluate
 from conf.compose import load_settings
-from conf.errors import ConfigError
+from conf.errors import ConfigError, reason
 from conf.extensions import read_data
 from conf.run_folder import CONFIG
 from conf.schema import Settings
@@ -109,7 +109,7 @@ def _file_blocks(path: Path, generator: Generator) -> Text:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"paths: {path} cannot be read ({error})") from None
+        raise ConfigError(f"paths: {path} cannot be read ({reason(error)})") from None
     if not text:
         raise ConfigError(f"paths: {path} is empty")
     eos, length = generator.tokenizer.eos, generator.model.context_length

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from conf.errors import ConfigError
+from conf.errors import ConfigError, reason
 from conf.sources import is_hub_name
 
 Problem = dict[str, Any]  # one problem of a benchmark, as its authors' file has it
@@ -62,7 +62,7 @@ def _read_file(path: Path) -> Iterable[tuple[str, Problem]]:
     try:
         text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ConfigError(f"problems={path} cannot be read ({error})") from None
+        raise ConfigError(f"problems={path} cannot be read ({reason(error)})") from None
     # Not splitlines: JSON strings may hold U+2028.
     lines = [(1, text)] if path.suffix == ".json" else enumerate(text.split("\n"), start=1)
     for number, line in lines:

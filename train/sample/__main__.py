@@ -16,7 +16,8 @@ from rich.text import Text
 
 from conf.command_line import Command, run_command
 from conf.commands import Sample, read_command
-from conf.errors import ConfigError
+from conf.errors import ConfigError, reason
+from conf.exit_codes import NOT_APPLIED
 from conf.run_folder import open_atomic
 from train.sample.chat import as_text, read_chat, whole
 from train.sample.diff import sample_diff
@@ -37,6 +38,7 @@ COMMAND = Command(
         "deepspeed --num_gpus 2 --no_local_rank --module train.sample run=... prompt=...",
     ),
     settings="sample",
+    own_exit_codes=f"{NOT_APPLIED} with diff=, no diff was written, or it does not apply; ",
 )
 KINDS = ("prompt", "infill", "chat", "diff")  # settings that say what is sampled
 WITHOUT = {  # settings that others of these do without
@@ -118,6 +120,7 @@ def sample(command: Sample, prompts: list[Any], output: IO[str] | None, is_main:
                 asked = asked if command.chat is None else whole(prompt, completion)
                 output.write(json.dumps({"sample": index, "seed": seed, **asked}) + "\n")
             bar.advance(task)
+    generator.tell_cut()
 
 
 def shown(command: Sample, prompt: Any, completion: Any) -> tuple[str, str, str]:
@@ -144,6 +147,7 @@ def asked_for(command: Sample) -> tuple[str, str]:
 def read_prompts(prompt: str, name: str = "prompt") -> list[str]:
     """`prompt` itself, or what the file holds that `@FILE` names: its text, or of .jsonl a prompt a line.
 
+    A line is a JSON string, or a row whose `prompt` is one, as `output` has them.
     name: of the setting. Errors: `ConfigError` for a file that cannot be read, naming the line.
     """
     if not prompt.startswith("@"):
@@ -152,19 +156,23 @@ def read_prompts(prompt: str, name: str = "prompt") -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name}={prompt} cannot be read ({error}); name a text file") from None
+        raise ConfigError(f"{name}={prompt} cannot be read ({reason(error)}); name a text file") from None
     if path.suffix != ".jsonl":
         return [text]
     prompts = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                prompts.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
-                prompts.append(None)
-            if not isinstance(prompts[-1], str):
-                raise ConfigError(f"{path}:{number} is no JSON string; write each prompt as one, in double quotes")
-            _encodable(prompts[-1], f"{path}:{number}")
+                row = None
+            found = row.get("prompt") if isinstance(row, dict) else row
+            if not isinstance(found, str):
+                raise ConfigError(
+                    f"{path}:{number} is no JSON string; write each prompt as one, in double quotes, or as "
+                    '{"prompt": "..."}'
+                )
+            prompts.append(_encodable(found, f"{path}:{number}"))
     if not prompts:
         raise ConfigError(f"{path} holds no prompt; write one JSON string a line")
     return prompts

@@ -26,6 +26,12 @@ def answer(
     generate: new ids of prompts, a seed each.
     Errors: `ConfigError` for a tokenizer without a template, or a conversation that the template cannot render.
     """
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            "chat= needs a model that was trained on conversations, and this one's tokenizer has no chat template; "
+            "train one with `python -m launch stage=sft data=conversations 'data.corpora.sft.paths=[...]'`, or let "
+            "this one go on from a text with prompt="
+        )
     template = ChatTemplate(tokenizer)
     ends = template.ends
     found: list[Messages] = [[] for _ in conversations]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conf.errors import ConfigError
+from conf.errors import ConfigError, reason
 from train.data.conversations import NOTHING, Conversation, conversation_of
 
 Messages = list[dict[str, Any]]
@@ -21,7 +21,7 @@ def read_chat(chat: str) -> list[Conversation]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"chat={chat} cannot be read ({error}); name a .json or .jsonl file") from None
+        raise ConfigError(f"chat={chat} cannot be read ({reason(error)}); name a .json or .jsonl file") from None
     lines = enumerate(text.split("\n"), start=1) if path.suffix == ".jsonl" else [(1, text)]
     found = [_conversation(line, f"{path}:{number}") for number, line in lines if line.strip()]
     if not found:

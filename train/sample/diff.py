@@ -14,7 +14,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from conf.commands import Sample
-from conf.errors import ConfigError, DataError
+from conf.errors import ConfigError, DataError, reason
 from conf.exit_codes import NOT_APPLIED
 from train.data.diff_document import diff_prompt
 from train.data.git_program import git_environment, git_line
@@ -25,7 +25,8 @@ DIFF_LINE = "@ +-\\"  # what a line of a hunk, or its header, begins with
 def sample_diff(command: Sample, is_main: bool) -> int:
     """Print the diff of `command.diff` that `command.message` asks for; with `command.apply` change the file.
 
-    Returns the exit code. Errors: `ConfigError` for a file that is no text, or too long for the model's context.
+    Returns the exit code, `NOT_APPLIED` also where the model wrote no diff.
+    Errors: `ConfigError` for a file that is no text, or too long for the model's context.
     """
     path = Path(command.diff or "")
     if command.apply and shutil.which("git") is None:
@@ -54,6 +55,8 @@ def sample_diff(command: Sample, is_main: bool) -> int:
         print(
             f"what it wrote ends in the middle of a line, at max_new_tokens={command.max_new_tokens}", file=sys.stderr
         )
+    if not hunks:
+        return NOT_APPLIED
     if not command.apply:
         return 0
     after, problem = apply_hunks(before, hunks)
@@ -77,7 +80,7 @@ def read_before(path: Path) -> str | None:
     try:
         return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"diff={path} cannot be read ({error}); name a text file in UTF-8") from None
+        raise ConfigError(f"diff={path} cannot be read ({reason(error)}); name a text file in UTF-8") from None
 
 
 def name_in_repository(path: Path) -> str:

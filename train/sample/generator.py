@@ -64,6 +64,13 @@ class Generator:
         embedding, *self.blocks, head = modules
         assert isinstance(embedding, Embedding) and isinstance(head, Head)
         self.embedding, self.head = embedding, head
+        self.prompts, self.cut_prompts, self.room = 0, 0, 0  # so far; tokens that the newest prompts had room for
+
+    def tell_cut(self) -> None:
+        """Say on stderr how many of all prompts so far were cut; of this replica, on the main process."""
+        if self.cut_prompts and self.mesh.is_main:
+            line = f"{self.cut_prompts} of {self.prompts} prompts are over {self.room} tokens and keep their end"
+            print(line, file=sys.stderr)
 
     def generate(
         self,
@@ -80,16 +87,15 @@ class Generator:
         strings of which the first to come ends a completion, or a function of the text so far, called every few tokens
         and at the end: it returns the final text, or None to go on. allowed_special: special tokens that may be
         written in prompts; the others' texts are ordinary text. whole: each begins a document, so eos goes before it,
-        as in training. A prompt that leaves no room for `max_new_tokens` keeps its end. Errors: `ConfigError` where no
-        prompt leaves that room.
+        as in training. A prompt that leaves no room for `max_new_tokens` keeps its end, and `tell_cut` says so.
+        Errors: `ConfigError` where no prompt leaves that room.
         """
         cut = cutting(stop)
         eos = [self.tokenizer.eos]
         ids = [eos * whole + self.tokenizer.encode(prompt, allowed_special) or eos for prompt in prompts]
-        room = self._room(sampling.max_new_tokens)
-        long = sum(len(prompt) > room for prompt in ids)
-        if long and self.mesh.is_main:
-            print(f"{long} of {len(ids)} prompts are over {room} tokens and keep their end", file=sys.stderr)
+        self.room = room = self._room(sampling.max_new_tokens)
+        self.prompts += len(ids)
+        self.cut_prompts += sum(len(prompt) > room for prompt in ids)
 
         def ended(completion: list[int]) -> bool:
             return cut(self.tokenizer.decode(completion)) is not None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from conf.compose import load_settings
 from conf.run_folder import save_settings, stage_folder, write_json
 from conf.schema import Settings
 from train.checkpoint.__main__ import main
@@ -19,7 +20,11 @@ def run(tmp_path: Path, settings: Settings) -> Path:
         path = folder / f"step_{step:08d}"
         path.mkdir(parents=True)
         (path / "part").write_bytes(b"12345")
-        state = {"score": 1.25, "files": {"part": 5}, kind: {"part": checksum_of(path / "part", kind)}}
+        state = {
+            "score": 1.25 if step < 30 else None,
+            "files": {"part": 5},
+            kind: {"part": checksum_of(path / "part", kind)},
+        }
         write_json(path / "state.json", state)
     (folder / "step_00000040.partial").mkdir()
     return tmp_path
@@ -28,7 +33,13 @@ def run(tmp_path: Path, settings: Settings) -> Path:
 def test_they_are_listed_and_verified(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", str(run)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and lines[0].startswith("nl       10 ") and lines[0].endswith("1.2500 bits per byte")
+    assert lines[0].split() == ["stage", "step", "size", "bits", "per", "byte"]
+    assert lines[1].startswith("nl          10 ") and len({len(line) for line in lines}) == 1, "columns"
+    assert [line.split()[-1] for line in lines[1:]] == ["1.2500", "1.2500", "-"], "the last was not evaluated"
+    corpus = load_settings(run / "config.yaml").stages["nl"].corpus
+    write_json(run / "stages/nl/evaluation.json", {"step": 30, "bits_per_byte": {corpus: 1.5}})
+    assert main(["list", str(run)]) == 0
+    assert capsys.readouterr().out.split()[-1] == "1.5000", "the stage has ended and was evaluated then"
     assert main(["verify", str(run)]) == 0
     assert capsys.readouterr().out.count("whole") == 3
     for step in (10, 20):
@@ -36,7 +47,7 @@ def test_they_are_listed_and_verified(run: Path, capsys: pytest.CaptureFixture[s
     assert main(["verify", str(run)]) == 2
     said = capsys.readouterr()
     for step in (10, 20):
-        assert f"nl       {step}  part does not match its checksum" in said.out
+        assert f"nl          {step}  part does not match its checksum" in said.out
     assert said.err.startswith("error: 2 damaged")
 
 
@@ -48,7 +59,7 @@ def test_every_kind_of_damage_is_a_line(run: Path, capsys: pytest.CaptureFixture
     assert main(["list", str(run)]) == 0
     assert main(["verify", str(run)]) == 2
     said = capsys.readouterr()
-    assert [line.partition("  ")[2].strip() for line in said.out.splitlines()[3:]] == [
+    assert [line.partition("  ")[2].strip() for line in said.out.splitlines()[4:]] == [
         "10  state.json is empty or cut off",
         "20  state.json does not have every checksum",
         "30  part is missing",

@@ -27,7 +27,11 @@ def test_the_time_is_measured_where_the_run_has_trained(tmp_path):
     assert stage_seconds(settings, name, stage) is None, "nothing is known of this machine"
     folder = run_folder(settings)
     folder.mkdir(parents=True)
-    row = {"stage": name, "step": 1, "loss": 2.0, "tokens_per_second": 100.0}
+    row = {"stage": name, "step": 1, "loss": 2.0, "tokens_per_second": 2.0, "start_seconds": 60.0}
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert stage_seconds(settings, name, stage) is None, "the first step of a process tells no speed: it compiles"
+    row = {"stage": name, "step": 10, "loss": 2.0, "tokens_per_second": 100.0}
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
     tokens = stage.steps * stage.global_batch_size * settings.model.context_length
     assert stage_seconds(settings, name, stage) == (pytest.approx(tokens / 100), "as this run trained last")

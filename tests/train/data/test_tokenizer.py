@@ -3,7 +3,7 @@
 import pytest
 
 import train.data.tokenizer as module
-from conf.errors import ConfigError
+from conf.errors import ConfigError, DataError
 from model.tokenizer import load_tokenizer
 from tests.train.data.conftest import text, write_jsonl
 from train.data.filters import is_held_out, text_sha256
@@ -52,6 +52,15 @@ def test_it_is_trained_once_for_all_corpora_whatever_the_stages(settings, monkey
     write_jsonl(tmp_path / "nl.jsonl", [text(seed) for seed in range(50)])
     with pytest.raises(TypeError):
         prepare_tokenizer(settings)  # other text: it would be trained
+
+
+@pytest.mark.parametrize("content", ["", '{"text": " "}\n'])
+def test_files_without_text_are_named(content, settings, tmp_path):
+    for corpus in settings.data.corpora.values():
+        for path in corpus.paths:
+            (tmp_path / path).write_text(content)
+    with pytest.raises(DataError, match=r"no text to train the tokenizer on in data.corpora.nl \(.*nl.jsonl\), "):
+        prepare_tokenizer(settings)
 
 
 def test_named_tokens_and_a_template_come_after_its_ids_and_stay_with_it(settings):

@@ -42,3 +42,9 @@ def test_what_cannot_be_answered_is_one_line() -> None:
         answer(generator.tokenizer, generate, [long], [0])
     with pytest.raises(ConfigError, match="chat: the chat template cannot render it: the role judge is not known"):
         answer(generator.tokenizer, generate, [Conversation([*TALK[:1], {"role": "judge", "content": ""}])], [0])
+
+
+def test_a_model_that_knows_no_conversations_is_said_to() -> None:
+    plain = type(chat_tokenizer())(chat_tokenizer()._model)
+    with pytest.raises(ConfigError, match=r"trained on conversations, .*; train one with `python -m launch stage=sft "):
+        answer(plain, lambda *_: [], [Conversation(TALK[:2])], [0])

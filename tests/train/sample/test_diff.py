@@ -116,10 +116,13 @@ def test_a_new_file_is_made(run: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert prompts == ["<NME> new.py\n<BEF> ADDFILE\n<MSG> m\n<DFF>"]
 
 
-def test_a_real_model_is_asked(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("apply", ["apply=false", "apply=true"])
+def test_a_real_model_is_asked_and_has_no_diff(
+    apply: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a").write_text("a\n")
-    assert main([f"run={run}", f"diff={tmp_path / 'a'}", "message=m", "apply=true", "max_new_tokens=4"]) == NOT_APPLIED
-    assert "not applied to" in capsys.readouterr().err
+    assert main([f"run={run}", f"diff={tmp_path / 'a'}", "message=m", apply, "max_new_tokens=4"]) == NOT_APPLIED
+    assert "the model wrote no diff" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

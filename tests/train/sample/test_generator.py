@@ -175,7 +175,12 @@ def test_a_long_prompt_keeps_its_end_and_says_so(text: Generator, capsys: pytest
     tail = text.tokenizer.encode(prompt)[-(MODEL.context_length - GREEDY.max_new_tokens) :]
     expected = text.tokenizer.decode(text.generate_ids([tail], GREEDY, [0])[0])
     assert text.generate([prompt], GREEDY, [0]) == [expected]
-    assert capsys.readouterr().err == "1 of 1 prompts are over 34 tokens and keep their end\n"
+    text.prompts, text.cut_prompts = 0, 0  # it is shared with other tests
+    for prompts in ([prompt], ["x"], [prompt]):
+        text.generate(prompts, GREEDY, [0])
+    assert capsys.readouterr().err == "", "not once a batch"
+    text.tell_cut()
+    assert capsys.readouterr().err == "2 of 3 prompts are over 34 tokens and keep their end\n"
     with pytest.raises(ConfigError, match=r"max_new_tokens=64 leaves no room .* use at most 63"):
         text.generate([prompt], replace(GREEDY, max_new_tokens=64), [0])
 

@@ -40,7 +40,7 @@ def test_samples_are_shown_and_written(run: Path, tmp_path: Path, capsys: pytest
 def test_prompts_from_files(run: Path, tmp_path: Path) -> None:
     output = tmp_path / "samples.jsonl"
     (tmp_path / "one.py").write_text("a = 1\nb =")
-    (tmp_path / "two.jsonl").write_text('"a = 1\\nb ="\n\n"[bold]x"\n')
+    (tmp_path / "two.jsonl").write_text('"a = 1\\nb ="\n\n{"sample": 0, "prompt": "[bold]x", "completion": ""}\n')
     found = []
     for name in ("one.py", "two.jsonl"):
         assert main([f"run={run}", f"prompt=@{tmp_path / name}", f"output={output}", *SHORT]) == 0
@@ -97,7 +97,7 @@ def test_special_tokens_in_a_prompt(run: Path, tmp_path: Path, capsys: pytest.Ca
         (["stop=abc"], "stop=abc is no list"),
         (["precision=fp16"], "precision=fp16 does not work on a CPU"),
         (["prompt=a\udcffb"], "prompt is no text at character 2"),
-        (["prompt=@nowhere.txt"], "prompt=@nowhere.txt cannot be read"),
+        (["prompt=@nowhere.txt"], "prompt=@nowhere.txt cannot be read (No such file or directory); name"),
         (["infill=a"], "say what to sample by one of prompt=, infill=, chat=, diff=; there is prompt= and infill="),
         (["output=nowhere/at/all.jsonl"], "output=nowhere/at/all.jsonl cannot be written"),
         (["sampels=3"], "did you mean 'samples'?"),
