@@ -25,9 +25,8 @@ def began(process: int) -> int | None:
         words = (PROC / str(process) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
-    return (
-        None if words[0] in "ZX" else int(words[19])
-    )  # one that has ended and was not yet waited for; proc_pid_stat(5)
+    ended = words[0] in "ZX"  # and was not yet waited for; proc_pid_stat(5)
+    return None if ended else int(words[19])
 
 
 def any_with(variable: str, value: str) -> bool:

@@ -55,7 +55,10 @@ def print_plan(argv: list[str]) -> int:
     size = world_size(settings)
     if searches:
         return print_best(on_gpu(settings), size, overrides, "--json" in flags)
-    settings = on_gpu(compose_settings(overrides, size))
+    try:
+        settings = on_gpu(compose_settings(overrides, size))
+    except ConfigError as error:  # the settings are right by themselves, and do not fit so many processes
+        raise ConfigError(f"{error}; best=true looks for a layout of {size} GPUs that does") from None
     if settings.layout.micro_batch_size == AUTO:
         settings = with_micro_batch_size(settings, size)
     check(settings, size)
@@ -199,6 +202,10 @@ def summary(settings: Settings, size: int, stages: list[Any]) -> dict[str, Any]:
         "step_seconds": time.total,
         "mfu": time.mfu,
         "tokens_per_second": tokens / time.total,
+        "stage_seconds": {  # at the first one's tokens/s
+            name: stage.steps * time.total * stage.global_batch_size / first.global_batch_size
+            for name, stage in settings.stages.items()
+        },
         "published": compare_published(settings),
         "device_memory_gib": memory,
         "usable": None if memory is None else usable_bytes(memory),

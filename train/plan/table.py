@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from conf.duration import format_duration
+
 GIB = 2**30
 
 
@@ -83,6 +85,10 @@ def show_time(plan: dict[str, Any], log: Any) -> None:
     log(
         f"MFU {plan['mfu']:.1%}, {plan['tokens_per_second']:,.0f} tokens/s; saving, evaluation and input not counted.\n"
     )
+    seconds = plan["stage_seconds"]
+    each = ", ".join(f"{name} {format_duration(value)}" for name, value in seconds.items())
+    total = sum(seconds.values())
+    log(f"At that rate: {each}; in all {format_duration(total)}, {total * plan['gpus'] / 3600:,.0f} GPU hours.\n")
     if plan["offload"] != "none":
         log("What is offloaded takes longer: neither its way to the host nor AdamW there is in this time.\n")
     if plan["precision"] == "fp32":
@@ -111,7 +117,7 @@ def show_goodput(plan: dict[str, Any], log: Any) -> None:
     log(f"Goodput (share of wall time that trains kept steps) by the minutes of a restart: {shares}.")
     log(
         f"It counts a failure every {of['hours_a_failure']:,.0f} h, as often a GPU as Llama 3's 419 in 54 days on "
-        f"16,384; a save every {of['seconds_between_saves'] / 60:,.1f} min, a stall of {of['stall_seconds']:.3g} s and "
+        f"16,384; a save every {of['seconds_between_saves'] / 60:,.1f} min (run.save_every), a stall of {of['stall_seconds']:.3g} s and "
         f"a drain of {of['drain_seconds']:.3g} s ({measured['save']}); "
         f"restarts {measured['restart']}. Llama 3 reports above 90% "
         f"on its 16,384 GPUs (arXiv 2407.21783, 3.3.4).\n"

@@ -230,3 +230,6 @@ def test_gathering_the_sequence_again_keeps_less_and_sends_more() -> None:
 def test_wrong_settings_are_one_line() -> None:
     wrong = command("model=16b", "layout.tensor_parallel_size=5")
     assert wrong.returncode == 2 and wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
+    wrong = command("model=16b", "gpus=512")
+    assert wrong.stderr.startswith("error: stages.nl.global_batch_size=1024 is not a multiple of"), wrong.stderr
+    assert wrong.stderr.endswith("; best=true looks for a layout of 512 GPUs that does\n")
