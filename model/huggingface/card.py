@@ -183,7 +183,8 @@ def _code(run: Path) -> str:
     git = read_json(run / ENVIRONMENT).get("git") if (run / ENVIRONMENT).is_file() else None
     if not git:
         return ""
-    return f" Trained by the code of commit {git['commit'][:12]}{', changed' if git['status'] else ''}."
+    changed = any(not line.startswith("??") for line in git["status"])  # files that git does not know are no code of it
+    return f" Trained by the code of commit {git['commit'][:12]}{', changed' if changed else ''}."
 
 
 def _source(corpus: CorpusConfig) -> str:

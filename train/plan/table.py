@@ -117,8 +117,8 @@ def show_goodput(plan: dict[str, Any], log: Any) -> None:
     log(f"Goodput (share of wall time that trains kept steps) by the minutes of a restart: {shares}.")
     log(
         f"It counts a failure every {of['hours_a_failure']:,.0f} h, as often a GPU as Llama 3's 419 in 54 days on "
-        f"16,384; a save every {of['seconds_between_saves'] / 60:,.1f} min (run.save_every), a stall of {of['stall_seconds']:.3g} s and "
-        f"a drain of {of['drain_seconds']:.3g} s ({measured['save']}); "
+        f"16,384; a save every {of['seconds_between_saves'] / 60:,.1f} min (run.save_every), a stall of "
+        f"{of['stall_seconds']:.3g} s and a drain of {of['drain_seconds']:.3g} s ({measured['save']}); "
         f"restarts {measured['restart']}. Llama 3 reports above 90% "
         f"on its 16,384 GPUs (arXiv 2407.21783, 3.3.4).\n"
     )
