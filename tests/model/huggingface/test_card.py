@@ -43,7 +43,9 @@ def test_a_stage_of_a_run(tmp_path: Path, tiny: ModelConfig) -> None:
     (run / "stages/multi/evaluations/humaneval.json").write_text(json.dumps({"pass_at_k": {"1": 0.125}}))
     scores = {"exact_match": {"infill": 0.5}, "perplexity": {"notes": {"token": 2.5}}, "problems": 3}
     (run / "stages/multi/evaluations/infill.json").write_text(json.dumps(scores))
-    (run / "environment.json").write_text(json.dumps({"git": {"commit": "0123456789abcdef", "status": ["?? data/", " M a"]}}))
+    (run / "environment.json").write_text(
+        json.dumps({"git": {"commit": "0123456789abcdef", "status": ["?? data/", " M a"]}})
+    )
     export_weights(open_weights(run), tmp_path / "mine", 4, Precision.auto)
     text = (tmp_path / "mine/README.md").read_text()
     assert "Trained by the code of commit 0123456789ab, changed." in text
