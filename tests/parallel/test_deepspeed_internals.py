@@ -146,7 +146,9 @@ def test_an_offloaded_run_goes_on_after_a_step_that_was_not_taken(stage: int, pr
     offloaded = run(f"layout.zero_stage={stage}", "layout.offload=optimizer")
     for found, expected in zip(offloaded, run("layout.zero_stage=2"), strict=True):
         assert found["skipped"] == expected["skipped"] == [False, True, False, False]
-        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6, nan_ok=True)
+        # Mostly equal to the last bit. But a gradient near 0 that is rounded once otherwise has the other sign, and
+        # AdamW's first step is as long in either direction.
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-3, nan_ok=True)
         assert found["weights"].keys() == expected["weights"].keys()
         for name, value in found["weights"].items():
-            torch.testing.assert_close(value, expected["weights"][name], rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(value, expected["weights"][name], rtol=1e-3, atol=6 * RATE)  # three steps

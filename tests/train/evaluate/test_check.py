@@ -15,7 +15,7 @@ from train.evaluate.check import check
         (["task=humaneval", "samples=2", "k=[]"], "pass@k of 2 samples needs 1 <= k <= 2; k=[], use k=[1]"),
         (["task=mbpp", "samples=2", "k=[0,2]"], "k=[0, 2], use k=[2]"),
         (["task=infill", "samples=2"], "task=infill writes each line once"),
-        (["task=perplexity", "paths=[/none.txt]"], "/none.txt is not a file"),
+        (["task=perplexity", "paths=[/none.txt]"], "/none.txt does not exist"),
     ],
 )
 def test_settings_that_do_not_fit_each_other_get_one_line(words: list[str], said: str) -> None:
