@@ -15,6 +15,7 @@ from conf.run_folder import (
     CHECKPOINTS,
     DATA,
     EVALUATION,
+    begun_stages,
     is_finished,
     read_json,
     run_folder,
@@ -38,7 +39,7 @@ def data_under_way(settings: Settings) -> tuple[str, str] | None:
     to go on with the same data."""
     folder = run_folder(settings)
     name = read_data(folder)["folder"]
-    begun = [stage for stage in settings.stages if stage_folder(folder, stage).is_dir()]
+    begun = begun_stages(folder, settings.stages)
     if name is None or not begun or is_finished(folder, begun[-1]) or settings.run.extend:
         return None
     return (begun[-1], name) if newest_checkpoint_step(folder, begun[-1]) else None
@@ -51,7 +52,7 @@ def other_documents(settings: Settings, digests: Mapping[str, str]) -> dict[str,
     """
     folder = run_folder(settings)
     before = read_data(folder)["digests"]
-    begun = [name for name in settings.stages if stage_folder(folder, name).is_dir()]
+    begun = begun_stages(folder, settings.stages)
     if not begun or not newest_checkpoint_step(folder, begun[-1]):
         return {}
     if is_finished(folder, begun[-1]) and not changes(settings):
@@ -84,7 +85,7 @@ def record_extension(settings: Settings, documents: Mapping[str, list[str]] | No
     if not changed:
         return
     saved = load(folder)
-    name = [name for name in saved.stages if stage_folder(folder, name).is_dir()][-1]
+    name = begun_stages(folder, saved.stages)[-1]
     before = saved.stages[name]
     newest = newest_checkpoint_step(folder, name)
     step = _go_back_to_stable(folder, name, before, settings.stages[name])

@@ -19,6 +19,7 @@ from conf.run_folder import (
     METRICS,
     STAGES,
     WEIGHTS,
+    begun_stages,
     is_finished,
     is_run_folder,
     run_folder,
@@ -110,8 +111,8 @@ def check_run_folder(settings: Settings) -> bool:
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"{folder} is a file; choose another folder with run.name=...")
         return False
-    trained = (*folder.glob(f"{STAGES}/*/{CHECKPOINTS}/*"), *folder.glob(f"{STAGES}/*/{WEIGHTS}"))
-    if not (folder / METRICS).is_file() and not trained:
+    trained = (f"{STAGES}/*/{CHECKPOINTS}/*", f"{STAGES}/*/{WEIGHTS}")
+    if not (folder / METRICS).is_file() and not any(any(folder.glob(pattern)) for pattern in trained):
         return False
     if settings.run.resume == "never":
         raise ConfigError(f"{folder} holds a run already; go on with run.resume=auto or choose another run.name")
@@ -127,7 +128,7 @@ def changes(settings: Settings) -> list[tuple[str, Any, Any]]:
     folder = run_folder(settings)
     saved = load(folder)
     found = differences(plain(saved), plain(settings))
-    begun = [name for name in saved.stages if stage_folder(folder, name).is_dir()]
+    begun = begun_stages(folder, saved.stages)
     needed = []
     for key, was, now in found:
         name = key.split(".")[1] if key.startswith("stages.") else ""
@@ -179,7 +180,7 @@ def unfinished_stages(settings: Settings) -> list[str]:
     names = list(settings.stages)
     if settings.run.until is not None:
         names = names[: names.index(settings.run.until) + 1]
-    begun = [name for name in names if stage_folder(folder, name).is_dir()]
+    begun = begun_stages(folder, names)
     extended = begun[-1:] if changes(settings) else []
     return [name for name in names if name in extended or not is_finished(folder, name)]
 

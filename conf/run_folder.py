@@ -73,6 +73,11 @@ def is_stage_folder(folder: Path) -> bool:
     return folder.is_dir() and folder.parent.name == STAGES and is_run_folder(folder.parents[1])
 
 
+def begun_stages(run: Path, names: Iterable[str]) -> list[str]:
+    """Those of `names`, in their order, that have begun."""
+    return [name for name in names if stage_folder(run, name).is_dir()]
+
+
 def is_finished(run: Path, name: str) -> bool:
     """Whether the stage ran to its end: its weights and its evaluation are there."""
     folder = stage_folder(run, name)
