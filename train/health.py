@@ -20,7 +20,6 @@ from conf.run_folder import (
     HEALTH,
     append_records,
     read_json,
-    read_metrics,
     read_records,
     repair_records,
     stage_folder,
@@ -179,7 +178,6 @@ def go_back(context: RunContext, stage: str, fault: HealthError) -> None:
     )
     record(context, file, {"step": None, "event": REWIND, "what": str(fault), "samples": samples and list(samples)})
     if context.mesh.is_main:  # what was recorded since is trained anew, and no longer the same
-        drop_after(context.folder, stage, kept)
-        rows = [row for row in read_metrics(context.folder) if row["stage"] == stage]
+        rows = drop_after(context.folder, stage, kept)
         forget_after(file.parent, kept, (row["step"] for row in rows if any("bits_per_byte" in key for key in row)))
     context.mesh.barrier()

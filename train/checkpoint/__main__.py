@@ -66,8 +66,9 @@ def _last_score(run: Path, stage: str, step: int) -> float | None:
     """The validation score of a stage that ended at `step`: it is evaluated after its last checkpoint is saved."""
     path = stage_folder(run, stage) / EVALUATION
     found = read_json(path) if path.is_file() else {}
-    scores = found.get("bits_per_byte", {}) if found.get("step") == step else {}
-    score = scores.get(load_settings(run / CONFIG).stages[stage].corpus)
+    if found.get("step") != step:
+        return None
+    score = found.get("bits_per_byte", {}).get(load_settings(run / CONFIG).stages[stage].corpus)
     return None if score is None else float(score)
 
 

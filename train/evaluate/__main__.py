@@ -84,7 +84,8 @@ def evaluate(command: Evaluate, is_main: bool, stop: StopSignal | None = None) -
         _make_folder(folder)
     if problems is None:
         result: Result = perplexity.evaluate(command, generator)
-        result = _with_earlier_texts(folder / "perplexity.json", result, _digest(weights.folder))
+        if is_main:
+            result = _with_earlier_texts(folder / "perplexity.json", result, _digest(weights.folder))
     else:
         if is_main:
             _save_settings(folder, command, problems, weights.folder)
