@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
+
 ABANDONED_SECONDS = 24 * 3600  # age at which the partial folder of another machine is removed
 
 
@@ -43,7 +45,7 @@ def remove_abandoned(parent: Path, name: str = "*") -> None:
         if not pid.isdigit():  # a person's own
             continue
         if host == socket.gethostname():
-            abandoned = not _is_running(int(pid))
+            abandoned = not psutil.pid_exists(int(pid))
         else:
             try:
                 abandoned = time.time() - partial.stat().st_mtime > ABANDONED_SECONDS
@@ -51,13 +53,3 @@ def remove_abandoned(parent: Path, name: str = "*") -> None:
                 continue
         if abandoned:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -18,6 +18,7 @@ from deepspeed.accelerator import get_accelerator  # type: ignore[import-untyped
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from conf.errors import MissingError, NodeError, UnreachableError, node_name
+from conf.plural import plural
 from conf.run_lock import OWNER
 from parallel.mesh import local_device
 from parallel.ports import PORTS, find_store, open_meeting_place
@@ -132,4 +133,4 @@ def _named(ranks: list[int], size: int) -> str:
     ranks_per_node = size // len(nodes) if nodes else 0
     names = sorted({nodes[rank // ranks_per_node] for rank in ranks}) if ranks_per_node else []
     listed = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
-    return f"{'rank' if len(ranks) == 1 else 'ranks'} {listed}" + (f" ({', '.join(names)})" if names else "")
+    return f"{plural('rank', len(ranks))} {listed}" + (f" ({', '.join(names)})" if names else "")

@@ -62,14 +62,14 @@ def read_scores(folder: Path) -> Scores:
     return {stage: values for stage, (_, values) in sorted(scores.items(), key=lambda item: item[1][0])}
 
 
-def corpora_of(scores: Scores) -> list[str]:
+def _corpora(scores: Scores) -> list[str]:
     """The corpora of all stages, in order: a run that is extended may have others from there on."""
     return list(dict.fromkeys(chain.from_iterable(scores.values())))
 
 
 def print_table(scores: Scores) -> None:
     """Print the table; the best stage on each corpus is bold."""
-    corpora = corpora_of(scores)
+    corpora = _corpora(scores)
     best = {corpus: min(values[corpus] for values in scores.values() if corpus in values) for corpus in corpora}
     table = Table(title="Validation, bits per byte (lower is better)", min_width=50)
     table.add_column("after stage")
@@ -90,7 +90,7 @@ def _cells(values: dict[str, float], corpora: list[str]) -> list[str]:
 
 def write_markdown(scores: Scores, path: Path) -> None:
     """Write the table as Markdown."""
-    corpora = corpora_of(scores)
+    corpora = _corpora(scores)
     rows = ["| after stage | " + " | ".join(corpora) + " |", "|---|" + "---:|" * len(corpora)]
     rows += [f"| {stage} | " + " | ".join(_cells(values, corpora)) + " |" for stage, values in scores.items()]
     path.write_text("Validation, bits per byte (lower is better)\n\n" + "\n".join(rows) + "\n", encoding="utf-8")
@@ -131,7 +131,7 @@ def plot_stages(scores: Scores, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    stages, corpora = list(scores), corpora_of(scores)
+    stages, corpora = list(scores), _corpora(scores)
     width = 0.8 / len(stages)
     figure, axes = pyplot.subplots(figsize=(1.5 + 2.2 * len(corpora), 4.2), layout="constrained")
     for index, stage in enumerate(stages):

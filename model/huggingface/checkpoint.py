@@ -14,7 +14,6 @@ from model.weights import NO_SHARDS, Layer, Piece, Shards, Weights, pieces_of, r
 from parallel.mesh import TensorParallelGroup
 
 ADAPTERS = "adapter_config.json"
-MERGE = "merge them with PEFT (merge_and_unload, save_pretrained), or take the weights alone from another folder"
 
 
 def open_huggingface(source: str, folder: Path, mp_num: int | None = None) -> Weights:
@@ -25,7 +24,10 @@ def open_huggingface(source: str, folder: Path, mp_num: int | None = None) -> We
     Errors: `ConfigError` for another family, a wrong `mp_num`, or naming every tensor that does not fit.
     """
     if (folder / ADAPTERS).is_file():
-        raise ConfigError(f"{source} holds adapters of PEFT ({ADAPTERS}); {MERGE}")
+        raise ConfigError(
+            f"{source} holds adapters of PEFT ({ADAPTERS}); merge them with PEFT (merge_and_unload, save_pretrained), "
+            "or take the weights alone from another folder"
+        )
     config = read_config(folder)
     model = settings_of(config, source)
     mp_num = mp_num_of(config, source, model, mp_num)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from conf.choices import ExportForm, Precision
-from conf.errors import ConfigError
+from conf.errors import ConfigError, reason
 from conf.partial_folder import partial_folder, remove_abandoned
 from model.dtypes import DTYPES
 from model.huggingface import to_huggingface
@@ -146,8 +146,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         with partial_folder(target) as partial:
             yield partial
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{target} cannot be written: {reason}") from None
+        raise ConfigError(f"{target} cannot be written: {reason(error).splitlines()[0]}") from None
 
 
 def _progress(what: str, layers: int) -> Iterable[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.choices import Packing
-from conf.errors import DataError
+from conf.errors import DataError, reason
 from conf.extensions import data_under_way
 from conf.mixture import corpora_of
 from conf.partial_folder import partial_folder, remove_abandoned
@@ -295,6 +295,6 @@ def _one_line_for_a_full_disk(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            f"prepared data cannot be written to {cache}: {error.strerror or error}; "
+            f"prepared data cannot be written to {cache}: {reason(error)}; "
             "free some space, or choose another folder with data.cache=..."
         ) from error
