@@ -111,6 +111,7 @@ def run_command(action: Callable[[list[str]], int], argv: list[str], command: Co
     rank was named; not that of a rank that lost another one, where a note on it says which file has the stack.
     """
     is_main = os.environ.get("RANK", "0") == "0"
+    os.environ.pop("WANDB_SERVICE", None)  # W&B's process of who called this: on another host, or over before this ends
     try:
         if command is not None and any(word in HELP_FLAGS for word in argv):
             from conf.help import help_text

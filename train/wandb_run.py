@@ -28,10 +28,12 @@ def open_wandb(
     rows: Sequence[dict[str, Any]],
     log: Callable[[str], None],
 ) -> Any:
-    """The stage's W&B run, offline where its server does not answer in time, or None where W&B fails altogether.
+    """The stage's W&B run, offline where its server does not answer in time; None where W&B is switched off or fails.
 
     rows: the stage's records so far; those that the run lacks are logged to it first. log: tells the warning.
     """
+    if is_disabled():
+        return None
     # W&B's reports on itself, to the same server: where that hangs, each process would wait up to 20 s as it ends.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # Its process has 30 s to start, else the stage is not tracked at all: busy nodes need longer.
@@ -98,6 +100,11 @@ def is_online() -> bool:
     """Whether a server is named (WANDB_API_KEY, WANDB_BASE_URL) and WANDB_MODE does not forbid it."""
     named = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_BASE_URL")
     return bool(named) and os.environ.get("WANDB_MODE") not in ("offline", "dryrun")
+
+
+def is_disabled() -> bool:
+    """Whether the environment switches W&B off, whatever the settings say."""
+    return os.environ.get("WANDB_MODE") == "disabled"
 
 
 def replay(run: Any, rows: Sequence[dict[str, Any]], files: Path) -> None:

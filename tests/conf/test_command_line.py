@@ -77,6 +77,12 @@ def test_an_action_s_code_is_the_command_s(tmp_path: Path) -> None:
     assert run_command(lambda argv: len(argv), ["a", "b"], COMMAND) == 2
 
 
+def test_a_w_and_b_process_of_the_caller_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that could not be opened there stays there, and its id is refused from then on."""
+    monkeypatch.setenv("WANDB_SERVICE", "3-1-unix-/tmp/wandb-1/socket")
+    assert run_command(lambda argv: int("WANDB_SERVICE" in os.environ), []) == 0
+
+
 @pytest.mark.parametrize("words", ["launch --help", "launch --info", "launch status root=ROOT", "train.compare ROOT/a"])
 def test_a_reader_that_has_gone_ends_the_command_without_a_word(words: str, tmp_path: Path) -> None:
     """As `python -m launch --help | head -1` does, whatever prints: Python itself, Hydra's log, rich."""

@@ -222,6 +222,13 @@ def test_training_goes_on_where_wandb_fails_altogether(
     assert said == ["warning: W&B failed and is left out (no space left); metrics.jsonl has every record"]
 
 
+def test_the_environment_switches_it_off(folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert open_wandb(folder, "nl", settings, {}, ROWS, print) is None
+    assert not (folder / "wandb").exists()
+
+
 def test_a_files_steps_are_read_over_its_blocks_and_up_to_where_it_was_cut(folder: Path, settings: Settings) -> None:
     run = open_wandb(folder, "nl", settings, {}, [], print)
     for step in range(1, 400):

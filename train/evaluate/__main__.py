@@ -161,13 +161,13 @@ def print_result(task: str, result: Result) -> None:
 def track(weights: "Weights", task: str, result: Result) -> None:
     """Add the result to the W&B run of the stage that left `weights`; those of another origin have none."""
     from conf.compose import load_settings
-    from train.wandb_run import wandb_run
+    from train.wandb_run import is_disabled, wandb_run
 
     run, folder = weights.run, weights.folder
     if run is None or not (folder / "lineage.json").is_file():
         return
     settings = load_settings(run / "config.yaml")
-    if not settings.tracking.wandb:
+    if not settings.tracking.wandb or is_disabled():
         return
     try:
         tracked = wandb_run(run, folder.name, settings, read_json(folder / "lineage.json"))
