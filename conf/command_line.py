@@ -139,7 +139,7 @@ def run_command(action: Callable[[list[str]], int], argv: list[str], command: Co
     except KeyboardInterrupt:
         resumable = command is not None and command.resumable
         if is_main:
-            print("interrupted" + ("; the same command goes on from here" if resumable else ""), file=sys.stderr)
+            print("interrupted" + ("; the same command resumes from here" if resumable else ""), file=sys.stderr)
         return INTERRUPTED if resumable else SIGINT_CODE
     except SystemExit as error:  # rich, whose reader has gone
         if isinstance(error.__context__, BrokenPipeError):

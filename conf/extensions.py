@@ -1,4 +1,4 @@
-"""The changes with which a stage goes on (run.extend=true): recorded, and what was read and is read by them."""
+"""The changes with which a stage is resumed (run.extend=true): recorded, and what was read and is read by them."""
 
 import shutil
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def read_data(folder: Path) -> dict[str, Any]:
 
 def data_under_way(settings: Settings) -> tuple[str, str] | None:
     """The stage under way and the name of the prepared data that it reads; None where no stage has saved a step and is
-    to go on with the same data."""
+    to resume with the same data."""
     folder = run_folder(settings)
     name = read_data(folder)["folder"]
     begun = begun_stages(folder, settings.stages)
@@ -116,7 +116,7 @@ def _reopen_best(path: Path, step: int, comparable: bool) -> None:
 
 
 def _go_back_to_stable(folder: Path, name: str, before: StageConfig, now: StageConfig) -> int:
-    """The step that the stage goes on from: that of its newest checkpoint.
+    """The step that the stage resumes from: that of its newest checkpoint.
 
     A wsd stage that has annealed goes back to where it began to, as its longer form would not have yet.
     """
@@ -131,7 +131,7 @@ def _go_back_to_stable(folder: Path, name: str, before: StageConfig, now: StageC
 
 
 def read_extensions(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The changes with which a stage went on, oldest first."""
+    """The changes with which a stage was resumed, oldest first."""
     path = stage_folder(folder, name) / EXTENSIONS
     return list(read_json(path)) if path.is_file() else []
 

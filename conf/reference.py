@@ -11,7 +11,7 @@ from conf.resume import RULES, Rule
 README = FOLDER / "README.md"
 MARK = "<!-- From here on `python -m conf.reference` writes this file from the comments in the YAML files. -->\n"
 RESUMING = """\
-## What may change when a run goes on
+## What may change when a run is resumed
 
 The same command resumes a run. With other settings, this decides; the longest beginning of a setting's name counts.
 
@@ -20,7 +20,7 @@ The same command resumes a run. With other settings, this decides; the longest b
 {rows}
 
 - A stage that has not begun may change, go or be added behind the others at any time.
-- The stage that `run.extend=true` concerns is the one under way, or the last one that was finished. It goes on after
+- The stage that `run.extend=true` concerns is the one under way, or the last one that was finished. It resumes after
   its newest checkpoint with the optimizer's moments; `extensions.json` in its folder, and its lineage, record what
   changed and from which step and sample on.
 - A `wsd` stage may get another length without `run.extend` as long as it is stable. One that has annealed goes back to

@@ -1,7 +1,7 @@
-"""What may change when a run goes on, and how a change is recorded.
+"""What may change when a run is resumed, and how a change is recorded.
 
 A run may be called again with other settings. Those of its machines and its records are free. With run.extend=true the
-stage under way, or the last one that was finished, goes on from its newest checkpoint with another length, rate, batch,
+stage under way, or the last one that was finished, resumes from its newest checkpoint with another length, rate, batch,
 data or optimizer; `stages/STAGE/extensions.json` keeps each change with the step and the sample it came after.
 """
 
@@ -115,13 +115,13 @@ def check_run_folder(settings: Settings) -> bool:
     if not (folder / METRICS).is_file() and not any(any(folder.glob(pattern)) for pattern in trained):
         return False
     if settings.run.resume == "never":
-        raise ConfigError(f"{folder} holds a run already; go on with run.resume=auto or choose another run.name")
+        raise ConfigError(f"{folder} holds a run already; resume with run.resume=auto or choose another run.name")
     changes(settings)
     return True
 
 
 def changes(settings: Settings) -> list[tuple[str, Any, Any]]:
-    """(key, before, now) of what the run in the folder is to go on with. Errors: `ConfigError` for what may not change.
+    """(key, before, now) of what the run in the folder resumes with. Errors: `ConfigError` for what may not change.
 
     What is free, and what belongs to a stage that has not begun, is left out.
     """
@@ -195,7 +195,7 @@ def _refusal(folder: Path, refused: list[tuple[Rule, str, Any, Any]]) -> str:
     more = f"; and {len(refused) - SHOWN} more" if len(refused) > SHOWN else ""
     remedy = "choose another run.name, or take these back"
     if all(rule is Rule.extend for rule, *_ in refused):
-        remedy += ", or go on with them from here with run.extend=true"
+        remedy += ", or resume with them from here with run.extend=true"
     return f"{folder} holds a different run: {listed}{more}; {remedy}"
 
 

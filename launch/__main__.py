@@ -83,7 +83,7 @@ def launch(argv: list[str]) -> int:
             continue
         if plan.settings.run.extend and not plan.resumes:
             print(f"warning: run.extend=true has nothing to extend: {plan.folder} is new", file=sys.stderr)
-        print(f"{'going on with' if plan.resumes else 'starting'} {plan.folder}: {plan.processes} processes")
+        print(f"{'resuming' if plan.resumes else 'starting'} {plan.folder}: {plan.processes} processes")
         changed = changes(plan.settings) if plan.resumes else []
         for key, was, now in changed:
             print(f"  {key} was {was}, from here {now}")

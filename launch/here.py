@@ -80,7 +80,7 @@ def train_until_ended(plan: LaunchPlan, variables: dict[str, str], hosts: Hosts 
             return code
         pause = cluster.restart_seconds * 2 ** (tries - 1)
         print(
-            f"failed with {describe(code)}; going on from the last checkpoint in {pause:g} s "
+            f"failed with {describe(code)}; resuming from the last checkpoint in {pause:g} s "
             f"(try {tries} of {cluster.restarts} without coming further)",
             file=sys.stderr,
             flush=True,
@@ -97,7 +97,7 @@ def progress(run: Path) -> tuple[str, int]:
 def train_here(plan: LaunchPlan, variables: dict[str, str], hosts: Hosts | None) -> int:
     """Run the ranks, with a log and a record of the job in the run's folder; return the exit code.
 
-    What is said of a stop is what is on the disk: which checkpoint the run goes on from.
+    What is said of a stop is what is on the disk: which checkpoint the run resumes from.
     """
     cluster = plan.settings.cluster
     kind, stop = cluster.kind.value, None
@@ -118,9 +118,9 @@ def train_here(plan: LaunchPlan, variables: dict[str, str], hosts: Hosts | None)
     saved = newest_checkpoint(plan.folder)
     where = "from the beginning" if saved is None else f"after {saved[0]} step {saved[1]}"
     if code == INTERRUPTED:
-        print(f"saved; the same command goes on with {plan.folder} {where}", file=sys.stderr)
+        print(f"saved; the same command resumes {plan.folder} {where}", file=sys.stderr)
     elif code in STOPPED:
-        print(f"ended before it had saved; the same command goes on with {plan.folder} {where}", file=sys.stderr)
+        print(f"ended before it had saved; the same command resumes {plan.folder} {where}", file=sys.stderr)
     (plan.folder / exit_file).write_text(f"{code}\n")
     return code
 
@@ -128,7 +128,7 @@ def train_here(plan: LaunchPlan, variables: dict[str, str], hosts: Hosts | None)
 def open_folder(plan: LaunchPlan) -> None:
     """Create the run's folder with its settings and `jobs/`.
 
-    A run that goes on keeps the settings it has: training may still refuse the new ones (train/run_directory.py).
+    A run that is resumed keeps the settings it has: training may still refuse the new ones (train/run_directory.py).
     """
     if not plan.resumes:
         save_settings(plan.settings, plan.folder)

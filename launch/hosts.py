@@ -36,7 +36,7 @@ class Hosts:
     def meet(self) -> None:
         """Ask every host for its address; spare ones take the places of those that do not answer.
 
-        Errors: `ConfigError` naming every host that does not answer and how to go on without, or the remote shell that
+        Errors: `ConfigError` naming every host that does not answer and how to resume without, or the remote shell that
         is missing.
         """
         for program in {"ssh", self.cluster.remote_shell.value}:
@@ -65,7 +65,7 @@ class Hosts:
         return True
 
     def offer(self, missing: Collection[str]) -> str:
-        """How the run goes on with fewer hosts, as a clause; empty where it cannot."""
+        """How the run resumes with fewer hosts, as a clause; empty where it cannot."""
         if len(missing) >= len(self.used):
             return ""
         others = [*self.cluster.exclude, *self.replaced, *self.spares]
@@ -73,7 +73,7 @@ class Hosts:
         words.append(f"cluster.exclude=[{','.join(others)}]")
         variables = {**os.environ, "NODES": nodes_of(self.used)}
         told = subprocess.run(words, env=variables, capture_output=True, text=True, check=False).stdout.strip()
-        return f"; to go on with fewer, launch again with {told}" if told else ""
+        return f"; to resume with fewer, launch again with {told}" if told else ""
 
     def command(self, variables: dict[str, str], address: str) -> list[str]:
         """The command that trains on the hosts in use."""

@@ -64,7 +64,7 @@ exclude() {{  # nodes that failed twice, once the job is pending again, where ot
         echo "failed twice, and excluded from here: $bad"
         scontrol update JobId="$id" ExcNodeList="$bad"
     else
-        echo "failed twice, and no node is spare: $bad; to go on with fewer, launch again with" \\
+        echo "failed twice, and no node is spare: $bad; to resume with fewer, launch again with" \\
             "$({python} -m train.plan.fewer $((SLURM_JOB_NUM_NODES - 1)) "$@")"
     fi
 }}
@@ -78,7 +78,7 @@ if (( code != 0 && code != 2 && code != 4 && code != {interrupted} )) && [[ ! -e
     [[ $reached == "$before" ]] && tries=$((tries + 1)) || tries=1
     printf '%s\n' "$tries" "$reached" > "$tries_file"
     if (( tries <= {restarts} )); then
-        echo "failed with code $code: to be requeued, and to go on from the last checkpoint (time $tries of {restarts})"
+        echo "failed with code $code: to be requeued, and resumed from the last checkpoint (time $tries of {restarts})"
         sleep $(( {restart_seconds} * (1 << (tries - 1)) ))
         {python} -m launch.blame "$errors_file" $nodes >> "$nodes_file"
         trap '' TERM  # a requeued job's processes are ended, and some work is left
@@ -94,10 +94,10 @@ for _ in 1 2 3 4 5; do  # squeue failing once is not a job that is being cancell
 done
 if (( code == {interrupted} )) && [[ $state == RUNNING && ! -e $cancel_file ]]; then
     if (( ${{SLURM_RESTART_COUNT:-0}} < {max_requeues} )); then
-        echo "stopped and saved: requeued, and goes on from there (time ${{SLURM_RESTART_COUNT:-0}} of {max_requeues})"
+        echo "stopped and saved: requeued, and resumes from there (time ${{SLURM_RESTART_COUNT:-0}} of {max_requeues})"
         scontrol requeue "$id" && exit "$code"
     fi
-    echo "error: stopped for the last of {max_requeues} times (cluster.slurm.max_requeues); launch again to go on"
+    echo "error: stopped for the last of {max_requeues} times (cluster.slurm.max_requeues); launch again to resume"
 fi
 echo "$code" > "$exit_file"
 [[ -e $cancel_file ]] && scancel "$id"  # it has saved itself

@@ -146,7 +146,7 @@ def _ended(run: Path, jobs: list[Job], began: bool) -> tuple[str, str]:
     if (run / REFUSED).is_file():
         return "refused", (run / REFUSED).read_text(encoding="utf-8").strip()
     code, seconds = jobs[-1].exit_code(run) if jobs else None, seconds_until_free(run)
-    again = "launch again to go on" + (f", in {seconds:.0f} s: its ranks may still be saving" if seconds else "")
+    again = "launch again to resume" + (f", in {seconds:.0f} s: its ranks may still be saving" if seconds else "")
     if code == INTERRUPTED:
         return "stopped", again
     if code:

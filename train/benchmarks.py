@@ -50,7 +50,7 @@ class Task:
 
 
 class Benchmarks:
-    """The benchmarks of one stage. What has samples and no record yet is scored when the run goes on."""
+    """The benchmarks of one stage. What has samples and no record yet is scored when the run is resumed."""
 
     def __init__(self, context: RunContext, stage: str, stop: StopSignal) -> None:
         self.context, self.stage, self.stop = context, stage, stop
@@ -139,7 +139,7 @@ class Benchmarks:
                 chain.from_iterable(spread(engine.mesh, wanted, batch_size, complete, self.stop, in_lockstep=True))
             )
         except KeyboardInterrupt:
-            self.context.log(f"stopped while {task.name} was sampled; that begins again when the run goes on")
+            self.context.log(f"stopped while {task.name} was sampled; that begins again when the run is resumed")
             return None
 
     def _score(self, task: Task, step: int) -> None:

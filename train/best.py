@@ -19,7 +19,7 @@ class BestWeights:
     """The best weights of a stage so far. Every process has one and calls its methods together.
 
     Without `patience` the weights of the last step are the result. The checkpoint that run.keep_best keeps is another
-    thing: to go on from, and only of steps that save.
+    thing: to resume from, and only of steps that save.
     """
 
     def __init__(self, context: RunContext, name: str, engine: Engine, tracker: Tracker, saver: Saver) -> None:

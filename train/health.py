@@ -59,7 +59,7 @@ class Spikes:
 class Health:
     """Judges the steps of one stage. Every process has one, sees the same, and raises the same; the main one speaks.
 
-    done: the step of the checkpoint that the stage goes on from, whose `state` is taken up; 0: none.
+    done: the step of the checkpoint that the stage resumes from, whose `state` is taken up; 0: none.
     """
 
     def __init__(self, context: RunContext, stage: str, done: int = 0) -> None:

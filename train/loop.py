@@ -34,7 +34,7 @@ def train(settings: Settings, stop: StopSignal, watchdog: Watchdog | None = None
             if is_finished(context.folder, name):
                 context.log(f"stage {name}: finished before, kept")
             elif not train_stage_until_well(context, name, stop):
-                context.log("stopped as asked, and saved; the same command goes on from here")
+                context.log("stopped as asked, and saved; the same command resumes from here")
                 return INTERRUPTED
             if name == settings.run.until:
                 break
@@ -57,7 +57,7 @@ def train_stage(context: RunContext, name: str, stop: StopSignal) -> bool:
     context.watchdog.open(f"{name} opening")
     parent = parent_of(context.folder, name, context.settings)
     engine, done = open_engine(context, name, parent)
-    origin = f"going on after step {done}" if done else f"from {parent.source if parent else 'random weights'}"
+    origin = f"resuming after step {done}" if done else f"from {parent.source if parent else 'random weights'}"
     context.log(f"stage {name}: {origin}")
     tracker = open_tracker(context, name, lineage(context.folder, name, parent, context.settings))
     saver = open_saver(context, name, engine, tracker.record_save)

@@ -49,7 +49,7 @@ def run_preflight(settings: Settings) -> None:
 
 
 def _offer(settings: Settings, came: Sequence[int]) -> str:
-    """How the run goes on with the nodes all of whose processes came, as a clause; said by the main process alone."""
+    """How the run resumes with the nodes all of whose processes came, as a clause; said by the main process alone."""
     from train.plan.fewer import fewer_hosts, fewer_nodes  # the planner is loaded only where something is missing
 
     if os.environ["RANK"] != "0":
@@ -65,7 +65,7 @@ def _offer(settings: Settings, came: Sequence[int]) -> str:
         per_node = int(os.environ["WORLD_SIZE"]) // settings.cluster.nodes
         whole = sum(count == per_node for count in Counter(rank // per_node for rank in came).values())
         words = fewer_nodes(settings, whole)
-    return f"; to go on without, launch again with {' '.join(words)}" if words else ""
+    return f"; to resume without, launch again with {' '.join(words)}" if words else ""
 
 
 def compare_clocks(mesh: ProcessMesh, max_skew_seconds: float) -> None:

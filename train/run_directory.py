@@ -59,7 +59,7 @@ def open_run(settings: Settings, data: Path, digests: Mapping[str, str] | None =
 
 
 def _refuse_other_tokenizer(own: Path, prepared: Path) -> None:
-    """The ids of a run keep their meaning, whatever data it goes on with."""
+    """The ids of a run keep their meaning, whatever data it resumes with."""
     if not own.is_dir():
         return
     ours, theirs = load_tokenizer(own), load_tokenizer(prepared)
@@ -67,7 +67,7 @@ def _refuse_other_tokenizer(own: Path, prepared: Path) -> None:
         ours.token_bytes(token) != theirs.token_bytes(token) for token in range(ours.vocab_size)
     ):
         raise ConfigError(
-            f"the data is prepared with another tokenizer than the run's; go on with data.tokenizer.kind={ours.kind} "
+            f"the data is prepared with another tokenizer than the run's; resume with data.tokenizer.kind={ours.kind} "
             f"data.tokenizer.path={own}"
         )
 

@@ -24,7 +24,7 @@ def learning_rate(stage: StageConfig, step: int) -> float:
 
 
 def last_stable_step(stage: StageConfig) -> int | None:
-    """The step after which a wsd stage anneals, and which a longer one goes on from; None for other schedules."""
+    """The step after which a wsd stage anneals, and which a longer one resumes from; None for other schedules."""
     return stage.steps - stage.anneal_steps if stage.schedule is Schedule.wsd else None
 
 

@@ -187,12 +187,12 @@ def _keep_to_its_base(path: Path, base: Weights, resumes: bool) -> None:
 
 
 def _refuse_other_order(checkpoint: Path) -> None:
-    """Going on would read some samples twice and others never. Errors: `ConfigError`."""
+    """Resuming would read some samples twice and others never. Errors: `ConfigError`."""
     order = read_json(checkpoint / "state.json").get("order", 1)
     if order != ORDER:
         raise ConfigError(
-            f"{checkpoint} was written by a version that reads samples in another order ({order}, here {ORDER}); go on "
-            "with that version, or begin the stage again under another run.name"
+            f"{checkpoint} was written by a version that reads samples in another order ({order}, here {ORDER}); "
+            "resume with that version, or begin the stage again under another run.name"
         )
 
 

@@ -1,4 +1,4 @@
-"""A watchdog a rank: a run that does not go on says which rank is to blame and where every rank is, and ends.
+"""A watchdog a rank: a run that hangs says which rank is to blame and where every rank is, and ends.
 
 A collective waits for a process that does not come as long as its own limit, and then names the one that waited. Here
 each rank gives a sign of life at every step and section, and within those that are long; a rank that gives none for too

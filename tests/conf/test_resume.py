@@ -210,7 +210,7 @@ def test_what_was_read_is_not_counted_another_way(held: Path, before: list[str],
 
 
 def test_resume_never_refuses_even_the_same_run(held: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds a run already; go on with run\.resume=auto"):
+    with pytest.raises(ConfigError, match=r"holds a run already; resume with run\.resume=auto"):
         check_run_folder(asked(held, "run.resume=never"))
     assert check_run_folder(compose_settings([f"run.root={held}", "run.name=new", "run.resume=never"])) is False
 

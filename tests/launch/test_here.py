@@ -86,9 +86,9 @@ def test_a_signal_between_two_commands_leaves_no_lock_and_is_not_taken_for_a_sav
 @pytest.mark.parametrize(
     ("code", "saved", "said"),
     [
-        (75, 7, "saved; the same command goes on with {run} after nl step 7\n"),
-        (130, 7, "ended before it had saved; the same command goes on with {run} after nl step 7\n"),
-        (130, None, "ended before it had saved; the same command goes on with {run} from the beginning\n"),
+        (75, 7, "saved; the same command resumes {run} after nl step 7\n"),
+        (130, 7, "ended before it had saved; the same command resumes {run} after nl step 7\n"),
+        (130, None, "ended before it had saved; the same command resumes {run} from the beginning\n"),
         (1, 7, ""),
     ],
 )

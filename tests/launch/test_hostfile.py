@@ -147,7 +147,7 @@ def test_a_host_that_does_not_answer_is_named_with_how_to_go_on_without(hosts: P
     done = launch(hosts, [*words, *(f"stages.{name}.global_batch_size=24" for name in ("nl", "multi", "mono"))])
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "no answer from nowhere.invalid (" in done.stderr and "ssh must work without a password" in done.stderr
-    assert done.stderr.endswith("to go on with fewer, launch again with cluster.exclude=[b2,nowhere.invalid]\n")
+    assert done.stderr.endswith("to resume with fewer, launch again with cluster.exclude=[b2,nowhere.invalid]\n")
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_two_hosts_train_like_one_also_when_disturbed(hosts: Path, shell: str, a
         assert launch(hosts, [*words[:3], "cancel", str(run)]).returncode == 0
         assert process.wait(300) == 75, (alone / shell).read_text()
         said = (alone / shell).read_text()
-        found = re.search(rf"^saved; the same command goes on with {run} after nl step (\d)$", said, re.MULTILINE)
+        found = re.search(rf"^saved; the same command resumes {run} after nl step (\d)$", said, re.MULTILINE)
         assert found and damage(run / f"stages/nl/checkpoints/step_0000000{found[1]}") is None, said
         process = start(hosts, words, alone / shell)
     assert process.wait(300) == 0, (alone / shell).read_text()
@@ -271,7 +271,7 @@ def test_no_rank_on_any_host_outlives_the_launcher(
     else:
         assert launcher.returncode == 128 + signal.SIGTERM
         said = (tmp_path / "out").read_text()
-        assert f"ended before it had saved; the same command goes on with {run} from the beginning" in said
+        assert f"ended before it had saved; the same command resumes {run} from the beginning" in said
 
 
 def start(hosts: Path, words: list[str], out: Path, **more: str) -> subprocess.Popen[bytes]:

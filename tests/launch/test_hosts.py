@@ -57,7 +57,7 @@ def test_without_a_spare_the_line_says_how_to_go_on_with_fewer(tmp_path: Path, m
     with pytest.raises(ConfigError) as caught:
         hosts.meet()
     assert str(caught.value) == (
-        "no answer from n2 (no route); ssh must work without a password; to go on with fewer, launch again with "
+        "no answer from n2 (no route); ssh must work without a password; to resume with fewer, launch again with "
         "cluster.exclude=[small,n4,n2] cluster.spares=0 layout.micro_batch_size=2"
     )
 

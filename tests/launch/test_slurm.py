@@ -118,7 +118,7 @@ def test_a_chain_that_is_requeued_cut_short_and_cancelled_ends_like_the_local_ru
     wake(those)
     wait_for(lambda: cluster.begins_now(nl))
     wait_for(lambda: cluster.state(nl) == "COMPLETED")
-    assert "going on after step" in logs(run)
+    assert "resuming after step" in logs(run)
 
     halted(run, "multi")  # Slurm looks at time limits twice a minute, and sends SIGCONT with their USR1
     assert "chain running multi" in " ".join(manage(cluster, "status", f"root={run.parent}").split())
@@ -126,7 +126,7 @@ def test_a_chain_that_is_requeued_cut_short_and_cancelled_ends_like_the_local_ru
     assert again.returncode == 2 and f"is under way as job {multi} (running)" in again.stderr
     soon = cluster.minutes(multi) + 9  # within the notice that the job asks for: its USR1 is due
     cluster.command("scontrol", "update", f"JobId={multi}", f"TimeLimit={soon}")
-    wait_for(lambda: "requeued, and goes on from there" in logs(run))
+    wait_for(lambda: "requeued, and resumes from there" in logs(run))
     cluster.command("scontrol", "update", f"JobId={multi}", "TimeLimit=30")
     wait_for(lambda: cluster.begins_now(multi))
     wait_for(lambda: cluster.state(multi) == "COMPLETED")

@@ -195,7 +195,7 @@ def test_a_node_that_failed_twice_is_excluded_where_another_can_take_its_place(t
     second, _ = run_script(tmp_path, **spare)
     assert "failed twice, and excluded from here: n2\nscontrol update JobId=7 ExcNodeList=n2" in second.stdout
     third, _ = run_script(tmp_path, "1\nother", **killed | {"sinfo": "echo n2"})
-    assert "failed twice, and no node is spare: n2; to go on with fewer, launch again with" in third.stdout
+    assert "failed twice, and no node is spare: n2; to resume with fewer, launch again with" in third.stdout
     assert "ExcNodeList" not in third.stdout
 
 

@@ -119,9 +119,9 @@ def test_a_run_whose_launcher_was_killed_tells_how_long_it_is_refused(run: Path)
     ended = subprocess.Popen(["true"])
     ended.wait()
     add_job(run, "local", str(ended.pid), ["nl"], platform.node(), "jobs/local.log", "jobs/local.exit")
-    assert status(run, {}).note.startswith("launch again to go on; ")
+    assert status(run, {}).note.startswith("launch again to resume; ")
     with run_lock(run, "its-launcher", 60.0):
-        assert re.match(r"launch again to go on, in \d+ s: its ranks may still be saving; ", status(run, {}).note)
+        assert re.match(r"launch again to resume, in \d+ s: its ranks may still be saving; ", status(run, {}).note)
 
 
 def test_a_local_run_is_known_by_its_process(run: Path) -> None:

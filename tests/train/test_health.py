@@ -229,7 +229,7 @@ def test_one_nan_on_one_rank_is_a_step_that_no_rank_takes(layout: str, corpora: 
 
 @pytest.mark.parametrize("zero", [0, 1])
 def test_a_flipped_bit_in_one_replica_is_found_before_it_is_saved(zero: int, corpora: Path, worlds: Worlds) -> None:
-    """The rank and its node are named, and the run goes on from the last checkpoint."""
+    """The rank and its node are named, and the run resumes from the last checkpoint."""
     name = f"flip{zero}"
     words = words_of(corpora, name, f"layout.zero_stage={zero}")
     prepare(compose_settings(words))

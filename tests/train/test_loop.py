@@ -212,8 +212,8 @@ def flip(path: Path) -> None:
 
 
 def goes_on_after(errors: str, saved: str) -> int:
-    """The step that the launcher says the run goes on after; there is a whole checkpoint of it."""
-    found = re.search(rf"^{saved}; the same command goes on with (.*) after multi step (\d+)$", errors, re.MULTILINE)
+    """The step that the launcher says the run resumes after; there is a whole checkpoint of it."""
+    found = re.search(rf"^{saved}; the same command resumes (.*) after multi step (\d+)$", errors, re.MULTILINE)
     assert found is not None, errors
     (newest,) = checkpoints(Path(found[1]) / "stages/multi/checkpoints")[-1:]
     assert step_of(newest) == int(found[2]) and damage(newest) is None
@@ -257,7 +257,7 @@ def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path,
         assert twice.wait(240) == 128 + signal.SIGINT and goes_on_after(errors, "ended before it had saved") == reached
     else:
         assert process.returncode == 75, "".join(lines) + rest + errors
-        assert "the same command goes on from here" in rest
+        assert "the same command resumes from here" in rest
         assert goes_on_after(errors, "saved") == newest_step(run)["step"]
 
     if killed:
@@ -266,8 +266,8 @@ def test_a_disturbed_run_ends_with_the_same_weights(how: str, undisturbed: Path,
     done = launch(*words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert ("is damaged: " in done.stdout) == killed
-    assert "going on with" in done.stdout and "stage nl: finished before, kept" in done.stdout
-    assert "stage multi: going on after step" in done.stdout
+    assert "resuming" in done.stdout and "stage nl: finished before, kept" in done.stdout
+    assert "stage multi: resuming after step" in done.stdout
     for stage in ("nl", "multi", "mono"):
         assert weights(run, stage) == weights(undisturbed, stage)
     found = [(row["stage"], row["step"]) for row in read_metrics(run) if "humaneval/pass@1" in row]

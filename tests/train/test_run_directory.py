@@ -43,7 +43,7 @@ def test_a_run_s_folder_holds_settings_environment_and_tokenizer(
     with pytest.raises(ConfigError, match="holds a different run: optimizer.beta2 was"):  # noqa: RUF043
         open_run(other, prepared)
     SentencePieceTokenizer.train(["other words entirely\n" * 50], 400).save(tokenizer)
-    with pytest.raises(ConfigError, match="prepared with another tokenizer than the run's; go on with data"):
+    with pytest.raises(ConfigError, match="prepared with another tokenizer than the run's; resume with data"):
         open_run(settings, prepared)
 
 

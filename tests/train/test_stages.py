@@ -176,7 +176,9 @@ def test_random_weights_are_not_adapted(settings: Settings) -> None:
 def test_a_checkpoint_of_another_order_of_samples_is_not_gone_on_from(tmp_path: Path) -> None:
     for state, order in (({"step": 1}, 1), ({"step": 1, "order": ORDER + 1}, ORDER + 1)):
         (tmp_path / "state.json").write_text(json.dumps(state))
-        with pytest.raises(ConfigError, match=rf"reads samples in another order \({order}, here {ORDER}\); go on with"):
+        with pytest.raises(
+            ConfigError, match=rf"reads samples in another order \({order}, here {ORDER}\); resume with"
+        ):
             train.stages._refuse_other_order(tmp_path)
     (tmp_path / "state.json").write_text(json.dumps({"step": 1, "order": ORDER}))
     train.stages._refuse_other_order(tmp_path)

@@ -81,7 +81,7 @@ def verify(run: Path) -> int:
         print(f"{stage:<{width}} {step_of(path):>8}  {found or 'whole'}", flush=True)
         damaged += [path] if found else []
     if damaged:
-        raise ConfigError(f"{len(damaged)} damaged, the first is {damaged[0]}; a run goes on from the newest whole one")
+        raise ConfigError(f"{len(damaged)} damaged, the first is {damaged[0]}; a run resumes from the newest whole one")
     return 0
 
 

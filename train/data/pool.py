@@ -135,7 +135,7 @@ def _together(
     except BrokenProcessPool:
         raise DataError(
             "a process of the preparation was killed, perhaps for want of memory; what it finished is kept: the same "
-            "command goes on, and data.workers=... starts fewer at once"
+            "command resumes, and data.workers=... starts fewer at once"
         ) from None
     finally:
         executor.shutdown(wait=False, cancel_futures=True)

@@ -154,7 +154,7 @@ def _kept(settings: Settings, log: Callable[[str], None] | None = None) -> Prepa
             changed = str(error)
         if changed:
             log(
-                f"warning: {changed}; stage {stage} goes on with the data that it began with "
+                f"warning: {changed}; stage {stage} resumes with the data that it began with "
                 "(with run.extend=true it reads the new data from its beginning)"
             )
     return prepared

@@ -1,4 +1,4 @@
-"""How a run that lost nodes goes on with those that are left: the same global batch, the layout adjusted.
+"""How a run that lost nodes resumes with those that are left: the same global batch, the layout adjusted.
 
 `python -m train.plan.fewer NODES WORDS ...` prints the settings to change in a launch with WORDS, or nothing. With
 cluster=hostfile NODES are the names of hosts to leave out, `n1,n2`, of those that NODES in the environment has by rank.

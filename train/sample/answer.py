@@ -30,7 +30,7 @@ def answer(
         raise ConfigError(
             "chat= needs a model that was trained on conversations, and this one's tokenizer has no chat template; "
             "train one with `python -m launch stage=sft data=conversations 'data.corpora.sft.paths=[...]'`, or let "
-            "this one go on from a text with prompt="
+            "this one continue a text with prompt="
         )
     template = ChatTemplate(tokenizer)
     ends = template.ends

@@ -11,7 +11,7 @@ from train.checkpoint.load import newest_checkpoint
 
 
 def found(folder: Path) -> tuple[str, list[str]]:
-    """The checkpoint that a run would go on from, or why there is none, and what it is told meanwhile."""
+    """The checkpoint that a run would resume from, or why there is none, and what it is told meanwhile."""
     said: list[str] = []
     try:
         return str(newest_checkpoint(folder, mesh_of(), said.append)), said

@@ -162,7 +162,7 @@ def test_a_stage_under_way_keeps_the_data_that_it_began_with(settings, tmp_path)
     write_json(tmp_path / "mine/data.json", {"folder": began.directory.name, "digests": {}})
     write_jsonl(tmp_path / "nl.jsonl", [text(seed) for seed in range(301)])
     assert find_prepared(settings) == prepare(settings, logged.append) == began
-    warning = "warning: files, commits or packages have changed; stage nl goes on with the data that it began with"
+    warning = "warning: files, commits or packages have changed; stage nl resumes with the data that it began with"
     assert logged[0].startswith(warning) and logged[1].startswith("data: reusing") and len(logged) == 2
     (tmp_path / "nl.jsonl").unlink()
     assert prepare(settings, logged.append) == began and "nl.jsonl" in logged[2]

@@ -228,7 +228,7 @@ def test_interrupted_it_says_so_and_goes_on(run: Path, functions: Path, tmp_path
     words += ["samples=4", "batch_size=1", "max_new_tokens=24", f"output={tmp_path}"]
     done = subprocess.run([sys.executable, "-c", INTERRUPTED, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 75, done.stderr
-    assert done.stderr.splitlines()[-1] == "interrupted; the same command goes on from here"
+    assert done.stderr.splitlines()[-1] == "interrupted; the same command resumes from here"
     path = tmp_path / "humaneval_t0.8.jsonl"
     kept = rows(path)
     assert len(kept) == 3

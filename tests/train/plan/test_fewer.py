@@ -1,4 +1,4 @@
-"""A run that lost nodes is told how it goes on with those that are left."""
+"""A run that lost nodes is told how it resumes with those that are left."""
 
 import pytest
 

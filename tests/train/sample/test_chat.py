@@ -1,4 +1,4 @@
-"""A tiny model learns to answer in a whole run, and `train.sample chat=` goes on with conversations."""
+"""A tiny model learns to answer in a whole run, and `train.sample chat=` continues conversations."""
 
 import json
 import random
