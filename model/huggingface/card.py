@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from conf.choices import ExportForm, Objective, Source
+from conf.choices import ExportForm, Objective, Packing, Source
 from conf.compose import load_settings
 from conf.lora import is_lora
 from conf.run_folder import CONFIG, ENVIRONMENT, EVALUATION, EVALUATIONS, LINEAGE, is_stage_folder, read_json
@@ -110,13 +110,12 @@ def _origin(weights: Weights) -> Iterator[str]:
     yield ""
     yield "| stage | tokens | of them | steps | sequences a step | learning rate | AdamW betas | weight decay |"
     yield "|---|---:|---|---:|---:|---|---|---:|"
-    every: dict[str, str] = {}
+    every: list[tuple[str, dict[str, str]]] = []
     for folder, lineage in stages:
         settings = load_settings(folder.parents[1] / CONFIG)
         stage, adamw = settings.stages[lineage["stage"]], settings.optimizer
-        every |= {
-            key: _source(settings.data.corpora[key]) for key in lineage["tokens_of"] if key in settings.data.corpora
-        }
+        corpora = {key: settings.data.corpora[key] for key in lineage["tokens_of"] if key in settings.data.corpora}
+        every.append((lineage["lineage"][-1], {key: _source(corpus) for key, corpus in corpora.items()}))
         sources = ", ".join(f"{corpus} {count:,}" for corpus, count in lineage["tokens_of"].items())
         yield (
             f"| {lineage['lineage'][-1]} | {lineage['tokens']:,} | {sources} | {lineage['steps']:,} | "
@@ -126,19 +125,32 @@ def _origin(weights: Weights) -> Iterator[str]:
     yield ""
     yield f"In the last stage: {_further(settings)}.{_code(weights.folder.parents[1])}"
     yield ""
-    yield from (f"- {key}: {source}" for key, source in every.items())
+    yield from (f"- {corpus}: {source}" for corpus, source in _by_corpus(every))
     yield from _repositories(stages)
+
+
+def _by_corpus(stages: list[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, Any]]:
+    """Each corpus with what is said of it; with its stage where stages say different things of corpora of one name."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage, said in stages:
+        for key, one in said.items():
+            found.setdefault(key, {})[stage] = one
+    for key, of_stages in found.items():
+        first, *others = of_stages.values()
+        if all(one == first for one in others):
+            yield key, first
+        else:
+            yield from ((f"{key} of {stage}", one) for stage, one in of_stages.items())
 
 
 def _repositories(stages: list[tuple[Path, dict[str, Any]]]) -> Iterator[str]:
     """A table of each corpus' largest repositories by their share of its text, where its documents name some."""
-    found: dict[str, dict[str, Any]] = {}
-    for _, lineage in stages:
-        found |= {key: read for key, read in lineage.get("repositories_of", {}).items() if read["largest"]}
+    read_by = [(lineage["lineage"][-1], lineage.get("repositories_of", {})) for _, lineage in stages]
+    found = [(corpus, read) for corpus, read in _by_corpus(read_by) if read["largest"]]
     if not found:
         return
     yield from ("", "| corpus | its repositories or packages, by share of its text |", "|---|---|")
-    for key, read in found.items():
+    for key, read in found:
         shares = [f"{name} {size / read['bytes']:.1%}" for name, size in read["largest"].items()]
         more = [f"{read['others']:,} others"] if read["others"] else []
         yield f"| {key} | {', '.join([*shares, *more])} |"
@@ -160,10 +172,14 @@ def _further(settings: Settings) -> str:
     return (
         f"seed {settings.run.seed}, gradients clipped at {adamw.gradient_clipping:g}, z-loss {adamw.z_loss:g}, "
         f"precision {settings.layout.precision.value}, dropout {settings.model.dropout:g}, "
-        f"packing {data.packing.value}, deduplication {data.dedup.value}, "
+        f"packing {data.packing.value}{_padding(data)}, deduplication {data.dedup.value}, "
         f"{data.validation_fraction:.2%} of the documents held out, tokenizer {data.tokenizer.kind}"
         f"{_objective(data)}{_adapters(settings.finetune)}"
     )
+
+
+def _padding(data: DataConfig) -> str:
+    return " (its padding is counted as tokens)" if data.packing is Packing.best_fit else ""
 
 
 def _objective(data: DataConfig) -> str:

@@ -74,6 +74,27 @@ def test_a_stage_of_a_run(tmp_path: Path, tiny: ModelConfig) -> None:
     assert "- nl: text of the training machine's Python packages (nl)\n- multi: text of" in text
 
 
+def test_corpora_of_one_name_are_told_apart_by_their_stages(tmp_path: Path, tiny: ModelConfig) -> None:
+    base, tuned = tmp_path / "base", tmp_path / "tuned"
+    write_run(base, replace(compose_settings(["model=tiny"]), model=tiny), ["multi"])
+    lineage(base, "multi", None, ["base/multi"], nl=2000, multi=1000)
+    words = ["model=tiny", "data=files", "data.corpora.multi.paths=[code/*.py]", "data.packing=best_fit"]
+    write_run(tuned, replace(compose_settings(words), model=tiny), ["multi"])
+    lineage(tuned, "multi", str(base / "stages/multi"), ["base/multi", "tuned/multi"], multi=500)
+    told = tuned / "stages/multi/lineage.json"
+    nothing_named = {"multi": {"bytes": 10, "largest": {}, "others": 0}}
+    told.write_text(json.dumps({**json.loads(told.read_text()), "repositories_of": nothing_named}))
+    export_weights(open_weights(tuned), tmp_path / "mine", 4, Precision.auto)
+    text = (tmp_path / "mine/README.md").read_text()
+    assert (
+        "- nl: text of the training machine's Python packages (nl)\n"
+        "- multi of base/multi: text of the training machine's Python packages (multi)\n"
+        "- multi of tuned/multi: files code/*.py\n"
+    ) in text
+    assert "| multi of base/multi | owner/one 60.0%" in text and "| multi |" not in text
+    assert "packing best_fit (its padding is counted as tokens)," in text
+
+
 def test_sources_are_named_without_this_machines_paths() -> None:
     def said(**settings: object) -> str:
         return _source(CorpusConfig(**settings))  # type: ignore[arg-type]
