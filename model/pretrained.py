@@ -46,4 +46,4 @@ def open_weights(source: str | Path, mp_num: int | None = None, asked: str = "so
             f"{weights.folder} adapts {base.source}, whose weights have changed since; bring back those that it was "
             "trained on, or train it again"
         )
-    return replace(weights, read=merge(weights.adapters, base))
+    return replace(weights, read=merge(weights.adapters, base), sealed=(*weights.sealed, *base.sealed))

@@ -7,7 +7,7 @@ read. `model.pretrained.open_weights` opens this form and Hugging Face's alike.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +16,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from conf.checksums import NO_STATE, damage
 from conf.compose import load_settings
 from conf.errors import ConfigError
 from conf.lora import is_lora
+from conf.run_folder import BEST
 from conf.schema import FinetuneConfig, ModelConfig, Settings
 from model.build import ALONE, FULL, layer_shapes
 from model.tensor_files import Region, Shape, join_regions, read_regions, read_tensors, readable, shapes_in
@@ -53,6 +55,7 @@ class Weights:
     """The weights of a whole model on disk, checked against `model`.
 
     adapters: of a stage that trained some; they are merged into what `layer` returns.
+    sealed: the folders of this stack's form that are read; `refuse_damaged` compares their files' checksums.
     """
 
     source: str  # the folder, or the name on the hub
@@ -62,6 +65,7 @@ class Weights:
     form: str
     read: ReadLayer
     adapters: Adapters | None = None
+    sealed: tuple[Path, ...] = ()
 
     @property
     def run(self) -> Path | None:
@@ -84,6 +88,27 @@ class Weights:
             f"{self.source} ({self.form}: n_layer {model.n_layer}, n_embd {model.n_embd}, n_head {model.n_head}, "
             f"vocab_size {model.vocab_size})"
         )
+
+
+def refuse_damaged(weights: Weights, damage: Callable[[Path], str | None] = damage) -> None:
+    """Errors: `ConfigError`, one line, where a file of `weights` is not as it was written.
+
+    Whoever reads all layers calls it before, and not `Weights.layer` as it reads: a tensor-parallel rank reads
+    slices, and replicas the same ones, so that each would have to read every file whole. damage: what is wrong with a
+    folder; `damage` reads it in this process, `train.checkpoint.load.damage_of` in all of them together, a byte once.
+    Folders without checksums, of earlier versions, are not read.
+    """
+    for folder in weights.sealed:
+        found = damage(folder)
+        if found is None or found == NO_STATE:
+            continue
+        cure = "import it again"
+        if folder.parent.parent.name == "stages":
+            cure = (
+                f"delete it and {folder.parent / BEST} and launch its run again, which (without patience) writes them "
+                "from the stage's last checkpoint"
+            )
+        raise ConfigError(f"{folder} is damaged: {found}; bring it back from a copy, or {cure}")
 
 
 def load_layer(weights: Weights, layer: nn.Module, index: int, tp: TensorParallelGroup) -> None:
@@ -143,9 +168,11 @@ def open_native(folder: Path) -> Weights:
         folder, settings = _find_stage(folder)
         tokenizer = folder.parent.parent / "tokenizer"  # the run's
         model, finetune, form = settings.model, settings.finetune, f"stage {folder.name} of a run"
-    read = open_layers(folder / "weights", model, finetune)
+    files = folder / "weights"
+    read = open_layers(files, model, finetune)
     adapters = Adapters(_base_of(folder, settings), finetune, read) if is_lora(finetune) else None
-    return Weights(str(folder), folder, model, tokenizer if tokenizer.is_dir() else None, form, read, adapters)
+    own_tokenizer = tokenizer if tokenizer.is_dir() else None
+    return Weights(str(folder), folder, model, own_tokenizer, form, read, adapters, (files,))
 
 
 def open_layers(folder: Path, model: ModelConfig, finetune: FinetuneConfig = FULL) -> ReadLayer:

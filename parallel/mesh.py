@@ -57,7 +57,8 @@ class ProcessMesh:
     def broadcast_object(self, value: Any) -> Any:
         """`value` of rank 0, on every process."""
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        if self.size > 1:
+            dist.broadcast_object_list(values, src=0)
         return values[0]
 
     def all_gather_object(self, value: Any) -> list[Any]:

@@ -11,6 +11,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from conf.checksums import STATE
 from conf.choices import OnBad, OnSpike
 from conf.errors import HealthError
 from conf.extensions import data_position, read_extensions
@@ -29,7 +30,7 @@ from conf.run_folder import (
 from parallel.engine import Engine, StepResult
 from parallel.replicas import compare_replicas
 from train.best import forget_after
-from train.checkpoint.files import STATE, checkpoints
+from train.checkpoint.files import checkpoints
 from train.context import RunContext
 from train.data.batches import Gap, merged, underneath
 

@@ -26,13 +26,13 @@ from model.lora import quantize_frozen
 from model.pretrained import open_weights
 from model.tokenizer import load_tokenizer
 from model.vocabulary import grown
-from model.weights import ReadLayer, Weights, load_layer
+from model.weights import ReadLayer, Weights, load_layer, refuse_damaged
 from parallel.engine import Engine, build_engine
 from parallel.full_state import WEIGHTS
 from parallel.micro_batch import MicroBatch
 from parallel.zero import deepspeed_config
 from train.checkpoint.files import Keep
-from train.checkpoint.load import checkpoint_weights, load_checkpoint, newest_checkpoint
+from train.checkpoint.load import checkpoint_weights, damage_of, load_checkpoint, newest_checkpoint
 from train.checkpoint.save import Saver
 from train.context import RunContext, on_main
 from train.data.batches import Gap, PassingOver, micro_batches, prefetched
@@ -112,7 +112,7 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
     """The stage's engine and the optimizer steps it has behind it.
 
     A new stage starts from its parent's weights, or from the seed; one that was interrupted from its last checkpoint.
-    Errors: `ConfigError` where the checkpoints are all damaged, or a full handover finds none.
+    Errors: `ConfigError` where the checkpoints or the parent's weights are damaged, or a full handover finds none.
     """
     settings, mesh, stage = context.settings, context.mesh, context.settings.stages[name]
     folder = stage_folder(context.folder, name)
@@ -128,6 +128,8 @@ def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple
             )
     if own is not None:
         _refuse_other_order(own)
+    if parent is not None and (own is None or is_lora(settings.finetune)):
+        refuse_damaged(parent, partial(damage_of, mesh=mesh))
     weights = parent if own is None else checkpoint_weights(own, settings.model, settings.finetune)
     trained = None if weights is None else weights.layer  # what the optimizer steps on
     if is_lora(settings.finetune):

@@ -15,6 +15,7 @@ from rich.progress import track
 from safetensors import SafetensorError
 from torch import Tensor
 
+from conf.checksums import seal
 from conf.choices import ExportForm, Precision
 from conf.errors import ConfigError, reason
 from conf.partial_folder import partial_folder, remove_abandoned
@@ -30,7 +31,7 @@ from model.pretrained import open_weights
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.tokenizer.chat import ChatTemplate
 from model.vocabulary import with_rows
-from model.weights import Weights, open_native, write_layer, write_model
+from model.weights import Weights, open_native, refuse_damaged, write_layer, write_model
 
 SHARD_BYTES = 5 * 10**9  # of one exported file, unless a single layer is larger
 
@@ -40,14 +41,15 @@ def import_weights(weights: Weights, target: Path, vocab_size: int | None = None
 
     `vocab_size` cuts rows of the embedding and the head, or adds rows that are the mean of those there are: an added
     row's logit is then the mean of the others', which is never the largest, and training can raise it.
-    Returns what was written, opened again. Errors: `ConfigError` where a file of `weights` cannot be read, or `target`
-    is not empty or cannot be written.
+    Returns what was written, opened again. Errors: `ConfigError` where a file of `weights` cannot be read or is
+    damaged, or `target` is not empty or cannot be written.
     """
     rows = weights.model.vocab_size if vocab_size is None else vocab_size
     if rows < 1:
         raise ConfigError(f"vocab_size={vocab_size} must be at least 1")
     model = replace(weights.model, vocab_size=rows)
     with new_folder(target) as folder:
+        refuse_damaged(weights)
         tokenizer = _copy_tokenizer(weights, folder / "tokenizer")
         if tokenizer is not None and tokenizer.vocab_size > rows:
             raise ConfigError(f"vocab_size={rows} has no room for the {tokenizer.vocab_size} ids of its tokenizer")
@@ -57,6 +59,7 @@ def import_weights(weights: Weights, target: Path, vocab_size: int | None = None
             if index in (0, model.n_layer + 1):
                 layer = {name: with_rows(name, value, rows) for name, value in layer.items()}
             write_layer(folder / "weights", index, layer)
+        seal(folder / "weights")
         write_model(folder, model, {"from": weights.source, "form": weights.form})
     return open_native(target)
 
@@ -73,13 +76,14 @@ def export_weights(
 
     `dtype` auto keeps each tensor's own. transformers reads `mp_num` 4; other values are for other readers, and are
     written to config.json for this one.
-    Errors: `ConfigError` where a file of `weights` cannot be read, `target` is not empty or cannot be written, or a
-    value is beyond `dtype`'s largest.
+    Errors: `ConfigError` where a file of `weights` cannot be read or is damaged, `target` is not empty or cannot be
+    written, or a value is beyond `dtype`'s largest.
     """
     model = weights.model
     check_mp_num(mp_num, model)
     gptj = form is ExportForm.gptj  # without groups
     with new_folder(target) as folder:
+        refuse_damaged(weights)
         tokenizer = _copy_tokenizer(weights, folder)
         shards, first = ShardWriter(folder, shard_bytes), ""
         for index in _progress(f"exporting {weights.source}", model.n_layer + 2):
@@ -112,6 +116,7 @@ def export_adapters(weights: Weights, target: Path, mp_num: int, dtype: Precisio
         raise ConfigError(f"{weights.source} has no adapters, which form=peft is for; use form=codegen")
     check_mp_num(mp_num, model)
     with new_folder(target) as folder:
+        refuse_damaged(weights)
         _copy_tokenizer(weights, folder)
         tensors: dict[str, Tensor] = {}
         for index in range(1, model.n_layer + 1):

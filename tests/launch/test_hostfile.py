@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from conf.checksums import damage
 from conf.compose import compose_settings
 from conf.errors import HOST, ConfigError
 from conf.schema import ClusterConfig
@@ -23,7 +24,6 @@ from launch.hostfile import read_hostfile, remote_command, secrets_files
 from tests.canary import CANARIES, places
 from tests.ports import free_port
 from tests.train.test_loop import OTHER_STAGES, ROOT, command, weights, write_corpora
-from train.checkpoint.files import damage
 
 
 def cluster_of(path: Path) -> ClusterConfig:

@@ -1,6 +1,8 @@
 """Layers come back from disk, whole or one rank's slices; a rank reads its slices and nothing else."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,17 +10,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conf.choices import Recompute
+from conf.errors import ConfigError
 from conf.schema import ModelConfig
 from model import tensor_files
 from model.build import build_layers, layer_shapes
 from model.codegen import Block
+from model.huggingface.convert import import_weights
 from model.init import init_layer
 from model.kernels import REFERENCE
 from model.pretrained import open_weights
-from model.weights import Weights, layers_in, load_layer, memory_reader, open_layers, write_layer
+from model.weights import Weights, layers_in, load_layer, memory_reader, open_layers, refuse_damaged, write_layer
 from parallel.mesh import TensorParallelGroup
 from parallel.tensor_parallel import shard_of
 from tests.model.huggingface.random_models import random_model, save
+from tests.train.checkpoint.test_load import flip
 from tests.twin import initial_weights
 
 
@@ -153,6 +158,25 @@ def test_a_rank_reads_its_slices_and_nothing_else(tmp_path: Path, origin: str, m
             load_layer(weights, layer, index, tp)
             stored = 2 if "released" in origin else 4
             assert sum(read) == stored * sum(parameter.numel() for parameter in layer.parameters())
+
+
+def test_a_changed_bit_of_any_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    source = open_weights(save(random_model(), tmp_path / "source"))
+    imported = import_weights(source, tmp_path / "ours").folder / "weights"
+    stage = tmp_path / "run/stages/nl/weights"
+    shutil.copytree(imported, stage)
+    for folder, cure in ((imported, "import it again"), (stage, f"delete it and {stage.parent}/best.json and launch")):
+        weights = replace(source, sealed=(folder,))
+        refuse_damaged(weights)
+        for path in sorted(folder.iterdir()):
+            whole = path.read_bytes()
+            flip(path)
+            with pytest.raises(ConfigError, match=rf"^{folder} is damaged: {path.name} .*; bring it .*, or {cure}"):
+                refuse_damaged(weights)
+            path.write_bytes(whole)
+        flip(folder / "layer_000.safetensors")
+        (folder / "state.json").unlink()
+        refuse_damaged(weights)  # as earlier versions left them, without checksums
 
 
 def test_layers_in_memory_are_sliced_alike(tiny: ModelConfig) -> None:

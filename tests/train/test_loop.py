@@ -18,6 +18,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
+from conf.checksums import damage
 from conf.compose import compose_settings
 from conf.run_folder import newest_step, read_metrics, step_of
 from launch.control import cancel
@@ -25,7 +26,7 @@ from tests.canary import CANARIES, places
 from tests.train import test_loop
 from tests.train.evaluate.cases import ALLOWED
 from tests.worlds import Worlds
-from train.checkpoint.files import checkpoints, damage
+from train.checkpoint.files import checkpoints
 from train.compare.curves import chain_stages
 from train.compare.read import read_folder
 from train.data.prepare import prepare

@@ -1,6 +1,7 @@
 """Where a stage's weights come from: runs, released checkpoints, and what is refused."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,19 +10,24 @@ import torch
 
 import train.stages
 from conf.check import check
+from conf.checksums import seal
 from conf.choices import Finetune, Handover, Precision
+from conf.compose import compose_settings
 from conf.errors import ConfigError
-from conf.run_folder import read_json
+from conf.run_folder import is_finished, read_json
 from conf.schema import ModelConfig, Settings
-from model.adapters import fingerprint
-from model.huggingface.convert import export_weights
+from model.adapters import fingerprint, initial_adapters
+from model.huggingface.convert import export_weights, import_weights
 from model.pretrained import open_weights
 from model.tokenizer.sentencepiece import SentencePieceTokenizer
+from model.weights import refuse_damaged, write_layer
 from tests.model.huggingface.random_models import random_model, save
 from tests.model.test_pretrained import write_run
-from tests.train.test_loop import command, launch, write_corpora
+from tests.train import test_loop
+from tests.train.test_loop import command, flip, launch, write_corpora
+from tests.worlds import CaseError, Worlds
 from train.data.mixture import ORDER
-from train.data.prepare import CorpusFiles, PreparedData
+from train.data.prepare import CorpusFiles, PreparedData, prepare
 from train.stages import lineage, parent_of
 
 TEXTS = ["def add(a, b):\n    return a + b\n" * 30]
@@ -171,6 +177,50 @@ def test_a_stage_of_adapters_does_not_go_on_beside_other_weights(tmp_path: Path)
 def test_random_weights_are_not_adapted(settings: Settings) -> None:
     with pytest.raises(ConfigError, match=r"finetune=lora needs weights to adapt; set stages\.nl\.init_from="):
         train.stages.adapters_of("nl", settings, None, None)
+
+
+def test_damaged_weights_end_a_run_and_come_back_from_the_last_checkpoint(tmp_path: Path, worlds: Worlds) -> None:
+    """What the message says to do is tried, for the weights of the stage before."""
+    write_corpora(tmp_path)
+    words = command(tmp_path, "damaged", "cluster.processes_per_node=1", "run.until=nl")[3:]
+    prepare(compose_settings(words))
+    assert worlds(1).run(test_loop.trained, words) == [0]
+    nl = tmp_path / "runs/damaged/stages/nl"
+    before = test_loop.weights(nl.parent.parent, "nl")
+    words[-1] = "run.until=multi"
+    flip(nl / "weights/layer_001.safetensors")
+    said = r"nl/weights is damaged: layer_001\.safetensors .* delete it and .*nl/best\.json and launch its run again"
+    with pytest.raises(CaseError, match=f"ConfigError: .*{said}"):
+        worlds(1).run(test_loop.trained, words)
+    assert not (nl.with_name("multi") / "weights").exists()
+    shutil.rmtree(nl / "weights")
+    (nl / "best.json").unlink()
+    assert worlds(1).run(test_loop.trained, words) == [0]
+    assert test_loop.weights(nl.parent.parent, "nl") == before
+    assert is_finished(nl.parent.parent, "multi")
+
+
+def test_adapters_beside_damaged_weights_are_not_read(tmp_path: Path, settings: Settings) -> None:
+    """The files of both are compared: those of the adapters, and of the weights that they adapt."""
+    base = import_weights(open_weights(save(random_model(), tmp_path / "source")), tmp_path / "base")
+    settings = from_source(settings, base.folder, context_length=32)
+    settings.finetune.kind = Finetune.lora
+    run = tmp_path / "run"
+    write_run(run, replace(settings, model=SHAPE), [])
+    folder = run / "stages/mono/weights"
+    folder.mkdir(parents=True)
+    adapters = initial_adapters(SHAPE, settings.finetune, seed=1)
+    for index in (1, 2):
+        write_layer(folder, index, adapters(index))
+    seal(folder)
+    weights = open_weights(run / "stages/mono")
+    refuse_damaged(weights)
+    for path in (folder / "layer_001.safetensors", base.folder / "weights/layer_000.safetensors"):
+        whole = path.read_bytes()
+        flip(path)
+        with pytest.raises(ConfigError, match=rf"^{path.parent} is damaged: {path.name} does not match"):
+            refuse_damaged(weights)
+        path.write_bytes(whole)
 
 
 def test_a_checkpoint_of_another_order_of_samples_is_not_gone_on_from(tmp_path: Path) -> None:

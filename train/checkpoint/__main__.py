@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from conf.checksums import damage, shortfall
 from conf.command_line import Command, run_command
 from conf.compose import load_settings
 from conf.errors import ConfigError
@@ -17,7 +18,7 @@ from conf.run_folder import (
     step_folders,
     step_of,
 )
-from train.checkpoint.files import Keep, damage, delete, remove, score_of, shortfall, to_remove
+from train.checkpoint.files import Keep, delete, remove, score_of, to_remove
 from train.schedule import last_stable_step
 
 COMMAND = Command(

@@ -1,24 +1,16 @@
-"""A checkpoint's files without what is in them: which there are, whether they are whole, which are kept. No torch."""
+"""A checkpoint's files without what is in them: which there are, how they are published, which are kept. No torch."""
 
-import functools
 import json
 import os
 import shutil
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import xxhash
+from conf.checksums import STATE, shortfall, with_own
+from conf.run_folder import read_json, step_folders, step_of
 
-from conf.run_folder import STEP, read_json, step_folders, step_of
-
-STATE = "state.json"
-OWN = "state_xxh3_64"  # of the content of state.json itself; checkpoints of earlier versions have none
-Checksum = int | str  # a JSON value
-NO_CHECKSUMS = f"{STATE} does not have every checksum"
-CHUNK_BYTES = 1 << 24  # of a file, read at a time
 WRITTEN_AT_ONCE = 512  # parts of a file in one call of the system, which takes 1024 on Linux
 
 
@@ -40,82 +32,6 @@ def checkpoints(folder: Path) -> list[Path]:
 def is_complete(path: Path) -> bool:
     """Whether every file that the checkpoint lists is there in its full size. What the files hold is not read."""
     return shortfall(path) is None
-
-
-def shortfall(path: Path) -> str | None:
-    """What is missing from a checkpoint, in words, None where nothing is. What the files hold is not read."""
-    if not (path / STATE).is_file():
-        return f"{STATE} is missing"
-    try:
-        state = read_json(path / STATE)
-        sizes = state["files"].items()
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
-        return f"{STATE} is empty or cut off"
-    if state.get(OWN, own_checksum(state)) != own_checksum(state):
-        return f"{STATE} does not match its checksum"
-    if STEP.fullmatch(path.name) and state.get("step", step_of(path)) != step_of(path):
-        return f"{STATE} is of step {state['step']}"
-    for name, size in sizes:
-        if not (path / name).is_file():
-            return f"{name} is missing"
-        if (path / name).stat().st_size != size:
-            return f"{name} has {(path / name).stat().st_size} bytes, not {size}"
-    return None
-
-
-def xxh3_64(pieces: Iterable[bytes | memoryview]) -> str:
-    """Checksum of a file's content as `xxhsum -H3` prints it: four times as fast as CRC-32 here, faster than a disk."""
-    state = xxhash.xxh3_64()
-    for piece in pieces:
-        state.update(piece)
-    return state.hexdigest()
-
-
-def own_checksum(state: dict[str, Any]) -> str:
-    """Checksum of the content of `state.json`, without itself."""
-    content = {key: value for key, value in state.items() if key != OWN}
-    return xxh3_64([json.dumps(content, sort_keys=True).encode()])
-
-
-def crc32(pieces: Iterable[bytes | memoryview]) -> int:
-    """Checksum of a file's content."""
-    return functools.reduce(lambda checksum, piece: zlib.crc32(piece, checksum), pieces, 0)
-
-
-# By its key in state.json: what is written, and what once was.
-CHECKSUMS: dict[str, Callable[[Iterable[bytes | memoryview]], Checksum]] = {
-    function.__name__: function for function in (xxh3_64, crc32)
-}
-
-
-def checksum_of(path: Path, kind: str) -> Checksum | None:
-    """Checksum of a file by the function `kind` of `CHECKSUMS`, None where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return CHECKSUMS[kind](iter(lambda: file.read(CHUNK_BYTES), b""))
-    except OSError:  # told to every process; one that raised alone would leave the others waiting
-        return None
-
-
-def checksums(path: Path) -> tuple[str, dict[str, Checksum]] | None:
-    """Kind and checksum of every file that the checkpoint lists; None where one has none."""
-    state = read_json(path / STATE)
-    kind = next((kind for kind in CHECKSUMS if kind in state), "")
-    listed = state.get(kind)
-    return (kind, listed) if isinstance(listed, dict) and listed.keys() == state["files"].keys() else None
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, in words, None where nothing is: this process reads every byte."""
-    found = shortfall(path)
-    if found is not None:
-        return found
-    found_checksums = checksums(path)
-    if found_checksums is None:
-        return NO_CHECKSUMS
-    kind, listed = found_checksums
-    wrong = next((name for name in sorted(listed) if checksum_of(path / name, kind) != listed[name]), None)
-    return f"{wrong} does not match its checksum" if wrong else None
 
 
 def to_remove(folder: Path, keep: Keep, at_most: int | None = None) -> list[Path]:
@@ -191,11 +107,9 @@ def write_synced(path: Path, *parts: bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def publish(partial: Path, folder: Path, folders: Iterable[str], state: dict[str, Any] | None) -> None:
+def publish(partial: Path, folder: Path, folders: Iterable[str], state: dict[str, Any]) -> None:
     """Let `partial`, whose files are on the disk, become `folder`. folders: below it. state: its `state.json`."""
-    if state is not None:
-        state = {**state, OWN: own_checksum(state)}
-        write_synced(partial / STATE, (json.dumps(state, indent=2) + "\n").encode())
+    write_synced(partial / STATE, (json.dumps(with_own(state), indent=2) + "\n").encode())
     for path in [*(partial / name for name in folders), partial]:
         sync_folder(path)
     if folder.exists():

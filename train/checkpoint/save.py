@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from conf.checksums import listing, xxh3_64
 from conf.errors import HealthError, NodeError, node_name
 from conf.run_folder import append_records, step_name
 from conf.save_time import SAVES
@@ -28,7 +29,7 @@ from model.weights import layer_file
 from parallel.engine import Engine
 from parallel.full_state import MOMENTS, WEIGHTS
 from parallel.mesh import ProcessMesh
-from train.checkpoint.files import Keep, publish, remove_all, to_remove, withdraw, write_synced, xxh3_64
+from train.checkpoint.files import Keep, publish, remove_all, to_remove, withdraw, write_synced
 
 POLL_SECONDS = 0.02  # at most, between two looks at whether all processes have written
 WRITERS = 4  # threads of one process
@@ -121,14 +122,15 @@ def serialise(layer: dict[str, Tensor]) -> list[bytes | memoryview]:
 class Save:
     """A save in flight: `partial` becomes `folder`. what: folders below it; expected: the files that processes write.
 
-    state: of its `state.json`, None for bare weights. stall_seconds: how long training has waited for it.
+    state: of its `state.json`, beside the files' checksums; empty for bare weights. stall_seconds: how long training
+    has waited for it.
     """
 
     folder: Path
     partial: Path
     what: Sequence[str]
     expected: set[str]
-    state: dict[str, Any] | None
+    state: dict[str, Any]
     writer: Writer
     stall_seconds: float = 0.0
 
@@ -162,9 +164,9 @@ class Saver:
         self._begin(self.folder / step_name(state["step"]), (WEIGHTS, *MOMENTS), whole)
 
     def save_weights(self, folder: Path) -> None:
-        """Write the model's whole weights to `folder`, one `layer_<i>.safetensors` a layer, and wait for them."""
+        """Write the model's whole weights to `folder`, a file a layer and their checksums, and wait for them."""
         self.wait()
-        self._begin(folder, (".",), None)
+        self._begin(folder, (".",), {})
         self.wait()
 
     def poll(self) -> None:
@@ -188,16 +190,16 @@ class Saver:
             self.beat()
             save.writer.join(POLL_SECONDS)
         _finish(save, self.engine.mesh)
-        if self.engine.mesh.is_main and save.state is not None:
+        if self.engine.mesh.is_main and save.state:
             gone = [withdraw(path) for path in to_remove(self.folder, self.keep, at_most=save.state["step"])]
             self.removal = threading.Thread(target=remove_all, args=(gone,), daemon=True)
             self.removal.start()
         self.engine.mesh.barrier()
         save.stall_seconds += time.perf_counter() - started
-        if save.state is not None:
+        if save.state:
             self._record(save)
 
-    def _begin(self, folder: Path, what: Sequence[str], state: dict[str, Any] | None) -> None:
+    def _begin(self, folder: Path, what: Sequence[str], state: dict[str, Any]) -> None:
         """Copy what is to be saved; a thread writes it."""
         mesh, started = self.engine.mesh, time.perf_counter()
         partial = folder.with_name(f"{folder.name}.partial")
@@ -213,7 +215,6 @@ class Saver:
 
     def _record(self, save: Save) -> None:
         """Record what a checkpoint cost: seconds that training waited and that writing took, and GB/s."""
-        assert save.state is not None
         own = sum(size for size, _ in save.writer.written.values())
         parts = self.engine.mesh.all_gather_object((save.writer.seconds, own))
         drain, total = max(seconds for seconds, _ in parts), sum(size for _, size in parts)
@@ -279,12 +280,8 @@ def _publish(save: Save, written: dict[str, tuple[int, str]]) -> str | None:
             if time.monotonic() > until:
                 return f"{node_name()}: {path} was written elsewhere and does not appear here in {APPEARS_SECONDS:g} s"
             time.sleep(0.1)
-    files = {
-        "files": {name: size for name, (size, _) in sorted(written.items())},
-        xxh3_64.__name__: {name: checksum for name, (_, checksum) in sorted(written.items())},
-    }
     try:
-        publish(save.partial, save.folder, save.what, None if save.state is None else {**save.state, **files})
+        publish(save.partial, save.folder, save.what, {**save.state, **listing(written)})
     except OSError as error:
         return f"{node_name()}: {save.folder} cannot be written ({error})"
     return None

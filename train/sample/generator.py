@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,11 +30,12 @@ from model.kv_cache import DecodePositions, KVCache
 from model.pretrained import open_weights
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.tokenizer.special import AllowedSpecial
-from model.weights import Weights, load_layer
+from model.weights import Weights, load_layer, refuse_damaged
 from parallel.collectives import gather_vocabulary
 from parallel.mesh import ProcessMesh, build_mesh, single_process_mesh
 from parallel.rendezvous import join
 from parallel.tensor_parallel import pack
+from train.checkpoint.load import damage_of
 from train.hardware import resolve_precision
 from train.sample.choose import before, choose, uniforms
 from train.sample.replicas import tensor_parallel_size
@@ -232,7 +234,8 @@ def open_generator(
 
     kernels: the forms of the operations; torch.compile takes no part (see `build_modules`).
     tensor_parallel: processes that share each matrix; None: as few as hold the weights, the others are replicas.
-    Errors: `ConfigError` where there are none, they have no tokenizer, or the processes cannot share them.
+    Errors: `ConfigError` where there are none, they are damaged, they have no tokenizer, or the processes cannot share
+    them.
     """
     weights = open_weights(source, asked="run")
     if weights.tokenizer_folder is None:
@@ -245,6 +248,7 @@ def open_generator(
     if size > 1:
         join(collective_seconds=MAIN_SECONDS)
     mesh = build_mesh(tp_size=tp_size) if size > 1 else single_process_mesh()
+    refuse_damaged(weights, partial(damage_of, mesh=mesh))
     dtype = DTYPES[resolve_precision(precision, mesh.device)]
     return Generator(weights, build_modules(weights, mesh, dtype, kernels), tokenizer, mesh)
 

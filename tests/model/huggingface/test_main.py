@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from model.huggingface.convert import import_weights
 from model.pretrained import open_weights
 from tests.model.huggingface.random_models import random_model, save
+from tests.train.checkpoint.test_load import flip
 
 ROOT = Path(__file__).parents[3]
 
@@ -54,6 +56,17 @@ def test_what_a_person_can_put_right_is_one_line(words: list[str], said: str) ->
     done = run(*words)
     assert done.returncode == 2
     assert said in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_damaged_weights_are_one_line_and_nothing_is_written(tmp_path: Path) -> None:
+    ours = tmp_path / "ours"
+    import_weights(open_weights(save(random_model(), tmp_path / "source")), ours)
+    flip(ours / "weights/layer_002.safetensors")
+    for verb in ("import", "export"):
+        done = run(verb, str(ours), str(tmp_path / "made"))
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert f"{ours}/weights is damaged: layer_002.safetensors does not match its checksum; bring" in done.stderr
+        assert "import it again" in done.stderr and not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize("verb", ["import", "export"])

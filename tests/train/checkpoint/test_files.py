@@ -6,18 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from conf.checksums import shortfall
 from conf.run_folder import step_of, write_json
 from train.checkpoint import files
 from train.checkpoint.files import (
     Keep,
     checkpoints,
-    checksum_of,
     is_complete,
     publish,
-    shortfall,
     to_remove,
     write_synced,
-    xxh3_64,
 )
 
 
@@ -40,14 +38,6 @@ def test_only_whole_checkpoints_count(tmp_path: Path) -> None:
     newer = checkpoint(tmp_path, 12)
     assert checkpoints(tmp_path) == [whole, newer]
     assert checkpoints(tmp_path / "none") == []
-
-
-@pytest.mark.parametrize("content", ["", '{"step": 4, "fil', "[]", '{"step": 4}'])
-def test_a_state_that_is_empty_or_cut_is_no_checkpoint(content: str, tmp_path: Path) -> None:
-    path = checkpoint(tmp_path, 4)
-    (path / "state.json").write_text(content)
-    assert shortfall(path) == "state.json is empty or cut off"
-    assert checkpoints(tmp_path) == []
 
 
 def test_the_newest_every_so_many_and_the_best_stay(tmp_path: Path) -> None:
@@ -85,13 +75,6 @@ def test_a_name_is_given_only_to_what_the_disk_holds(tmp_path: Path, monkeypatch
     assert shortfall(tmp_path / "step_00000002") is None
     write_json(tmp_path / "step_00000004/state.json", {**state, "step": 2})
     assert shortfall(tmp_path / "step_00000004") == "state.json is of step 2", "a copy under another name"
-
-
-def test_a_checksum_is_xxhsum_s_and_does_not_depend_on_the_pieces(tmp_path: Path) -> None:
-    (tmp_path / "empty").touch()
-    assert checksum_of(tmp_path / "empty", "xxh3_64") == "2d06800538d394c2"  # published for no bytes and seed 0
-    assert xxh3_64([b"che", b"ck", memoryview(b"point")]) == xxh3_64([b"checkpoint"]) != xxh3_64([b"checkpoinT"])
-    assert checksum_of(tmp_path / "none", "xxh3_64") is None
 
 
 def test_of_a_checkpoint_that_was_moved_away_the_link_is_removed(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """Damage is found, named, and costs no more than the steps since the checkpoint before."""
 
 import json
+from functools import partial
 from pathlib import Path
 
+from conf.checksums import OWN, seal
 from conf.errors import ConfigError
+from conf.schema import ModelConfig
+from model.weights import Weights, memory_reader, refuse_damaged
 from tests.train.checkpoint import test_load, test_save
 from tests.worlds import Worlds, mesh_of
-from train.checkpoint.files import OWN, checkpoints
-from train.checkpoint.load import newest_checkpoint
+from train.checkpoint.files import checkpoints
+from train.checkpoint.load import damage_of, newest_checkpoint
 
 
 def found(folder: Path) -> tuple[str, list[str]]:
@@ -17,6 +21,15 @@ def found(folder: Path) -> tuple[str, list[str]]:
         return str(newest_checkpoint(folder, mesh_of(), said.append)), said
     except ConfigError as error:
         return str(error), said
+
+
+def refused(weights: Weights) -> str | None:
+    """Why the weights are not read; None where they are."""
+    try:
+        refuse_damaged(weights, partial(damage_of, mesh=mesh_of()))
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def flip(path: Path) -> None:
@@ -68,3 +81,21 @@ def test_damage_is_named_and_the_checkpoint_before_is_taken(tmp_path: Path, worl
     for why, said in workers.run(test_load.found, tmp_path):
         assert "holds no undamaged checkpoint" in why and "\n" not in why and len(said) == 2
     assert workers.run(test_load.found, tmp_path / "none") == [("None", [])] * 2
+
+
+def test_every_process_refuses_damaged_weights(tmp_path: Path, tiny: ModelConfig, worlds: Worlds) -> None:
+    """They share the reading; folders of earlier versions have no checksums."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for name in ("one", "two", "three"):
+        (folder / name).write_bytes(name.encode() * 100)
+    weights = Weights("test", tmp_path, tiny, None, "test", memory_reader, sealed=(folder,))
+    workers = worlds(2)
+    assert workers.run(test_load.refused, weights) == [None] * 2
+    seal(folder)
+    assert workers.run(test_load.refused, weights) == [None] * 2
+    for name in ("one", "two", "three"):
+        flip(folder / name)
+        said = f"{folder} is damaged: {name} does not match its checksum; bring it back from a copy, or import it again"
+        assert workers.run(test_load.refused, weights) == [said] * 2
+        flip(folder / name)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from conf.checksums import checksum_of
 from conf.compose import load_settings
 from conf.run_folder import save_settings, stage_folder, write_json
 from conf.schema import Settings
 from train.checkpoint.__main__ import main
-from train.checkpoint.files import checksum_of
 
 
 @pytest.fixture

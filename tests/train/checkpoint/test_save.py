@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from conf.checksums import damage
 from conf.choices import Recompute
 from conf.errors import HealthError, NodeError
 from conf.run_folder import read_json, read_records
@@ -54,8 +55,10 @@ def saved_and_loaded(folder: Path, stage: int) -> None:
     saver.save_weights(folder / "weights")
     assert sorted(path.name for path in folder.iterdir()) == ["weights"]
     assert sorted(path.name for path in (folder / "weights").iterdir()) == [
-        f"layer_{index:03d}.safetensors" for index in range(settings.model.n_layer + 2)
+        *(f"layer_{index:03d}.safetensors" for index in range(settings.model.n_layer + 2)),
+        "state.json",
     ]
+    assert damage(folder / "weights") is None
     layer = block_of(settings.model, TensorParallelGroup())
     load_layer(weights_in(folder / "weights", settings.model), layer, 2, TensorParallelGroup())
     for name, value in layer.named_parameters():

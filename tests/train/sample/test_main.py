@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from conf.checksums import seal
+from tests.train.checkpoint.test_load import flip
 from tests.train.sample.cases import finished_run
+from train.evaluate.__main__ import main as evaluate
 from train.sample.__main__ import main
 
 ROOT = Path(__file__).parents[3]
@@ -35,6 +38,21 @@ def test_samples_are_shown_and_written(run: Path, tmp_path: Path, capsys: pytest
     assert list(tmp_path.iterdir()) == [output]
     assert main([*words, f"output={output}", "batch_size=16"]) == 0
     assert lines(output) == written
+
+
+def test_damaged_weights_write_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished_run(tmp_path)
+    weights = run / "stages/nl/weights"
+    seal(weights)
+    words = [f"run={run}", "prompt=x", *SHORT]
+    assert main(words) == 0
+    flip(weights / "layer_003.safetensors")
+    capsys.readouterr()
+    for command in (main, lambda argv: evaluate([argv[0], "task=perplexity"])):
+        assert command(words) == 2
+        said = capsys.readouterr()
+        assert f"error: {weights} is damaged: layer_003.safetensors does not match its checksum; " in said.err
+        assert (said.out, said.err.count("\n")) == ("", 1)
 
 
 def test_prompts_from_files(run: Path, tmp_path: Path) -> None:
