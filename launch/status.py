@@ -17,6 +17,7 @@ from conf.errors import ConfigError
 from conf.exit_codes import INTERRUPTED, describe
 from conf.run_folder import CONFIG, is_finished, is_run_folder, last_lines, newest_checkpoint, newest_speed, newest_step
 from conf.run_lock import living_holder, seconds_until_free
+from conf.terminal import table_console
 from launch import slurm
 from launch.jobs import REFUSED, Job, read_jobs
 
@@ -165,7 +166,6 @@ def _last_error(log: Path) -> str:
 
 def show(argv: list[str]) -> int:
     """`status [root=runs]`: print a table of the runs and, below it, the notes on single runs."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -180,7 +180,8 @@ def show(argv: list[str]) -> int:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "state", "stage", "step", "loss", "tokens/s", "left", "job"):
         right = name in ("step", "loss", "tokens/s", "left")
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        folds = name in ("run", "stage")  # numbers and ids are copied whole
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=not folds)
     for row in rows:
         table.add_row(
             escape(row.run),
@@ -192,7 +193,7 @@ def show(argv: list[str]) -> int:
             "" if row.seconds_left is None else format_duration(row.seconds_left),
             row.job,
         )
-    Console().print(table)
+    table_console().print(table)
     for row in rows:
         if row.note:
             print(f"{row.run}: {row.note}")

@@ -8,11 +8,13 @@ from conf.run_folder import LINEAGE, read_json
 from model.adapters import fingerprint, merge
 from model.hub import local_folder
 from model.huggingface.checkpoint import ADAPTERS, open_huggingface
+from model.huggingface.files import GENERATION
 from model.tokenizer import FILES as TOKENIZER_FILES
 from model.weights import Weights, open_native
 
 HUB_FILES = [
     "config.json",
+    GENERATION,
     ADAPTERS,
     "*.safetensors",
     "*.safetensors.index.json",

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
-from conf.extensions import data_position, read_extensions
+from conf.extensions import data_position, read_extensions, samples_done
 from conf.run_folder import EVALUATION, HEALTH, STAGES, read_json, read_metrics, stage_folder
 from conf.schedule import schedule_lines
 from conf.schema import Settings
+from conf.terminal import table_console
 from train.context import RunContext
 from train.data.tokens_read import tokens_read
 from train.health import passed_over
@@ -28,7 +28,7 @@ def report_schedule(context: RunContext) -> None:
     if context.mesh.is_main:
         for line in schedule_lines(context.settings):
             context.log(line)
-        plot_schedule(context.settings, context.folder / "schedule.png")
+        plot_schedule(context.settings, context.folder)
 
 
 def report(context: RunContext) -> None:
@@ -81,7 +81,7 @@ def print_table(scores: Scores) -> None:
             for corpus, cell in zip(corpora, _cells(values, corpora), strict=True)
         ]
         table.add_row(stage, *bold)
-    Console().print(table)
+    table_console().print(table)
 
 
 def _cells(values: dict[str, float], corpora: list[str]) -> list[str]:
@@ -96,8 +96,11 @@ def write_markdown(scores: Scores, path: Path) -> None:
     path.write_text("Validation, bits per byte (lower is better)\n\n" + "\n".join(rows) + "\n", encoding="utf-8")
 
 
-def plot_schedule(settings: Settings, path: Path) -> None:
-    """Write the learning rate of every stage over its tokens as PNG."""
+def plot_schedule(settings: Settings, folder: Path) -> None:
+    """Draw the learning rate of every stage over its tokens to schedule.png in the run's folder.
+
+    Of a stage that was extended it is what was recorded, up to the step that the last extension comes after.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -106,22 +109,30 @@ def plot_schedule(settings: Settings, path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 3.2), layout="constrained")
     before = 0.0
     for index, (name, stage) in enumerate(settings.stages.items()):
-        tokens = stage.global_batch_size * settings.model.context_length
-        ends = {1, stage.warmup_steps, stage.warmup_steps + stage.anneal_steps, stage.steps - stage.anneal_steps}
-        steps = sorted(
-            step for step in {*ends, *range(1, stage.steps, -(-stage.steps // 500)), stage.steps} if step > 0
-        )
-        rates = [learning_rate(stage, step) for step in steps]
-        places, colour = [before + step * tokens for step in steps], COLOURS[index % len(COLOURS)]
-        axes.plot(places, rates, label=name, color=colour, marker="o" if len(steps) == 1 else None)
-        before += stage.steps * tokens
+        extensions = read_extensions(folder, name)
+        done = extensions[-1]["after_step"] if extensions else 0
+        rates = _recorded_rates(folder, name, done) if extensions else {}
+        ends = {stage.warmup_steps, stage.warmup_steps + stage.anneal_steps, stage.steps - stage.anneal_steps}
+        steps = {*ends, *range(done + 1, stage.steps, -(-stage.steps // 500)), stage.steps}
+        rates |= {step: learning_rate(stage, step) for step in sorted(steps) if step > done}
+        samples = [samples_done(extensions, step, stage) for step in rates]
+        places = [before + each * settings.model.context_length for each in samples]
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(places, list(rates.values()), label=name, color=colour, marker="o" if len(places) == 1 else None)
+        before += samples_done(extensions, stage.steps, stage) * settings.model.context_length
     axes.set_xlabel("tokens")
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(folder / "schedule.png", dpi=120)
     pyplot.close(figure)
+
+
+def _recorded_rates(folder: Path, stage: str, last: int) -> dict[int, float]:
+    """The learning rates that a stage was trained with, by step, up to the step `last`."""
+    rows = (row for row in read_metrics(folder) if row["stage"] == stage and row["step"] <= last)
+    return {row["step"]: row["learning_rate"] for row in rows if "learning_rate" in row}
 
 
 def plot_stages(scores: Scores, path: Path) -> None:

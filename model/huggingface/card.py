@@ -52,6 +52,11 @@ def model_card(
         f"{imports}from transformers import AutoModelForCausalLM{auto_tokenizer}\n\n{tokenizer}"
         f"model = {auto}.from_pretrained({arguments})\n```"
     )
+    if weights.adapters is not None and library == "peft" and not base_beside and _is_path(weights.adapters.base):
+        loading += (
+            f"\n\nadapter_config.json names {base} by its path on the machine that exported the adapters: elsewhere, "
+            "set its `base_model_name_or_path` to where that folder is."
+        )
     if mp_num != MP_NUM:
         loading = (
             f"Its qkv_proj is cut into {mp_num} groups. transformers' CodeGen reads {MP_NUM}, and would load it "
@@ -254,4 +259,9 @@ def _flat(value: Any) -> Iterator[tuple[list[str], float]]:
 
 def _short(source: str) -> str:
     """A folder's name without the path on this machine; names of runs and of the hub as they are."""
-    return PurePath(source).name if PurePath(source).is_absolute() else source
+    return PurePath(source).name if _is_path(source) else source
+
+
+def _is_path(source: str) -> bool:
+    """Whether it is a place on this machine alone."""
+    return PurePath(source).is_absolute()

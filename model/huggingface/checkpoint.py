@@ -14,6 +14,7 @@ from model.weights import NO_SHARDS, Layer, Piece, Shards, Weights, pieces_of, r
 from parallel.mesh import TensorParallelGroup
 
 ADAPTERS = "adapter_config.json"
+FORM = "Hugging Face, mp_num {}"
 
 
 def open_huggingface(source: str, folder: Path, mp_num: int | None = None) -> Weights:
@@ -48,7 +49,7 @@ def open_huggingface(source: str, folder: Path, mp_num: int | None = None) -> We
 
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "encoder.json"))
     tokenizer = folder if has_tokenizer else None
-    return Weights(source, folder, model, tokenizer, f"Hugging Face, mp_num {mp_num}", read)
+    return Weights(source, folder, model, tokenizer, FORM.format(mp_num), read)
 
 
 def cut_regions(regions: list[Region], pieces: list[Piece], dim: int) -> list[Region]:

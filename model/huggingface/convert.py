@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -22,7 +23,8 @@ from conf.partial_folder import partial_folder, remove_abandoned
 from model.dtypes import DTYPES
 from model.huggingface import to_huggingface
 from model.huggingface.card import model_card
-from model.huggingface.checkpoint import open_huggingface
+from model.huggingface.checkpoint import FORM, open_huggingface
+from model.huggingface.files import read_generation, write_generation
 from model.huggingface.gptj import gptj_config, to_gptj
 from model.huggingface.peft import BASE, to_peft, write_peft
 from model.huggingface.settings import MP_NUM, check_mp_num, config_of
@@ -60,7 +62,10 @@ def import_weights(weights: Weights, target: Path, vocab_size: int | None = None
                 layer = {name: with_rows(name, value, rows) for name, value in layer.items()}
             write_layer(folder / "weights", index, layer)
         seal(folder / "weights")
-        write_model(folder, model, {"from": weights.source, "form": weights.form})
+        write_generation(folder, read_generation(weights.folder))
+        fetched = weights.folder != Path(weights.source) and rows == weights.model.vocab_size
+        hub = weights.source if fetched else None  # which holds these very weights
+        write_model(folder, model, {"from": weights.source, "form": weights.form, "hub": hub})
     return open_native(target)
 
 
@@ -97,8 +102,8 @@ def export_weights(
         config = gptj_config(config) if gptj else {**config, "mp_num": mp_num}
         (folder / "README.md").write_text(model_card(weights, form, target.name, mp_num=MP_NUM if gptj else mp_num))
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        if tokenizer is not None and tokenizer.chat_template is not None:
-            _write_ends(tokenizer, folder)
+        own_generation = read_generation(weights.folder)
+        write_generation(folder, own_generation or _generation(tokenizer, config["eos_token_id"], folder))
     if gptj:
         return replace(weights, source=str(target), folder=target, form="GPT-J's form")
     return open_huggingface(str(target), target)
@@ -107,8 +112,8 @@ def export_weights(
 def export_adapters(weights: Weights, target: Path, mp_num: int, dtype: Precision) -> Weights:
     """Write the adapters of `weights` to the new folder `target` as PEFT's, with a model card; returns `weights`.
 
-    What they adapt is named by folder or by its name on the hub; weights of this stack's own form, which PEFT cannot
-    open, are written beside them, to base/.
+    What they adapt is named by its name on the hub, also where it was imported from there, or else by folder; other
+    weights of this stack's own form, which PEFT cannot open, are written beside them, to base/.
     Errors: `ConfigError` where `weights` have none, where `mp_num` is not the base's, or as `export_weights`.
     """
     adapters, model = weights.adapters, weights.model
@@ -122,19 +127,29 @@ def export_adapters(weights: Weights, target: Path, mp_num: int, dtype: Precisio
         for index in range(1, model.n_layer + 1):
             own = to_peft(index, adapters.read(index), mp_num)
             tensors |= {name: _cast(name, value, dtype) for name, value in own.items()}
-        base = Path(adapters.base)
-        beside = base.is_dir() and not (base / "config.json").is_file()
-        if not beside:
+        base, beside = Path(adapters.base), False
+        if hub := _imported_from(base, mp_num):
+            adapters = replace(adapters, base=hub)
+        elif not base.is_dir() or (base / "config.json").is_file():
             open_weights(adapters.base, mp_num)  # refuses another number than that of the base
         else:
+            beside = True
             export_weights(open_weights(base), folder / BASE, mp_num, dtype)
-        if base.is_dir():
+        if base.is_dir() and not hub:
             adapters = replace(adapters, base=str((target / BASE if beside else base).absolute()))
         write_peft(folder, tensors, adapters)
         named = replace(weights, adapters=adapters)
         card = model_card(named, ExportForm.peft, target.name, base_beside=beside, mp_num=mp_num)
         (folder / "README.md").write_text(card)
     return replace(weights, source=str(target), folder=target, form="PEFT's adapters")
+
+
+def _imported_from(base: Path, mp_num: int) -> str | None:
+    """The name on the hub of what was imported to the folder `base`, where its qkv_proj has `mp_num` groups there."""
+    if not (base / "model.json").is_file():
+        return None
+    source = json.loads((base / "model.json").read_text())["source"]
+    return source.get("hub") if source["form"] == FORM.format(mp_num) else None
 
 
 @contextmanager
@@ -167,11 +182,22 @@ def _copy_tokenizer(weights: Weights, folder: Path) -> Tokenizer | None:
     return tokenizer
 
 
-def _write_ends(tokenizer: Tokenizer, folder: Path) -> None:
-    """Tell transformers' `generate` which tokens end an answer, where the chat template says it."""
-    with suppress(ConfigError):  # a template of another origin
-        ends = [tokenizer.eos, *sorted(ChatTemplate(tokenizer).ends)]
-        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}) + "\n")
+def _generation(tokenizer: Tokenizer | None, eos: int | None, folder: Path) -> dict[str, Any]:
+    """What transformers' `generate` is told by default of a model that came without it: its tokens that begin, end and
+    pad a text, and that end an answer where the chat template says it. folder: with the tokenizer as it was saved.
+    """
+    if eos is None:
+        return {}
+    generation: dict[str, Any] = {"bos_token_id": eos, "eos_token_id": eos}
+    if tokenizer is None:
+        return generation
+    pad = json.loads((folder / "tokenizer_config.json").read_text()).get("pad_token")
+    if pad in tokenizer.special_tokens:
+        generation["pad_token_id"] = tokenizer.special_tokens[pad]
+    if tokenizer.chat_template is not None:
+        with suppress(ConfigError):  # a template of another origin
+            generation["eos_token_id"] = [eos, *sorted(ChatTemplate(tokenizer).ends)]
+    return generation
 
 
 def _cast(name: str, value: Tensor, dtype: Precision) -> Tensor:

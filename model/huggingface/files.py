@@ -7,6 +7,7 @@ from typing import Any
 from conf.errors import ConfigError
 from model.tensor_files import Shape, TensorFiles, readable, shapes_in
 
+GENERATION = "generation_config.json"
 NAMES = ("model.safetensors", "pytorch_model.bin")
 BUFFERS = (".attn.causal_mask", ".attn.masked_bias", ".attn.bias")  # of old files; the model makes its own
 
@@ -48,3 +49,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json. Errors: `ConfigError`."""
     with readable(folder / "config.json"):
         return dict(json.loads((folder / "config.json").read_text()))
+
+
+def read_generation(folder: Path) -> dict[str, Any]:
+    """The folder's generation_config.json, how its model generates by default; empty where it has none.
+
+    Errors: `ConfigError` where it cannot be read.
+    """
+    path = folder / GENERATION
+    with readable(path):
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def write_generation(folder: Path, generation: dict[str, Any]) -> None:
+    """Write generation_config.json, unless it would be empty."""
+    if generation:
+        (folder / GENERATION).write_text(json.dumps(generation, indent=2) + "\n")

@@ -27,6 +27,7 @@ from conf.schema import ModelConfig
 from model.flops import layer_parameters
 from model.huggingface.card import CLASSES, model_card
 from model.huggingface.convert import export_weights, new_folder
+from model.huggingface.files import GENERATION, read_generation, write_generation
 from model.huggingface.settings import MP_NUM
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.weights import Weights
@@ -92,11 +93,14 @@ def export_int4(
     with new_folder(target) as folder:
         plain = folder / "plain"
         export_weights(weights, plain, MP_NUM, dtype, form=form)
+        generation = read_generation(plain)
+        (plain / GENERATION).unlink(missing_ok=True)  # transformers saves only those that it finds consistent
         result = _quantize(plain, folder, sequences, group_size, form, reserved)
         for path in plain.iterdir():
             if not path.name.startswith(("model", "config.json")) and not (folder / path.name).exists():
                 shutil.copy2(path, folder)
         shutil.rmtree(plain)
+        write_generation(folder, generation)
         about = _about(group_size, len(sequences) - _held_out(sequences), length, calibration, result)
         (folder / "README.md").write_text(model_card(weights, form, target.name, about))
     return result

@@ -173,7 +173,7 @@ def _chat_template(folder: Path) -> str | None:
 
 def _for_transformers(folder: Path, special: set[str]) -> dict[str, Any]:
     """How transformers pads and cuts a batch of prompts."""
-    found = {key: _setting(folder, key) for key in ("model_max_length", "pad_token", "padding_side")}
+    found = {key: _setting(folder, key) for key in ("model_max_length", "pad_token", "padding_side", "truncation_side")}
     if found["pad_token"] not in special:  # of another token transformers would make a special one
         del found["pad_token"]
     return {key: value for key, value in found.items() if value is not None}

@@ -200,7 +200,7 @@ def test_sync_leaves_out_what_was_uploaded(
 
 def test_status_answers_at_the_command_line(run: Path) -> None:
     words = [sys.executable, "-m", "launch", "status", f"root={run.parent}"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"})
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "20"})
     assert done.returncode == 0 and "mine" in done.stdout and "60/120" in done.stdout
     wrong = subprocess.run([*words[:4], "runs"], cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 2 and wrong.stderr == "error: unknown word 'runs'; status takes root=FOLDER\n"

@@ -10,8 +10,9 @@ from matplotlib.image import imread
 from matplotlib.transforms import Bbox
 
 from conf.compose import compose_settings
-from conf.run_folder import write_json
+from conf.run_folder import append_records, write_json
 from train.report import plot_schedule, plot_stages, print_table, read_scores, write_markdown
+from train.schedule import learning_rate
 
 SCORES = {"nl": {"nl": 2.4, "multi": 3.1}, "multi": {"nl": 2.7, "multi": 1.8}}
 
@@ -78,10 +79,31 @@ def test_every_stage_is_in_the_picture_s_legend(
 
 def test_a_stage_of_one_step_is_seen_in_the_schedule(tmp_path: Path) -> None:
     words = [f"stages.nl.{key}" for key in ("steps=1", "warmup_steps=0", "anneal_steps=1")]
-    plot_schedule(compose_settings(["stage=nl", *words]), tmp_path / "schedule.png")
+    plot_schedule(compose_settings(["stage=nl", *words]), tmp_path)
     pixels = imread(tmp_path / "schedule.png")[..., :3]
     blue = (abs(pixels - [0x00 / 255, 0x72 / 255, 0xB2 / 255]).max(axis=-1) < 0.05).nonzero()
     assert blue[1].min() < 0.6 * pixels.shape[1], "not only in the legend"
+
+
+def test_an_extended_stage_is_drawn_as_it_went_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"stages.nl.{key}" for key in ("steps=40", "warmup_steps=0", "anneal_steps=40", "global_batch_size=8")]
+    extended, record = compose_settings(["stage=nl", *words]), {"stage": "nl", "tokens": 0}
+    (tmp_path / "stages/nl").mkdir(parents=True)
+    entry = {"after_step": 20, "after_samples": 20 * 4, "batch_before": 4, "new_data": False, "changed": {}}
+    write_json(tmp_path / "stages/nl/extensions.json", [entry])
+    rates = {step: 0.01 + step / 1000 for step in range(1, 21)}
+    append_records(tmp_path / "metrics.jsonl", [{**record, "step": n, "learning_rate": r} for n, r in rates.items()])
+    append_records(tmp_path / "metrics.jsonl", [{**record, "step": 20, "bits_per_byte/nl": 2.0}])
+    drawn: list[tuple[list[float], list[float]]] = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.plot", lambda _, x, y, label, **keys: drawn.append((list(x), list(y))) if label else None
+    )
+    monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda *_, **__: None)
+    plot_schedule(extended, tmp_path)
+    ((places, values),) = drawn
+    assert values[:20] == list(rates.values()) and values[20] == learning_rate(extended.stages["nl"], 21)
+    context = extended.model.context_length
+    assert places[19:21] == [20 * 4 * context, (20 * 4 + 8) * context] and places[-1] == (20 * 4 + 20 * 8) * context
 
 
 def test_the_readmes_picture_is_what_a_quickstart_draws(tmp_path: Path) -> None:
@@ -99,7 +121,7 @@ def test_the_readmes_picture_is_what_a_quickstart_draws(tmp_path: Path) -> None:
 
 
 def test_the_schedule_is_drawn_from_its_first_step_to_its_last(tmp_path: Path) -> None:
-    plot_schedule(compose_settings(["stages.multi.schedule=wsd", "stages.mono.steps=1"]), tmp_path / "schedule.png")
+    plot_schedule(compose_settings(["stages.multi.schedule=wsd", "stages.mono.steps=1"]), tmp_path)
     pixels = imread(tmp_path / "schedule.png")[..., :3]
     blue = (abs(pixels - [0x00 / 255, 0x72 / 255, 0xB2 / 255]).max(axis=-1) < 0.05).nonzero()
     orange = (abs(pixels - [0xE6 / 255, 0x9F / 255, 0x00 / 255]).max(axis=-1) < 0.05).nonzero()

@@ -14,6 +14,7 @@ from rich.progress import track
 from conf.command_line import run_command
 from conf.errors import ConfigError
 from conf.run_folder import write_atomic
+from conf.terminal import table_console
 from train.compare.curves import Curve, chain_stages, common_loss, main_metric
 from train.compare.online import WANDB_PREFIX, read_wandb_run
 from train.compare.page import render_page
@@ -46,7 +47,7 @@ def compare(argv: list[str], connect: Callable[[], Any]) -> int:
     """
     options = _parser().parse_args(_words(argv))
     if options.watch is None:
-        compare_once(options, connect, Console())
+        compare_once(options, connect, table_console())
         return 0
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how a watch ends
         while not _watch_once(options, connect):
@@ -97,7 +98,7 @@ def _draw(path: Path, curves: list[Curve], smooth: int) -> None:
 
 def _watch_once(options: argparse.Namespace, connect: Callable[[], Any]) -> bool:
     """Compare what there is; whether every run has finished. The page of the last time does not load itself again."""
-    console = Console()
+    console = table_console()
     try:
         rows = compare_once(options, connect, console)
     except NoRecords as error:

@@ -132,7 +132,8 @@ def _title(metric: str) -> str:
 def _tracks(curve: Curve, limit: int) -> list[dict[str, Any]]:
     """The curve's records as columns, training steps and evaluations apart: they are recorded at different steps.
 
-    Stages that another curve shows are left out, except their last record. limit: of the records of a kind.
+    Stages that another curve shows are left out, except their last record, and so are metrics that only these recorded:
+    their one point would hide the other's. limit: of the records of a kind.
     """
     found = []
     for kind in (True, False):
@@ -143,7 +144,8 @@ def _tracks(curve: Curve, limit: int) -> list[dict[str, Any]]:
         points = [point for index, point in enumerate(points) if index in kept]
         keys = dict.fromkeys(key for point in points for key in point.record if key not in NOT_PLOTTED)
         values = {key: [_short(point.record.get(key)) for point in points] for key in keys}
-        values = {key: column for key, column in values.items() if any(value is not None for value in column)}
+        own = [index for index, point in enumerate(points) if point.stage >= curve.visible_from]
+        values = {key: column for key, column in values.items() if any(column[index] is not None for index in own)}
         if values:
             columns = {name: [_short(getattr(point, name)) for point in points] for name in ("seconds", "flops")}
             columns |= {name: [getattr(point, name) for point in points] for name in ("stage", "tokens", "total")}

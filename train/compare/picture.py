@@ -1,4 +1,4 @@
-"""The comparison as a picture: loss against tokens, time and FLOPs in three panels, with a legend."""
+"""The comparison as a picture: loss against tokens, time and FLOPs, validation against tokens, and a legend."""
 
 import io
 import textwrap
@@ -17,6 +17,7 @@ from train.compare.units import format_si, time_unit
 # With 4 dash patterns the 6 colours give 24 distinct styles.
 DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2))  # lengths of dash and gap, in line widths
 MARKERS = "os^Dv<>P"
+PANEL_INCHES = 4.5  # height
 MAX_POINTS = 4000  # plotted of each curve
 LABELS = {"tokens": "tokens", "seconds": "training time", "flops": "model FLOPs"}
 
@@ -27,9 +28,12 @@ def curve_style(index: int) -> tuple[str, tuple[float, ...], str]:
 
 
 def visible_points(curve: Curve, points: Sequence[Point]) -> list[Point]:
-    """The points plotted for this curve: another curve shows those before `visible_from`, except the last of them."""
-    first = next((index for index, point in enumerate(points) if point.stage >= curve.visible_from), len(points))
-    return list(points[max(first - 1, 0) :])
+    """The points plotted for this curve: another curve shows those before `visible_from`; the last of them joins this.
+
+    Without points of its own it has none: it would hide the other's.
+    """
+    first = next((index for index, point in enumerate(points) if point.stage >= curve.visible_from), None)
+    return [] if first is None else list(points[max(first - 1, 0) :])
 
 
 def downsample(points: list[Point]) -> tuple[list[Point], int]:
@@ -51,20 +55,29 @@ def render(curves: Sequence[Curve], metric: str, smooth: int, file_format: str) 
 
 
 def build_figure(curves: Sequence[Curve], metric: str, smooth: int) -> Figure:
-    """The matplotlib figure: three panels and a legend; taller for many or long names of runs."""
+    """The matplotlib figure: three panels, one more for each other corpus of validation that a run was scored on, and a
+    legend; taller for many or long names of runs. Scores are drawn as they are, as on the page.
+    """
     points_of_curves = [curve.points(metric, smooth) for curve in curves]
+    recorded = dict.fromkeys(name for curve in curves for name in curve.metrics())
+    validation = [name for name in recorded if name.startswith("bits_per_byte/") and name != metric]
+    panels = [(axis, metric, points_of_curves) for axis in AXES]
+    panels += [("tokens", name, [curve.points(name) for curve in curves]) for name in validation]
     small = len(curves) > 6
     size, wrapped = 7.5 if small else 10, [_wrap(curve.label, 75 if small else 56) for curve in curves]
     legend_inches = size * (1.2 * sum(map(len, wrapped)) + 0.5 * len(curves) + 3) / 72
-    figure = Figure(figsize=(13, max(9, 2 * legend_inches + 1.2)), layout="constrained")
-    grid = figure.subplots(2, 2)
-    for axes, axis in zip(grid.flat, AXES, strict=False):
-        _plot(axes, axis, curves, points_of_curves)
-        axes.set_ylabel(y_label(metric))
-    _legend(grid.flat[3], wrapped, points_of_curves, size)
+    full_rows, beside = divmod(len(panels), 2)  # the legend is beside the last panel, or below all
+    heights = [*[PANEL_INCHES] * full_rows, max(PANEL_INCHES * beside, legend_inches + 0.8)]
+    figure = Figure(figsize=(13, sum(heights)), layout="constrained")
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
+    for index, (axis, name, points_of_panel) in enumerate(panels):
+        axes = figure.add_subplot(grid[index // 2, index % 2])
+        _plot(axes, axis, curves, points_of_panel)
+        axes.set_ylabel(y_label(name))
+    _legend(figure.add_subplot(grid[-1, beside]), wrapped, points_of_curves, size)
     averaged = f", each point the mean of {smooth} records" if smooth > 1 else ""
-    name = y_label(metric).partition(" (")[0].capitalize()
-    figure.suptitle(f"{name}{averaged}", x=0.01, ha="left", weight="bold")
+    title = y_label(metric).partition(" (")[0].capitalize()
+    figure.suptitle(f"{title}{averaged}{'; validation' if validation else ''}", x=0.01, ha="left", weight="bold")
     return figure
 
 
@@ -90,6 +103,7 @@ def _plot(axes: Any, axis: str, curves: Sequence[Curve], points_of_curves: Seque
         y = [point.value for point in shown]
         (line,) = axes.plot(x, y, color=colour, linewidth=1.4, marker=marker, markersize=4.5)
         line.set_dashes(dashes) if dashes else None
+        line.set_zorder(4 if len(x) == 1 else 2)  # one that is alone is seen within the diamond of a run that went on
         line.set_markevery((0.02 + 0.01 * (index % 12), 0.16) if len(x) > 12 else 1)
         ends = stage_boundaries(shown)
         starts += [(x[i], curve.stages[shown[i + 1].stage].name) for i in ends]

@@ -14,6 +14,7 @@ from conf.command_line import Command, run_command
 from conf.commands import Evaluate, read_command
 from conf.errors import ConfigError
 from conf.run_folder import EVALUATIONS, evaluations_of, read_json, write_json
+from conf.terminal import table_console
 from train.evaluate import lm_harness
 from train.evaluate.check import COMPLETION_TASKS, check
 from train.evaluate.problems import problems_digest
@@ -119,7 +120,6 @@ def save_result(command: Evaluate, result: Result, folder: Path) -> None:
 
 def print_result(task: str, result: Result) -> None:
     """The result as a table."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=task)
@@ -155,7 +155,7 @@ def print_result(task: str, result: Result) -> None:
         table.add_column(name, justify="right")
     for name, cells in lines.items():
         table.add_row(name, *cells)
-    Console().print(table)
+    table_console().print(table)
 
 
 def track(weights: "Weights", task: str, result: Result) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from conf.choices import Precision
 from conf.errors import ConfigError
@@ -87,6 +87,23 @@ def test_transformers_loads_an_export_without_flags_and_computes_the_same(tmp_pa
     with torch.no_grad():
         logits = stack(ids) @ stack[-1].weight.T + stack[-1].bias
         torch.testing.assert_close(logits, model(ids).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_how_a_model_generates_goes_in_and_out_or_follows_from_its_tokenizer(tmp_path: Path) -> None:
+    def back(name: str, generation: dict[str, object] | None) -> Path:
+        source = save(random_model(), tmp_path / name)
+        SentencePieceTokenizer.train(TEXTS, 400).save(source)
+        (source / "generation_config.json").unlink()
+        if generation:
+            (source / "generation_config.json").write_text(json.dumps(generation))
+        made = import_weights(open_weights(source), tmp_path / f"{name}_ours")
+        return export_weights(made, tmp_path / f"{name}_back", 4, Precision.auto).folder
+
+    told = GenerationConfig.from_pretrained(back("told", {"eos_token_id": [0, 7], "do_sample": True, "top_k": 3}))
+    assert (told.eos_token_id, told.do_sample, told.top_k) == ([0, 7], True, 3)
+    model = AutoModelForCausalLM.from_pretrained(back("untold", None))
+    model.lm_head.bias.data[1] = 1e6  # the tokenizer's eos, which ends the text
+    assert model.generate(torch.tensor([[5, 6]]), max_new_tokens=9).tolist() == [[5, 6, 1]]
 
 
 def test_gpt2_vocabularies_get_their_end_of_text(tmp_path: Path) -> None:

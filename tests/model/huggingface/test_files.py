@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from conf.errors import ConfigError
-from model.huggingface.files import find_tensors, read_config
+from model.huggingface.files import find_tensors, read_config, read_generation
 
 
 def test_shards_are_found_by_the_index(tmp_path: Path) -> None:
@@ -45,5 +45,8 @@ def test_one_file_is_enough_and_none_is_one_line(tmp_path: Path) -> None:
 def test_a_config_that_cannot_be_read_is_one_line(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "config.json").write_text(content)
+        (tmp_path / "generation_config.json").write_text(content)
+        with pytest.raises(ConfigError, match=r"generation_config\.json cannot be read"):
+            read_generation(tmp_path)
     with pytest.raises(ConfigError, match=r"config\.json cannot be read"):
         read_config(tmp_path)

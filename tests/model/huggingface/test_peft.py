@@ -1,5 +1,6 @@
 """Exported adapters are loaded by PEFT and compute what the run does; merged, transformers computes it alone."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def test_logits_are_the_runs_by_peft_and_merged(
         assert main(["export", str(tmp_path / "run"), str(tmp_path / "eight"), "form=peft", "mp_num=8"]) == 2
         assert "mp_num=8 is not that of" in capsys.readouterr().err and not (tmp_path / "eight").exists()
     card = (tmp_path / "adapters/README.md").read_text()
+    assert "names released by its path on the machine" in card and str(tmp_path) not in card
     assert "library_name: peft" in card and 'AutoPeftModelForCausalLM.from_pretrained("adapters")' in card
 
     layers, weights = [build() for build in build_layers(model)], open_weights(tmp_path / "run")
@@ -74,6 +76,33 @@ def test_a_base_that_peft_cannot_open_is_written_beside(tmp_path: Path, settings
         torch.testing.assert_close(found, merged, rtol=1e-4, atol=1e-4)
     wanted = 'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("adapters/base"), "adapters")'
     assert wanted in (target / "README.md").read_text()
+
+
+def test_a_base_that_was_imported_from_the_hub_is_named_as_there(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = save(random_model(), tmp_path / "released")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(released))
+    for name, words in (("own", []), ("larger", ["vocab_size=512"])):
+        assert main(["import", "owner/name", str(tmp_path / name), *words]) == 0
+        stages = {"mono": replace(settings.stages["mono"], init_from=str(tmp_path / name))}
+        model = open_weights(tmp_path / name).model
+        write_adapters(tmp_path / f"of_{name}", replace(settings, model=model, finetune=LORA, stages=stages), "mono")
+        for mp_num in (4, 8):
+            target = tmp_path / f"{name}{mp_num}"
+            assert main(["export", str(tmp_path / f"of_{name}"), str(target), "form=peft", f"mp_num={mp_num}"]) == 0
+            base = json.loads((target / "adapter_config.json").read_text())["base_model_name_or_path"]
+            assert base == ("owner/name" if target.name == "own4" else str(target / "base")), (
+                "others hold other weights"
+            )
+    card = (tmp_path / "own4/README.md").read_text()
+    assert "PEFT's adapters of owner/name, without its weights" in card and "on the machine" not in card
+    assert main(["export", str(tmp_path / "of_own"), str(tmp_path / "merged")]) == 0
+    ids = torch.randint(0, 400, (2, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        named = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(released), tmp_path / "own4").eval()
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+        torch.testing.assert_close(named(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_a_base_that_peft_opens_stays_where_it_is_whatever_its_name(tmp_path: Path, settings: Settings) -> None:

@@ -124,10 +124,11 @@ def test_an_end_of_text_that_no_file_has_gets_the_next_id(tmp_path: Path) -> Non
 
 def test_how_transformers_pads_and_cuts_goes_through(tmp_path: Path, whole: Path) -> None:
     config = whole / "tokenizer_config.json"
-    rewrite(config, pad_token={"content": EOS}, padding_side="left", model_max_length=2048)
+    rewrite(config, pad_token={"content": EOS}, padding_side="left", truncation_side="left", model_max_length=2048)
     open_tokenizer("codegen", str(whole), 1000).save(tmp_path / "exported")
     theirs = AutoTokenizer.from_pretrained(tmp_path / "exported")
     assert (theirs.pad_token, theirs.padding_side, theirs.model_max_length) == (EOS, "left", 2048)
+    assert theirs.truncation_side == "left"
     assert theirs(["def", "def f(x):"], padding=True)["input_ids"][0][0] == theirs.eos_token_id
     rewrite(config, pad_token="d")  # transformers would make a special token of it
     load_tokenizer(whole).save(tmp_path / "ordinary")

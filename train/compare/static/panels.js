@@ -143,9 +143,12 @@ function drawLines(panel, u) {
       ctx.fill();
     } else if (state.smooth && panel.metric.noisy && panel.lines.length <= 12) stroke(ctx, line, line.raw, place, ratio, 0.25);
     stroke(ctx, line, line.y, place, (many ? 1 : 1.6) * ratio, many ? 0.75 : 1);
-    if (line.x.length === 1) dot(ctx, ...place(line.x[0], line.y[0]), 3 * ratio);
   }
   if (panel.lines.length <= 12) drawStages(ctx, panel.lines, place, ratio, bbox.width, bbox.height);
+  for (const line of panel.lines) if (line.x.length === 1) { // within the diamond of a run that went on from there
+    ctx.fillStyle = line.colour;
+    dot(ctx, ...place(line.x[0], line.y[0]), 3 * ratio);
+  }
   ctx.restore();
   markNear(panel);
 }
