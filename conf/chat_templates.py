@@ -7,6 +7,7 @@ from conf.choices import Objective, Packing
 from conf.errors import ConfigError
 from conf.mixture import corpora_of
 from conf.schema import Settings
+from conf.sources import tokenizer_source
 
 FOLDER = Path(__file__).parent / "chat_template"
 ENDING = ".jinja"
@@ -43,7 +44,7 @@ def conversation_problems(settings: Settings) -> Iterator[str]:
             )
         if data.objective is not Objective.causal:
             yield f"data.corpora.{key}.conversations needs data.objective=causal: they have no spans to fill in"
-        if tokenizer.chat_template is None and tokenizer.path is None:
+        if tokenizer.chat_template is None and tokenizer_source(settings) is None:
             yield f"data.corpora.{key}.conversations needs data.tokenizer.chat_template=moss, or your own .jinja file"
         elif tokenizer.chat_template is not None:
             template_path(tokenizer.chat_template)

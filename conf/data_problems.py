@@ -21,6 +21,16 @@ def data_problems(settings: Settings) -> Iterator[str]:
         yield f"data.tokenizer.path={tokenizer.path} is no folder, and names on the hub are written owner/name"
     if unknown := [kind for kind in settings.data.redact if kind not in REDACTED]:
         yield f"data.redact={unknown[0]} is not known; use {' or '.join(REDACTED)}"
+    if "" in tokenizer.special_tokens:
+        yield "data.tokenizer.special_tokens holds an empty text, which no token can be; leave it out"
+    for key, value in (
+        ("tokenizer.train_bytes", tokenizer.train_bytes),
+        ("validation_bytes", settings.data.validation_bytes),
+        ("workers", settings.data.workers),
+        *((f"corpora.{name}.max_bytes", corpus.max_bytes) for name, corpus in settings.data.corpora.items()),
+    ):
+        if value is not None and value < 1:
+            yield f"data.{key}={value} must be at least 1"
     if settings.data.decontaminate_words < 2:
         yield f"data.decontaminate_words={settings.data.decontaminate_words} must be at least 2"
     if not 0 < settings.data.validation_fraction < 1:

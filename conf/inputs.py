@@ -1,4 +1,4 @@
-"""What a run reads, checked before it is started or submitted: corpora, tokenizer, parents."""
+"""What a run reads, checked before it is started or submitted: corpora, tokenizer, parents, benchmarks."""
 
 import glob
 import json
@@ -9,21 +9,24 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from conf.benchmarks import benchmark_command
 from conf.choices import INFILL_TOKENS, READ_BY_PATH, Objective
 from conf.errors import ConfigError
-from conf.lora import nothing_to_adapt
+from conf.lora import nothing_to_adapt, rows_problem
 from conf.run_folder import CONFIG, STAGES, WEIGHTS
 from conf.schema import Settings
 from conf.sources import is_hub_name
 
 TOKENIZER_KINDS = ("codegen", "codegen2", "gpt2", "sentencepiece")
-SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size")  # what weights depend on
+SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "layer_norm_epsilon")  # what weights depend on
 
 
 def check_inputs(settings: Settings) -> None:
-    """Errors: `ConfigError` for the first corpus, tokenizer or parent that is not there or does not fit."""
+    """Errors: `ConfigError` for the first corpus, tokenizer, parent or benchmark that is not there or does not fit."""
     for problem in chain(_corpora(settings), _tokenizer(settings), _infilling(settings), _parents(settings)):
         raise ConfigError(problem)
+    for name, task in settings.evaluation.tasks.items():
+        benchmark_command(name, task, settings.model.context_length)
 
 
 def _corpora(settings: Settings) -> Iterator[str]:
@@ -75,16 +78,23 @@ def _parents(settings: Settings) -> Iterator[str]:
         folder, key = Path(stage.init_from), f"stages.{name}.init_from={stage.init_from}"
         if (folder / CONFIG).is_file() and not any((folder / STAGES).glob(f"*/{WEIGHTS}")):
             yield f"{key} is a run of which no stage is finished; wait for it, or take another"
-        found = _model_of(folder)
-        different = [
-            f"model.{part} is {found[part]} there and {getattr(settings.model, part)} here"
-            for part in SHAPE
-            if part in found
-            and found[part] != getattr(settings.model, part)
-            and not (part == "vocab_size" and found[part] < settings.model.vocab_size)  # grows
-        ]
-        if different:
-            yield f"{key} holds another model: {', '.join(different)}"
+        yield from model_differences(settings, name, folder)
+
+
+def model_differences(settings: Settings, name: str, folder: Path) -> Iterator[str]:
+    """A line where the weights in `folder`, from which the stage `name` starts, are of another model."""
+    source, rows = settings.stages[name].init_from or "", settings.model.vocab_size
+    found = _model_of(folder)
+    grows = isinstance(found.get("vocab_size"), int) and found["vocab_size"] < rows
+    different = [
+        f"model.{part} is {found[part]} there and {getattr(settings.model, part)} here"
+        for part in SHAPE
+        if part in found and found[part] != getattr(settings.model, part) and not (part == "vocab_size" and grows)
+    ]
+    if different:
+        yield f"stages.{name}.init_from={source} holds another model: {', '.join(different)}"
+    if grows and (problem := rows_problem(settings, name, source, found["vocab_size"])):
+        yield problem
 
 
 def _model_of(folder: Path) -> dict[str, Any]:

@@ -63,6 +63,25 @@ def _cannot_quantize(form: QuantizeFrozen, settings: Settings) -> Iterator[str]:
         )
 
 
+def rows_problem(settings: Settings, name: str, source: str, known: int) -> str | None:
+    """Why the stage `name` cannot train rows of tokens that its weights do not have; None where it can.
+
+    source: the weights. known: the rows of theirs that were trained.
+    """
+    rows = settings.model.vocab_size
+    if is_lora(settings.finetune):  # and whoever merges the adapters later would not know the new rows
+        return (
+            f"finetune=lora trains no rows of new tokens, and {source} has {known:,} of {rows:,}; train them by "
+            "finetune=full first and adapt that run, or take a tokenizer without new tokens"
+        )
+    if settings.stages[name].handover is Handover.full:
+        return (
+            f"stages.{name}.handover=full cannot take the optimizer's state of {source}, whose vocabulary has "
+            f"{known:,} tokens and no new ones; use handover=weights"
+        )
+    return None
+
+
 def nothing_to_adapt(settings: Settings) -> Iterator[str]:
     """A line where the first stage would train adapters of random weights."""
     name, stage = next(iter(settings.stages.items()))

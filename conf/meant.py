@@ -85,6 +85,11 @@ def unknown(key: str, overrides: list[str]) -> str:
     known, stages = list(keys(with_defaults)), list(with_defaults.stages)
     with suppress(HydraException, OmegaConfBaseException):
         stages = list(compose("config", [word for word in overrides if word.startswith("stage=")]).stages) or stages
+    parts = key.split(".")
+    if parts[0] == "stages" and len(parts) > 1 and parts[1] not in {*stages, *with_defaults.stages}:
+        return (
+            f"'{key}': {parts[1]} is no stage of this run ({', '.join(stages)}); select it by stage=..., or name these"
+        )
     if key in known and key.startswith("stages."):
         return f"'{key}' belongs to a stage that is not selected; add it to stage=..."
     if key in known:

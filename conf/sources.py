@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from conf.schema import Settings
+
 
 def is_hub_name(source: str) -> bool:
     """Whether `source` is written as the hub writes names, `owner/name`, and `owner` is no folder here, nor `runs`."""
@@ -19,3 +21,15 @@ def holds_weights(source: str) -> bool:
 def is_run(folder: Path) -> bool:
     """Whether `folder` is a run's, or one of its stages'."""
     return (folder / "config.yaml").is_file() or (folder.absolute().parent.parent / "config.yaml").is_file()
+
+
+def tokenizer_source(settings: Settings) -> tuple[str, str] | None:
+    """(setting, its value) that may name a finished tokenizer: data.tokenizer.path, else the first stage's parent.
+
+    None: there is none, and a tokenizer is trained.
+    """
+    if settings.data.tokenizer.path is not None:
+        return "data.tokenizer.path", settings.data.tokenizer.path
+    for name, stage in settings.stages.items():
+        return None if stage.init_from is None else (f"stages.{name}.init_from", stage.init_from)
+    return None

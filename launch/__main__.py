@@ -18,11 +18,12 @@ from conf.inputs import check_inputs
 from conf.resume import changes, check_run_folder, unfinished_stages
 from conf.run_folder import run_folder
 from conf.schedule import schedule_lines
+from conf.this_machine import check_this_machine
 from launch import control, evaluate, slurm, status
 from launch.here import LaunchPlan, open_folder, start_here
 from launch.hostfile import hosts_of
 from launch.jobs import REFUSED, add_job
-from launch.local import world_size
+from launch.local import visible_gpus, world_size
 from launch.status import active_job, queue_of
 from launch.sweep import sweep_points
 
@@ -109,6 +110,8 @@ def plan_launch(overrides: list[str]) -> LaunchPlan:
         processes = world_size(cluster, settings.layout)
     check(settings, processes)
     check_inputs(settings)
+    if cluster.kind is ClusterKind.local:
+        check_this_machine(settings, bool(visible_gpus()))
     resumes = check_run_folder(settings)
     folder = run_folder(settings)
     busy = active_job(folder, queue_of([folder]))

@@ -6,6 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from conf.benchmarks import check_settings
 from conf.choices import ClusterKind
 from conf.command_line import SEARCH_PATH, Command
 from conf.commands import OF_THE_CLUSTER, Evaluate, read_command
@@ -41,6 +42,7 @@ def launch(argv: list[str]) -> int:
     what = [word for word in words if word not in where]
     where += [word for word in what if word.startswith(SEARCH_PATH)]  # a folder of one's own serves both
     command = read_command(Evaluate, what)
+    check_settings(command)
     settings = compose_settings(where)
     if not (holds_weights(command.run) or is_run_folder(home_of(command.run))):  # a run's stage may be yet to come
         raise ConfigError(

@@ -11,13 +11,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from conf.commands import Evaluate, Sampling, read_command
-from conf.errors import ConfigError
+from conf.benchmarks import benchmark_command
+from conf.commands import Evaluate, Sampling
 from conf.run_folder import EVALUATIONS, read_json, read_metrics, stage_folder, write_json, write_records
 from conf.schema import TaskConfig
 from parallel.engine import Engine
 from train.context import RunContext, on_main
-from train.evaluate.check import check
+from train.evaluate.check import benchmark_problems
 from train.evaluate.pass_at_k import mean_pass_at_k
 from train.evaluate.problems import Problem, sample_seed
 from train.evaluate.programs import Sample
@@ -185,31 +185,10 @@ def spare_cores() -> int:
 def open_task(context: RunContext, name: str, config: TaskConfig) -> Task:
     """The task of `evaluation.tasks`, with `train.evaluate`'s settings of that name.
 
-    Errors: `ConfigError` where there is no such benchmark, `train.evaluate` refuses its settings, or its problems
-    cannot be read.
+    Errors: `ConfigError` as in `benchmark_command` and `benchmark_problems`.
     """
-    words = [f"samples={config.samples}", *config.settings]
-    command = read_command(Evaluate, ["run=-", f"task={name}", *words])
-    command.k = [k for k in command.k if k <= command.samples]
-    module = import_module(f"train.evaluate.{name}")
-    if not hasattr(module, "build_program") or not hasattr(module, "stop_strings"):
-        raise ConfigError(
-            f"evaluation.tasks.{name} has no completions to score; use train.evaluate task={name} afterwards"
-        )
-    if command.max_new_tokens >= context.settings.model.context_length:
-        raise ConfigError(
-            f"evaluation.tasks.{name}: max_new_tokens={command.max_new_tokens} leaves no room for a prompt in the "
-            f"context of {context.settings.model.context_length} tokens; write settings=[max_new_tokens=...]"
-        )
-
-    def load() -> list[Problem]:
-        try:
-            check(command)
-            problems: list[Problem] = module.load_problems(command)
-        except ConfigError as error:
-            raise ConfigError(f"evaluation.tasks.{name}: {error}") from None
-        return problems
-
-    problems = on_main(context.mesh, load)
+    command = benchmark_command(name, config, context.settings.model.context_length)
+    problems = on_main(context.mesh, lambda: benchmark_problems(command))
     few = config.problems or len(problems)
+    module = import_module(f"train.evaluate.{name}")
     return Task(name, config.every, command, module, {problem["task_id"]: problem for problem in problems[:few]})

@@ -9,6 +9,7 @@ import torch
 
 from conf.choices import Precision
 from conf.errors import ConfigError
+from conf.this_machine import check_precision
 from model.dtypes import DTYPES
 
 # Dense peaks in TFLOP/s for bf16 and fp16, by which fp8 is measured too, from NVIDIA's data sheets (half of those
@@ -38,8 +39,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     """`precision`, with `auto` resolved for `device`. Errors: `ConfigError` where the device does not support it."""
     if precision is Precision.auto:
         return Precision.bf16 if device.type == "cuda" and _has_bf16_products() else Precision.fp32
-    if precision is Precision.fp16 and device.type == "cpu":
-        raise ConfigError("precision=fp16 does not work on a CPU; use auto, fp32 or bf16")
+    check_precision(precision, device.type)
     if precision is Precision.fp8 and device.type == "cuda" and torch.cuda.get_device_capability(device) < FIRST_FP8:
         name = torch.cuda.get_device_name(device)
         raise ConfigError(f"precision=fp8 needs an H100 or newer, and this is an {name}; use auto or bf16")

@@ -12,7 +12,8 @@ from torch import nn
 from conf.choices import Handover, Precision
 from conf.errors import ConfigError
 from conf.extensions import data_position, read_extensions, samples_done
-from conf.lora import adapter_parameters, is_lora, trained_layers
+from conf.inputs import SHAPE
+from conf.lora import adapter_parameters, is_lora, rows_problem, trained_layers
 from conf.mixture import corpora_of
 from conf.run_folder import CHECKPOINTS, is_finished, read_json, stage_folder, write_json
 from conf.schema import Settings
@@ -37,12 +38,12 @@ from train.checkpoint.save import Saver
 from train.context import RunContext, on_main
 from train.data.batches import Gap, PassingOver, micro_batches, prefetched
 from train.data.mixture import ORDER, samples_read, training_samples
+from train.data.parents import refuse_other_tokenizer
 from train.data.prepare import PreparedData
 from train.optimizer import adamw
 from train.schedule import last_stable_step
 
 BASE = "base.json"  # below the folder of a stage of adapters: `fingerprint` of the weights that they adapt
-SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "vocab_size", "layer_norm_epsilon")  # what weights depend on
 
 
 def parent_of(run: Path, name: str, settings: Settings) -> Weights | None:
@@ -64,7 +65,8 @@ def parent_of(run: Path, name: str, settings: Settings) -> Weights | None:
     ]
     if different:
         raise ConfigError(f"stages.{name}.init_from={stage.init_from} holds another model: {', '.join(different)}")
-    _refuse_other_tokenizer(name, weights, run / "tokenizer")
+    if weights.tokenizer_folder is not None:
+        refuse_other_tokenizer(name, weights.source, weights.tokenizer_folder, run / "tokenizer")
     return _with_new_tokens(name, weights, settings, run / "tokenizer")
 
 
@@ -79,33 +81,9 @@ def _with_new_tokens(name: str, weights: Weights, settings: Settings, own: Path)
         known = before if now > before or rows > known else known
     if known == rows == weights.model.vocab_size:
         return weights
-    if is_lora(settings.finetune):  # and whoever merges the adapters later would not know the new rows
-        raise ConfigError(
-            f"finetune=lora trains no rows of new tokens, and {weights.source} has {known:,} of {rows:,}; train them "
-            "by finetune=full first and adapt that run, or take a tokenizer without new tokens"
-        )
-    if settings.stages[name].handover is Handover.full:
-        raise ConfigError(
-            f"stages.{name}.handover=full cannot take the optimizer's state of {weights.source}, whose vocabulary has "
-            f"{known:,} tokens and no new ones; use handover=weights"
-        )
+    if problem := rows_problem(settings, name, weights.source, known):
+        raise ConfigError(problem)
     return grown(weights, rows, known)
-
-
-def _refuse_other_tokenizer(name: str, weights: Weights, own: Path) -> None:
-    """Errors: `ConfigError` where an id that both tokenizers have stands for different bytes.
-
-    CodeGen's extends GPT-2's, so that a model of either may become one of the other.
-    """
-    if weights.tokenizer_folder is None:
-        return
-    theirs, ours = load_tokenizer(weights.tokenizer_folder), load_tokenizer(own)
-    both = range(min(theirs.vocab_size, ours.vocab_size))
-    if theirs.eos != ours.eos or any(theirs.token_bytes(token) != ours.token_bytes(token) for token in both):
-        raise ConfigError(
-            f"stages.{name}.init_from={weights.source} knows another tokenizer than this run's; take its own with "
-            f"data.tokenizer.path={weights.tokenizer_folder} and data.tokenizer.kind={theirs.kind}"
-        )
 
 
 def open_engine(context: RunContext, name: str, parent: Weights | None) -> tuple[Engine, int]:

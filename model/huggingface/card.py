@@ -128,7 +128,10 @@ def _origin(weights: Weights) -> Iterator[str]:
             f"{adamw.weight_decay:g} |"
         )
     yield ""
-    yield f"In the last stage: {_further(settings)}.{_code(weights.folder.parents[1])}"
+    kind = settings.data.tokenizer.kind  # a parent's is not in the settings
+    if weights.tokenizer_folder is not None:
+        kind = load_tokenizer(weights.tokenizer_folder).kind
+    yield f"In the last stage: {_further(settings)}; tokenizer {kind}.{_code(weights.folder.parents[1])}"
     yield ""
     yield from (f"- {corpus}: {source}" for corpus, source in _by_corpus(every))
     yield from _repositories(stages)
@@ -178,7 +181,7 @@ def _further(settings: Settings) -> str:
         f"seed {settings.run.seed}, gradients clipped at {adamw.gradient_clipping:g}, z-loss {adamw.z_loss:g}, "
         f"precision {settings.layout.precision.value}, dropout {settings.model.dropout:g}, "
         f"packing {data.packing.value}{_padding(data)}, deduplication {data.dedup.value}, "
-        f"{data.validation_fraction:.2%} of the documents held out, tokenizer {data.tokenizer.kind}"
+        f"{data.validation_fraction:.2%} of the documents held out"
         f"{_objective(data)}{_adapters(settings.finetune)}"
     )
 

@@ -10,6 +10,7 @@ from model.huggingface.files import find_tensors, read_config
 from model.huggingface.groups import LAYERS, refuse_wrong_groups
 from model.huggingface.settings import mp_num_of, settings_of
 from model.tensor_files import Region, TensorFiles, readable
+from model.tokenizer import has_tokenizer
 from model.weights import NO_SHARDS, Layer, Piece, Shards, Weights, pieces_of, refuse_differences
 from parallel.mesh import TensorParallelGroup
 
@@ -47,8 +48,7 @@ def open_huggingface(source: str, folder: Path, mp_num: int | None = None) -> We
                 regions[name] = cut_regions(regions[name], pieces_of(shard, tp), shard.dim)
         return files.read_joined(regions)
 
-    has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "encoder.json"))
-    tokenizer = folder if has_tokenizer else None
+    tokenizer = folder if has_tokenizer(folder) else None
     return Weights(source, folder, model, tokenizer, FORM.format(mp_num), read)
 
 

@@ -5,16 +5,15 @@ What may enter: an operation with its plain-torch reference and its faster forms
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from conf.choices import FusedForm, KernelForm, NormForm
-from conf.errors import ConfigError
+from conf.choices import ApexForm, FusedForm, KernelForm, NormForm
 from conf.schema import KernelsConfig, ModelConfig
-from model.kernels.apex_forms import apex_adamw, apex_add_of_weight, apex_norm, require
+from conf.this_machine import check_kernel
+from model.kernels.apex_forms import apex_adamw, apex_add_of_weight, apex_norm
 from model.kernels.attention import reference_attention, sdpa_attention
 from model.kernels.branches import reference_branches
 from model.kernels.cpu_attention import blocked_attention
@@ -110,23 +109,14 @@ def select_kernels(
 
 
 def _in_triton(operation: str, form: FusedForm | NormForm, device: torch.device | None) -> bool:
-    if form.value == "triton":
-        _refuse_without_gpu(operation, "triton", device)
+    check_kernel(operation, form, None if device is None else device.type)
     on_gpu = device is not None and device.type == "cuda"
     return form.value == "triton" or (form.value == "auto" and on_gpu and find_spec("triton") is not None)
 
 
-def _in_apex(operation: str, form: Enum, device: torch.device | None) -> bool:
-    if form.value != "apex":
-        return False
-    _refuse_without_gpu(operation, "apex", device)
-    require(operation)
-    return True
-
-
-def _refuse_without_gpu(operation: str, form: str, device: torch.device | None) -> None:
-    if device is not None and device.type != "cuda":
-        raise ConfigError(f"kernels.{operation}={form} needs a GPU, not a {device.type}; use kernels.{operation}=torch")
+def _in_apex(operation: str, form: NormForm | ApexForm, device: torch.device | None) -> bool:
+    check_kernel(operation, form, None if device is None else device.type)
+    return form in (NormForm.apex, ApexForm.apex)
 
 
 REFERENCE = Kernels(reference_attention, reference_branches, compile=False)

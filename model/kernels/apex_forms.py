@@ -11,28 +11,10 @@ start-up: torch's fused form moves 87% of what a copy moves on an H100, so that 
 (tests/benchmarks/RESULTS.md; `python -m tests.benchmarks.kernels --operations optimizer`).
 """
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from conf.errors import ConfigError
-
-MODULES = {  # what each operation imports
-    "norm": "apex",
-    "weight_gradient": "fused_weight_gradient_mlp_cuda",
-    "optimizer": "amp_C",
-}
-
-
-def require(operation: str) -> None:
-    """Errors: `ConfigError` where apex, or its extension for `kernels.<operation>`, is not installed."""
-    if find_spec(MODULES[operation]) is None:
-        raise ConfigError(
-            f"kernels.{operation}=apex needs NVIDIA's apex, and there is no module {MODULES[operation]}; install it "
-            f"as README.md says, or use kernels.{operation}=auto"
-        )
 
 
 def apex_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:

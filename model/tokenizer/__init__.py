@@ -118,10 +118,20 @@ def open_tokenizer(kind: str, source: str, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def tokenizer_folder(source: str) -> Path:
-    """The folder of tokenizer files that `source` stands for: itself, its tokenizer/, or the hub's copy."""
-    folder = local_folder(source, list(FILES), "data.tokenizer.path")
-    return folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+def tokenizer_folder(source: str, asked: str = "data.tokenizer.path") -> Path:
+    """The folder of tokenizer files that `source` stands for: itself, its tokenizer/, its run's, or the hub's copy.
+
+    asked: the setting, for messages. Errors: `ConfigError` where there is no such folder.
+    """
+    folder = local_folder(source, list(FILES), asked)
+    run = folder.absolute().parent.parent  # of a stage
+    places = [folder / "tokenizer", *([run / "tokenizer"] if folder.absolute().parent.name == "stages" else [])]
+    return next((place for place in places if place.is_dir()), folder)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there are files of a tokenizer in `folder`."""
+    return any((folder / name).is_file() for name in (MODEL_FILE, "tokenizer.json", "vocab.json", "encoder.json"))
 
 
 def train_tokenizer(kind: str, texts: Iterable[str], vocab_size: int, special: Sequence[str] = ()) -> Tokenizer:

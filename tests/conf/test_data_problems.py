@@ -14,6 +14,16 @@ from conf.errors import ConfigError
             "data.redact=email is not known; use emails or",
             "data.redact=[emails,secrets]",
         ),
+        *(
+            (f"{key}=0", f"{key}=0 must be at least 1", f"{key}=1")
+            for key in (
+                "data.workers",
+                "data.validation_bytes",
+                "data.tokenizer.train_bytes",
+                "data.corpora.nl.max_bytes",
+            )
+        ),
+        ('data.tokenizer.special_tokens=[""]', "holds an empty text", "data.tokenizer.special_tokens=[end]"),
         ("data.decontaminate_words=1", "decontaminate_words=1 must be at least 2", "data.decontaminate_words=2"),
         *(
             (

@@ -59,8 +59,12 @@ def test_a_parent_that_does_not_fit_is_named(tmp_path: Path) -> None:
     assert said.endswith("holds another model: model.n_layer is 20 there and 4 here")
     (tmp_path / "hf/config.json").write_text(json.dumps({"vocab_size": 4096}))
     assert refusal(f"stages.mono.init_from={tmp_path}/hf").endswith("model.vocab_size is 4096 there and 2048 here")
+    (tmp_path / "hf/config.json").write_text(json.dumps({"layer_norm_epsilon": 1e-6}))
+    assert refusal(f"stages.mono.init_from={tmp_path}/hf").endswith("layer_norm_epsilon is 1e-06 there and 1e-05 here")
     (tmp_path / "hf/config.json").write_text(json.dumps({"vocab_size": 512}))
     check_inputs(compose_settings(["stage=mono", f"stages.mono.init_from={tmp_path}/hf"]))  # it grows
+    said = refusal(f"stages.mono.init_from={tmp_path}/hf", "finetune=lora")
+    assert "finetune=lora trains no rows of new tokens, and " in said and "hf has 512 of 2,048; train them by" in said
     for damaged in ("[]", '{"model": [1]}', "{"):  # whoever opens it says what is wrong
         (tmp_path / "hf/config.json").write_text(damaged)
         check_inputs(compose_settings(["stage=mono", f"stages.mono.init_from={tmp_path}/hf"]))

@@ -62,3 +62,10 @@ def test_what_follows_from_others_is_said_to() -> None:
         "unknown setting 'layout.gradient_accumulation_steps'; it follows from stages.mono.global_batch_size / "
         "(layout.micro_batch_size x replicas): set one of these"
     )
+
+
+def test_a_stage_that_there_is_not_is_named() -> None:
+    for stage in ("none", "sft"):
+        said = refusal("stage=nl,mono", f"stages.{stage}.init_from=runs/mine")
+        assert said.startswith(f"'stages.{stage}.init_from': {stage} is no stage of this run (nl, mono); select it by")
+    assert refusal("stage=sft", "stages.sft.learning_rate=1").endswith("did you mean 'stages.sft.peak_learning_rate'?")

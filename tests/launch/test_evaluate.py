@@ -87,3 +87,8 @@ def test_evaluations_of_other_weights_keep_their_jobs_where_their_results_are(
     assert main(["evaluate", "cluster=slurm", "run=exported/mine", "task=humaneval"]) == 0
     assert [job.id for job in read_jobs(tmp_path / "evaluations/exported-mine")] == ["12"]
     assert [path.name for path in (tmp_path / "exported/mine").iterdir()] == ["config.json"]
+
+
+def test_a_k_that_no_sample_serves_is_refused_before_the_queue(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "cluster=slurm_a100", "run=owner/name", "task=humaneval", "samples=2", "k=[5]"]) == 2
+    assert "pass@k of 2 samples needs 1 <= k <= 2; k=[5], use k=[1]" in capsys.readouterr().err

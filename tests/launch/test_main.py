@@ -16,6 +16,7 @@ from conf.compose import compose_settings
 from conf.run_lock import run_lock
 from launch.__main__ import main
 from launch.local import world_size
+from model.tokenizer.sentencepiece import SentencePieceTokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,6 +118,32 @@ def test_a_missing_corpus_ends_before_any_process_starts(tmp_path: Path) -> None
     done = launch(tmp_path, "data=files", "stage=nl", f"data.corpora.nl.paths=[{tmp_path}/none.jsonl]")
     assert done.returncode == 2
     assert "none.jsonl does not exist" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evaluation.tasks={foo: {every: 1, samples: 2}}"], "evaluation.tasks.foo is not known"),
+        (["kernels=apex"], "kernels.norm=apex needs a GPU, not a cpu"),
+        (["stages.nl.init_from=parent", "finetune=lora"], "finetune=lora trains no rows of new tokens"),
+        (
+            ["stages.nl.init_from=parent", "data.tokenizer.path=other"],
+            "stages.nl.init_from=parent knows another tokenizer than this run's; take its own with "
+            "data.tokenizer.path=parent and data.tokenizer.kind=sentencepiece",
+        ),
+    ],
+)
+def test_what_training_would_refuse_is_refused_before_data_is_prepared(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for name, texts in (("parent", "some words to learn from\n"), ("other", "another text, and its letters\n")):
+        SentencePieceTokenizer.train([texts * 50], 300).save(tmp_path / name)
+    (tmp_path / "parent/config.json").write_text('{"vocab_size": 512}')
+    done = launch(tmp_path, "experiment=quickstart", "stage=nl", *words)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    assert "data: " not in done.stdout and not (tmp_path / "runs/quickstart-tiny").exists()
+    assert not [path.name for path in tmp_path.glob("data_cache/*") if path.name != "tokenizers"]
 
 
 def test_a_run_that_is_another_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -42,7 +42,10 @@ def opened(folder: str, task: str) -> tuple[list[str], list[Any]]:
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        ("{humanevil: {every: 1, samples: 2}}", "task=humanevil is not known"),
+        (
+            "{humanevil: {every: 1, samples: 2}}",
+            "evaluation.tasks.humanevil is not known; use humaneval, humaneval_plus, mbpp, multipl_e",
+        ),
         ("{perplexity: {every: 1, samples: 2}}", "evaluation.tasks.perplexity has no completions to score"),
         ("{humaneval: {every: 1, samples: 2, settings: ['max_new_tokens=9999']}}", "leaves no room for a prompt"),
         ("{humaneval: {every: 1, samples: 2, settings: ['problems=/none.jsonl', 'max_new_tokens=9']}}", "/none.jsonl"),

@@ -38,6 +38,7 @@ def prepare_data(argv: list[str]) -> int:
     _, words = COMMAND.split_flags(argv)
     if words[:1] not in (["prepare"], ["stats"], ["inspect"]):
         raise ConfigError("say what to do: python -m train.data prepare key=value ...; or stats, or inspect")
+    from train.data.before import refuse_before_data
     from train.data.outlook import outlook
     from train.data.prepare import find_prepared, prepare  # slow to import: only for arguments that can run
     from train.data.statistics import inspection, statistics
@@ -50,6 +51,7 @@ def prepare_data(argv: list[str]) -> int:
         for line in statistics(data) if words[0] == "stats" else inspection(data):
             print(line)
         return 0
+    refuse_before_data(settings)
     for line in outlook(settings, prepare(settings, say)):
         say(line)
     return 0

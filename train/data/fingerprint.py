@@ -12,7 +12,7 @@ from train.data.files import file_states
 from train.data.git_history import borders_of, repository_states
 from train.data.local import installed_packages
 from train.data.shard import decontamination_inputs
-from train.data.tokenizer import corpora_with_source, given_tokenizer, has_source
+from train.data.tokenizer import corpora_with_source, given_folder, given_tokenizer, has_source
 
 FORMAT = 7  # increase when the same settings and sources give different files
 
@@ -90,7 +90,7 @@ def settings_fingerprint(settings: Settings) -> str:
 def _corpora(settings: Settings) -> dict[str, CorpusConfig]:
     """The corpora that are read: those that a stage trains on, or all where the tokenizer is trained on them."""
     selected = selected_corpora(settings)
-    return corpora_with_source(settings.data) if settings.data.tokenizer.path is None else selected
+    return corpora_with_source(settings.data) if given_folder(settings) is None else selected
 
 
 def _digits(inputs: dict[str, Any]) -> str:

@@ -27,11 +27,11 @@ import numpy
 from numpy.typing import NDArray
 
 from conf.choices import INFILL_TOKENS, InfillUnit, Objective
-from conf.errors import DataError
+from conf.errors import ConfigError, DataError
 from conf.partial_folder import partial_folder
 from conf.schema import Settings
 from model.tokenizer import Tokenizer
-from model.tokenizer.codegen2 import END_OF_MASK, FIRST_MASK, INFILLING, SEPARATOR
+from model.tokenizer.codegen2 import INFILLING
 from train.data.token_file import TokenFile, TokenFileWriter
 from train.data.token_spans import Tokens, open_tokens
 
@@ -68,26 +68,31 @@ def training_tokens(tokens: Path, settings: Settings) -> Path:
     return tokens.with_name(f"{tokens.stem}_{digest}{SUFFIX}")
 
 
+def require_infilling(tokenizer: Tokenizer) -> None:
+    """Errors: `ConfigError` for a tokenizer without the tokens that data.objective=infill needs."""
+    if missing := [text for text in INFILLING if text not in tokenizer.special_tokens]:
+        raise ConfigError(
+            f"data.objective=infill needs {', '.join(missing)}, which the tokenizer of this data does not have; use "
+            f"data.tokenizer.kind=codegen2 and its path, add them with 'data.tokenizer.special_tokens="
+            f"{json.dumps(missing, separators=(',', ':'))}', or, without a parent, have one trained with "
+            "data.tokenizer.path=null"
+        )
+
+
 def write_infill(tokens: Path, dtype: str, settings: Settings, tokenizer: Tokenizer) -> None:
     """Plan the form of the corpus `tokens` for data.objective=infill, unless that is done.
 
-    Errors: `DataError` for a tokenizer without the tokens that it needs, and for damaged tokens.
+    Errors: `ConfigError` for a tokenizer without the tokens that it needs, `DataError` for damaged tokens.
     """
     folder = training_tokens(tokens, settings)
     if folder.is_dir():
         return
-    special = tokenizer.special_tokens
-    if missing := [text for text in INFILLING if text not in special]:
-        raise DataError(
-            f"data.objective=infill needs {', '.join(missing)}, which the tokenizer of this data does not have; use "
-            f"data.tokenizer.kind=codegen2 and its path, add them with 'data.tokenizer.special_tokens="
-            f"{json.dumps(missing, separators=(',', ':'))}', or let one be trained with data.tokenizer.path=null"
-        )
+    require_infilling(tokenizer)
     breaks: list[int] = []
     if settings.data.infill_unit is InfillUnit.line:
         breaks = [one for one in range(tokenizer.vocab_size) if tokenizer.token_bytes(one).startswith(b"\n")]
-    marks = special[FIRST_MASK], special[SEPARATOR], special[END_OF_MASK]
-    form = Form(tokenizer.eos, *marks, settings.data.infill_span, breaks)
+    mask, sep, eom = (tokenizer.special_tokens[text] for text in INFILLING)
+    form = Form(tokenizer.eos, mask, sep, eom, settings.data.infill_span, breaks)
     most = settings.model.context_length - INFILL_TOKENS
     with partial_folder(folder, shared=True) as partial, TokenFileWriter(partial / "parts.bin", "<u8") as parts:
         (partial / "infill.json").write_text(json.dumps(asdict(form)) + "\n")

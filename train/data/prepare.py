@@ -35,7 +35,7 @@ from train.data.pool import make_shards
 from train.data.progress import progress_bar
 from train.data.shard import ShardTask, list_shards, shard_name
 from train.data.token_spans import SUFFIX, shards_of
-from train.data.tokenizer import prepare_tokenizer, tokenizer_hash
+from train.data.tokenizer import origin, prepare_tokenizer, tokenizer_hash
 
 
 @dataclass(frozen=True)
@@ -194,14 +194,14 @@ def _read(files: CorpusFiles, settings: Settings) -> list[Path]:
 
 def _write(settings: Settings, directory: Path, log: Callable[[str], None]) -> None:
     """Make the tokenizer, the shards and from these `directory`; `summary.json`, which marks it complete, last."""
-    data, cache = settings.data, directory.parent
+    data, cache, started = settings.data, directory.parent, time.perf_counter()
     corpora = selected_corpora(settings)
-    started = time.perf_counter()
     folder = prepare_tokenizer(settings)
     tokenizer, name = load_tokenizer(folder), tokenizer_hash(folder)
     if any(corpus.conversations for corpus in corpora.values()):
         _ = ChatTemplate(tokenizer).ends  # refused before anything is read
-    log(f"data: tokenizer with {tokenizer.vocab_size:,} pieces in {time.perf_counter() - started:.0f} s")
+    took = time.perf_counter() - started
+    log(f"data: tokenizer{origin(settings)} with {tokenizer.vocab_size:,} pieces in {took:.0f} s")
     small, length = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4", settings.model.context_length
     tasks = [
         ShardTask(

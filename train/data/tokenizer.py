@@ -1,4 +1,4 @@
-"""The tokenizer of a run's data: a finished one, or one trained on a sample of all its corpora.
+"""The tokenizer of a run's data: a finished one, that of its parent, or one trained on a sample of all its corpora.
 
 It lies in the cache under a hash of what determined it, and is known to the shards by the hash of its files.
 """
@@ -16,10 +16,13 @@ from conf.choices import READ_BY_PATH, Objective
 from conf.errors import ConfigError, DataError
 from conf.partial_folder import partial_folder
 from conf.schema import CorpusConfig, DataConfig, Settings, plain
-from model.tokenizer import FILES, open_tokenizer, tokenizer_folder, train_tokenizer
+from conf.sources import tokenizer_source
+from model.tokenizer import FILES, has_tokenizer, load_tokenizer, open_tokenizer, tokenizer_folder, train_tokenizer
 from model.tokenizer.codegen2 import INFILLING
 from train.data.dropped import Dropped
 from train.data.filters import is_held_out
+from train.data.infill import require_infilling
+from train.data.parents import refuse_other_tokenizers
 from train.data.shard import Shard, kept_documents, list_shards, shard_name
 
 READING = 2  # increase when the files of a finished tokenizer are read otherwise, and may give other ids
@@ -29,12 +32,13 @@ SAMPLED_FROM = 16  # bytes that are read for each byte of the sample, at most; w
 def prepare_tokenizer(settings: Settings) -> Path:
     """The folder in the cache with the run's tokenizer, which is trained where there is none.
 
-    Errors: `DataError` for corpora that cannot be read, `ConfigError` for a tokenizer that cannot serve the model.
+    Errors: `DataError` for corpora that cannot be read, `ConfigError` for a tokenizer that cannot serve the model, the
+    objective or the weights that a stage starts from.
     """
-    config, rows = settings.data.tokenizer, settings.model.vocab_size
+    config, rows, given = settings.data.tokenizer, settings.model.vocab_size, given_folder(settings)
     inputs: dict[str, Any] = {"vocab_size": rows, **given_tokenizer(settings)}
     shards: dict[str, list[Shard]] = {}
-    if config.path is None:
+    if given is None:
         corpora = corpora_with_source(settings.data)
         share = config.train_bytes // len(corpora)
         shards = {key: _sampled(list_shards(key, corpus), share) for key, corpus in corpora.items()}
@@ -47,6 +51,8 @@ def prepare_tokenizer(settings: Settings) -> Path:
     if not folder.is_dir():
         if config.path is not None:
             tokenizer = open_tokenizer(config.kind, config.path, rows)
+        elif given is not None:
+            tokenizer = load_tokenizer(given)
         else:
             texts = [
                 text for key, sampled in shards.items() for text in _sample(sampled, corpora[key], settings.data, share)
@@ -63,18 +69,40 @@ def prepare_tokenizer(settings: Settings) -> Path:
             )
         with partial_folder(folder, shared=True) as partial:
             tokenizer.save(partial)
+    if settings.data.objective is Objective.infill:
+        require_infilling(load_tokenizer(folder))
+    refuse_other_tokenizers(settings, folder)
     return folder
+
+
+def given_folder(settings: Settings) -> Path | None:
+    """The files of the finished tokenizer that data.tokenizer.path or the first stage's parent brings; None: none does.
+
+    Errors: `ConfigError` where one of these is not found.
+    """
+    asked, source = tokenizer_source(settings) or ("", None)
+    if source is None:
+        return None
+    folder = tokenizer_folder(source, asked)
+    return folder if settings.data.tokenizer.path is not None or has_tokenizer(folder) else None
+
+
+def origin(settings: Settings) -> str:
+    """Where the tokenizer is taken from, for the log; empty for one that is trained."""
+    given = given_folder(settings)
+    return "" if given is None else f" of {given}"
 
 
 def given_tokenizer(settings: Settings) -> dict[str, Any]:
     """What determines the ids: the content of a finished tokenizer's files, or the settings to train one."""
     config = settings.data.tokenizer
     added = {"special_tokens": config.special_tokens, "chat_template": read_template(config.chat_template)}
-    if config.path is None:
+    given = given_folder(settings)
+    if given is None:
         return {**plain(config), **added, "special": _special(settings), "sentencepiece": version("sentencepiece")}
-    files = _files(tokenizer_folder(config.path))
     reading = [READING, version("tokenizers")]
-    return {"kind": config.kind, **added, "reading": reading, "files": files}
+    kind = None if config.path is None else config.kind  # a parent's is taken as it is
+    return {"kind": kind, **added, "reading": reading, "files": _files(given)}
 
 
 def _special(settings: Settings) -> list[str]:

@@ -10,13 +10,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conf.benchmarks import COMPLETION_TASKS
 from conf.command_line import Command, run_command
 from conf.commands import Evaluate, read_command
 from conf.errors import ConfigError
 from conf.run_folder import EVALUATIONS, evaluations_of, read_json, write_json
 from conf.terminal import table_console
 from train.evaluate import lm_harness
-from train.evaluate.check import COMPLETION_TASKS, check
+from train.evaluate.check import check
 from train.evaluate.problems import problems_digest
 from train.stop import StopSignal
 

@@ -11,18 +11,19 @@ from torch import Tensor, nn
 
 from conf.compose import compose_settings
 from conf.errors import ConfigError
+from conf.this_machine import APEX_MODULES
 from model.build import run_layers
 from model.kernels import select_kernels
-from model.kernels.apex_forms import MODULES, apex_adamw, apex_add_of_weight, apex_norm, apex_step
+from model.kernels.apex_forms import apex_adamw, apex_add_of_weight, apex_norm, apex_step
 from parallel.mesh import TensorParallelGroup
 from tests.model.kernels.interpreted_norm import in_torch, inputs_of, results
 
 GPU = torch.device("cuda")
 
 
-@pytest.mark.parametrize("operation", MODULES)
+@pytest.mark.parametrize("operation", APEX_MODULES)
 def test_apex_that_is_missing_is_one_line(operation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.kernels.apex_forms.find_spec", lambda name: None)
+    monkeypatch.setattr("conf.this_machine.find_spec", lambda name: None)
     config = compose_settings([f"kernels.{operation}=apex"]).kernels
     with pytest.raises(ConfigError, match=rf"kernels\.{operation}=apex needs NVIDIA's apex, and there is no module"):
         select_kernels(config, GPU)
@@ -34,7 +35,7 @@ def test_a_cpu_is_refused() -> None:
 
 
 def test_kernels_apex_chooses_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.kernels.apex_forms.find_spec", lambda name: object())
+    monkeypatch.setattr("conf.this_machine.find_spec", lambda name: object())
     settings = compose_settings(["kernels=apex", "model=tiny", "layout.precision=bf16"])
     kernels = select_kernels(settings.kernels, GPU)
     assert kernels.describe()["norm"] == "apex_norm" and kernels.describe()["weight_gradient"] == "apex_add_of_weight"

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from conf.errors import ConfigError
-from model.tokenizer import KINDS, Tokenizer, load_tokenizer, open_tokenizer, tokenizer_folder, train_tokenizer
+from model.tokenizer import (
+    KINDS,
+    Tokenizer,
+    has_tokenizer,
+    load_tokenizer,
+    open_tokenizer,
+    tokenizer_folder,
+    train_tokenizer,
+)
 from tests.gpt2 import small_gpt2
 from tests.model.tokenizer.test_sentencepiece import TEXTS
 
@@ -49,6 +57,16 @@ def test_damaged_files_of_a_sentencepiece_tokenizer_are_one_line(
     with pytest.raises(ConfigError, match="holds no tokenizer") as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_s_tokenizer_is_its_stages_too(trained: Tokenizer, tmp_path: Path) -> None:
+    own, stage = tmp_path / "run/tokenizer", tmp_path / "run/stages/nl"
+    stage.mkdir(parents=True)
+    assert tokenizer_folder(str(stage)) == stage and not has_tokenizer(stage)
+    trained.save(own)
+    assert tokenizer_folder(str(stage)) == tokenizer_folder(str(tmp_path / "run")) == own and has_tokenizer(own)
+    with pytest.raises(ConfigError, match=r"^stages\.nl\.init_from=.*none does not exist"):
+        tokenizer_folder(str(tmp_path / "none"), "stages.nl.init_from")
 
 
 def test_what_is_no_tokenizer_is_one_line(trained: Tokenizer, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from conf.choices import IGNORE_INDEX, INFILL_TOKENS, InfillUnit, Objective, Packing
-from conf.errors import DataError
+from conf.errors import ConfigError, DataError
 from conf.schema import DataConfig, ModelConfig, RunConfig, Settings
 from tests.train.data.test_best_fit import EOS, ids_of, write
 from train.data.batches import micro_batches
@@ -204,7 +204,7 @@ def test_a_plan_is_made_once_and_checked(tmp_path: Path) -> None:
     Tokens.special_tokens = {"<sep>": SEP}
     try:
         with pytest.raises(
-            DataError, match=r"infill needs <mask_1>, <eom>, which .*special_tokens=\[\"<mask_1>\",\"<eom>\"\]"
+            ConfigError, match=r"infill needs <mask_1>, <eom>, which .*special_tokens=\[\"<mask_1>\",\"<eom>\"\]"
         ) as caught:
             infilled(tmp_path, [3], settings_of(seed=5))
         assert "\n" not in str(caught.value)

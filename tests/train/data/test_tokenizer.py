@@ -1,14 +1,20 @@
 """The tokenizer of the data: taken or trained once, on training text of every corpus."""
 
+import shutil
+from dataclasses import replace
+
 import pytest
 
 import train.data.tokenizer as module
+from conf.choices import Objective
 from conf.errors import ConfigError, DataError
+from conf.schema import RunConfig
 from model.tokenizer import load_tokenizer
+from model.tokenizer.sentencepiece import SentencePieceTokenizer
 from tests.train.data.conftest import text, write_jsonl
 from train.data.filters import is_held_out, text_sha256
 from train.data.shard import list_shards
-from train.data.tokenizer import prepare_tokenizer, tokenizer_hash
+from train.data.tokenizer import given_tokenizer, origin, prepare_tokenizer, tokenizer_hash
 
 
 def sample(settings, share):
@@ -52,6 +58,29 @@ def test_it_is_trained_once_for_all_corpora_whatever_the_stages(settings, monkey
     write_jsonl(tmp_path / "nl.jsonl", [text(seed) for seed in range(50)])
     with pytest.raises(TypeError):
         prepare_tokenizer(settings)  # other text: it would be trained
+
+
+def test_without_a_path_it_is_the_first_stage_s_parent_s(settings, monkeypatch, tmp_path):
+    parent = tmp_path / "parent"
+    SentencePieceTokenizer.train([text(0, 2000)], 350).save(parent / "tokenizer")
+    settings.stages["nl"].init_from = str(parent)
+    settings.run = RunConfig(root=str(tmp_path), name="run")
+    trained = given_tokenizer(replace(settings, stages={"code": settings.stages["code"]}))
+    assert "vocab_size" not in trained and "files" not in trained and "files" in given_tokenizer(settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train_tokenizer", None)
+        folder = prepare_tokenizer(settings)
+    assert tokenizer_hash(folder) == tokenizer_hash(parent / "tokenizer")
+    assert origin(settings) == f" of {parent / 'tokenizer'}"
+    shutil.rmtree(parent / "tokenizer")  # weights that came without one
+    assert prepare_tokenizer(settings) != folder and origin(settings) == ""
+
+
+def test_one_that_cannot_infill_is_refused_before_anything_is_read(settings, tmp_path):
+    settings.data.tokenizer.path = str(prepare_tokenizer(settings))
+    settings.data.objective = Objective.infill
+    with pytest.raises(ConfigError, match=r"data\.objective=infill needs <mask_1>, <sep>, <eom>, which"):
+        prepare_tokenizer(settings)
 
 
 @pytest.mark.parametrize("content", ["", '{"text": " "}\n'])
