@@ -1,6 +1,11 @@
 // Runs in the page under test: an act, then for each state of the page's address what it shows, left as JSON in the page.
 setTimeout(async () => {
-  const pause = () => new Promise(done => setTimeout(done, 150));
+  const pause = ms => new Promise(done => setTimeout(done, ms));
+  const settle = async () => { // the page's observer may say at any time that a panel is out of sight
+    await pause(100);
+    for (const panel of panels) panel.visible = true, show(panel);
+    await pause(50);
+  };
   const range = scale => scale && [scale.min, scale.max];
   const seen = ({ metric, root, lines, plot }) => [metric.key, {
     lines, title: metric.title, x: range(plot?.scales.x), y: range(plot?.scales.y), cursor: plot?.cursor.left,
@@ -9,10 +14,9 @@ setTimeout(async () => {
   }];
   const look = () => ({ panels: Object.fromEntries(panels.map(seen)), wide: document.documentElement.scrollWidth - innerWidth,
     hash: location.hash, count: byId("count").textContent });
-  for (const panel of panels) panel.visible = true, show(panel);
-  await pause();
+  await settle();
   const result = { acted: (() => { __ACT__ })() ?? null };
-  await pause();
+  await settle();
   Object.assign(result, look());
   result.later = [];
   for (const fragment of __FRAGMENTS__) {
@@ -20,7 +24,7 @@ setTimeout(async () => {
     load();
     paintList();
     update(true);
-    await pause();
+    await settle();
     result.later.push(look());
   }
   const text = document.createElement("script");
