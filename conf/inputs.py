@@ -2,7 +2,7 @@
 
 import glob
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from conf.choices import INFILL_TOKENS, READ_BY_PATH, Objective
 from conf.errors import ConfigError
 from conf.lora import nothing_to_adapt, rows_problem
 from conf.run_folder import CONFIG, STAGES, WEIGHTS
-from conf.schema import Settings
+from conf.schema import ModelConfig, Settings
 from conf.sources import is_hub_name
 
 TOKENIZER_KINDS = ("codegen", "codegen2", "gpt2", "sentencepiece")
@@ -83,18 +83,31 @@ def _parents(settings: Settings) -> Iterator[str]:
 
 def model_differences(settings: Settings, name: str, folder: Path) -> Iterator[str]:
     """A line where the weights in `folder`, from which the stage `name` starts, are of another model."""
-    source, rows = settings.stages[name].init_from or "", settings.model.vocab_size
-    found = _model_of(folder)
-    grows = isinstance(found.get("vocab_size"), int) and found["vocab_size"] < rows
+    source, found = settings.stages[name].init_from or "", _model_of(folder)
+    if problem := shape_problem(settings, name, found):
+        yield problem
+    if _grows(settings.model, found) and (problem := rows_problem(settings, name, source, found["vocab_size"])):
+        yield problem
+
+
+def shape_problem(settings: Settings, name: str, found: Mapping[str, Any]) -> str | None:
+    """Why weights of the sizes `found`, from which the stage `name` starts, do not fit the model; None where they do.
+
+    A size that is not told is not compared. The vocabulary may be smaller: it grows.
+    """
     different = [
         f"model.{part} is {found[part]} there and {getattr(settings.model, part)} here"
         for part in SHAPE
-        if part in found and found[part] != getattr(settings.model, part) and not (part == "vocab_size" and grows)
+        if part in found
+        and found[part] != getattr(settings.model, part)
+        and not (part == "vocab_size" and _grows(settings.model, found))
     ]
-    if different:
-        yield f"stages.{name}.init_from={source} holds another model: {', '.join(different)}"
-    if grows and (problem := rows_problem(settings, name, source, found["vocab_size"])):
-        yield problem
+    source = settings.stages[name].init_from
+    return f"stages.{name}.init_from={source} holds another model: {', '.join(different)}" if different else None
+
+
+def _grows(model: ModelConfig, found: Mapping[str, Any]) -> bool:
+    return isinstance(found.get("vocab_size"), int) and found["vocab_size"] < model.vocab_size
 
 
 def _model_of(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import nn
 from conf.choices import Handover, Precision
 from conf.errors import ConfigError
 from conf.extensions import data_position, read_extensions, samples_done
-from conf.inputs import SHAPE
+from conf.inputs import shape_problem
 from conf.lora import adapter_parameters, is_lora, rows_problem, trained_layers
 from conf.mixture import corpora_of
 from conf.run_folder import CHECKPOINTS, is_finished, read_json, stage_folder, write_json
@@ -57,16 +57,10 @@ def parent_of(run: Path, name: str, settings: Settings) -> Weights | None:
         before = names.index(name) - 1
         return open_weights(stage_folder(run, names[before])) if before >= 0 else None
     weights = open_weights(stage.init_from, asked=f"stages.{name}.init_from")
-    different = [
-        f"model.{key} is {getattr(weights.model, key)} there and {getattr(settings.model, key)} here"
-        for key in SHAPE
-        if getattr(weights.model, key) != getattr(settings.model, key)
-        and not (key == "vocab_size" and weights.model.vocab_size < settings.model.vocab_size)
-    ]
-    if different:
-        raise ConfigError(f"stages.{name}.init_from={stage.init_from} holds another model: {', '.join(different)}")
+    if problem := shape_problem(settings, name, vars(weights.model)):
+        raise ConfigError(problem)
     if weights.tokenizer_folder is not None:
-        refuse_other_tokenizer(name, weights.source, weights.tokenizer_folder, run / "tokenizer")
+        refuse_other_tokenizer(name, weights.source, weights.tokenizer_folder, load_tokenizer(run / "tokenizer"))
     return _with_new_tokens(name, weights, settings, run / "tokenizer")
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import median
 
 from conf.errors import ConfigError
+from conf.run_folder import is_stage_folder
 from model.flops import flops_per_token, parameters
-from train.compare.read import NoRecords, Record, StageRecords, is_stage, read_folder
+from train.compare.read import NoRecords, Record, StageRecords, read_folder
 from train.summary import device_seconds
 
 AXES = ("tokens", "seconds", "flops")
@@ -204,7 +205,7 @@ def _lineage(stage: StageRecords, known: dict[str, StageRecords], notes: list[st
 
 def _read_parent(parent: str) -> StageRecords | None:
     with contextlib.suppress(NoRecords):
-        return read_folder(Path(parent))[0] if is_stage(Path(parent)) else None
+        return read_folder(Path(parent))[0] if is_stage_folder(Path(parent)) else None
     return None
 
 

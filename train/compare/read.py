@@ -13,15 +13,15 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from conf.benchmarks import COMPLETION_TASKS
 from conf.compose import load_settings
 from conf.errors import ConfigError
-from conf.run_folder import HEALTH, complete_lines, wandb_id
+from conf.run_folder import HEALTH, complete_lines, is_stage_folder, wandb_id
 from conf.schema import Settings
 from train.compare.events import Event, count_events, read_events
 
 RECENT_SECONDS = 600  # an unfinished run counts as still going if its last record is younger
 Record = dict[str, Any]
-PASS_AT_K = ("humaneval", "humaneval_plus", "mbpp", "multipl_e")  # evaluations that leave pass@k
 COUNTS = ("step", "tokens", "seconds", "flops", "devices")  # of a record: always a number
 NUMBERS = (*COUNTS, "loss", "tokens_per_second", "mfu", "memory_bytes")  # None: was not finite
 
@@ -81,7 +81,7 @@ def read_folder(folder: Path) -> list[StageRecords]:
 
     Errors: `ConfigError` for a damaged file, `NoRecords` for a run without records.
     """
-    one = folder.name if is_stage(folder) else None
+    one = folder.name if is_stage_folder(folder) else None
     run = folder.parents[1] if one else folder
     settings = read_settings(run / "config.yaml")
     if one and one not in settings.stages:
@@ -167,14 +167,9 @@ def _resolve(path: Path) -> Path:
     path = path.resolve()
     if path.parent.name == "wandb" and (match := re.fullmatch(r"(?:offline-)?run-\d+_\d+-(\w+)", path.name)):
         return _stage_of_wandb(path, match[1])
-    if (path / "config.yaml").is_file() or is_stage(path):
+    if (path / "config.yaml").is_file() or is_stage_folder(path):
         return path
     raise _NotARun(f"{path} is no run: it holds no config.yaml; give a folder that training has made")
-
-
-def is_stage(path: Path) -> bool:
-    """Whether it is the folder of a stage, within its run's."""
-    return path.is_dir() and path.parent.name == "stages" and (path.parents[1] / "config.yaml").is_file()
 
 
 def _stage_of_wandb(path: Path, id_of_run: str) -> Path:
@@ -217,7 +212,7 @@ def _locate_parent(run: Path, parent: str, trained: str) -> str:
     if parent.startswith(f"{trained}/stages/"):
         return str(run / "stages" / path.name)
     beside = [run.parent / path.parts[-3] / "stages" / path.name] if len(path.parts) > 2 else []
-    return next((str(place.resolve()) for place in [path, *beside] if is_stage(place)), parent)
+    return next((str(place.resolve()) for place in [path, *beside] if is_stage_folder(place)), parent)
 
 
 def _planned_parent(run: Path, name: str, settings: Settings) -> str | None:
@@ -234,7 +229,7 @@ def _scores(folder: Path) -> Iterator[tuple[str, float]]:
     """(metric, value) of all evaluations of a stage: bits per byte, pass@k, MTPB, perplexity."""
     for corpus, value in _figures(folder / "evaluation.json", "bits_per_byte"):
         yield f"bits_per_byte/{corpus}", value
-    for task in PASS_AT_K:
+    for task in COMPLETION_TASKS:
         passed = _figures(folder / "evaluations" / f"{task}.json", "pass_at_k")
         for k, value in sorted(passed, key=lambda item: (len(item[0]), item[0])):
             yield f"{task}/pass@{k}", value

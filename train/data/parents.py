@@ -9,7 +9,7 @@ from conf.errors import ConfigError
 from conf.lora import rows_problem
 from conf.run_folder import is_finished, run_folder
 from conf.schema import Settings
-from model.tokenizer import has_tokenizer, load_tokenizer, tokenizer_folder
+from model.tokenizer import Tokenizer, has_tokenizer, load_tokenizer, tokenizer_folder
 
 
 def refuse_other_tokenizers(settings: Settings, own: Path) -> None:
@@ -20,22 +20,23 @@ def refuse_other_tokenizers(settings: Settings, own: Path) -> None:
             continue
         theirs = tokenizer_folder(stage.init_from, f"stages.{name}.init_from")
         if has_tokenizer(theirs):
-            refuse_other_tokenizer(name, stage.init_from, theirs, own)
-            known, now = load_tokenizer(theirs).vocab_size, load_tokenizer(own).vocab_size
-            if now > known and (problem := rows_problem(settings, name, stage.init_from, known)):
+            ours = load_tokenizer(own)
+            known = refuse_other_tokenizer(name, stage.init_from, theirs, ours).vocab_size
+            if ours.vocab_size > known and (problem := rows_problem(settings, name, stage.init_from, known)):
                 raise ConfigError(problem)
 
 
-def refuse_other_tokenizer(name: str, source: str, theirs: Path, own: Path) -> None:
-    """Errors: `ConfigError` where an id that both tokenizers have stands for different bytes.
+def refuse_other_tokenizer(name: str, source: str, theirs: Path, ours: Tokenizer) -> Tokenizer:
+    """The tokenizer in `theirs`. Errors: `ConfigError` where an id that it has in common with `ours` is of other bytes.
 
     name: of the stage. source: its weights, for the message. CodeGen's extends GPT-2's, so that a model of either may
     become one of the other.
     """
-    other, ours = load_tokenizer(theirs), load_tokenizer(own)
+    other = load_tokenizer(theirs)
     both = range(min(other.vocab_size, ours.vocab_size))
     if other.eos != ours.eos or any(other.token_bytes(token) != ours.token_bytes(token) for token in both):
         raise ConfigError(
             f"stages.{name}.init_from={source} knows another tokenizer than this run's; take its own with "
             f"data.tokenizer.path={theirs} and data.tokenizer.kind={other.kind}"
         )
+    return other

@@ -36,7 +36,7 @@ def prepare_tokenizer(settings: Settings) -> Path:
     objective or the weights that a stage starts from.
     """
     config, rows, given = settings.data.tokenizer, settings.model.vocab_size, given_folder(settings)
-    inputs: dict[str, Any] = {"vocab_size": rows, **given_tokenizer(settings)}
+    inputs: dict[str, Any] = {"vocab_size": rows, **_ids_of(settings, given)}
     shards: dict[str, list[Shard]] = {}
     if given is None:
         corpora = corpora_with_source(settings.data)
@@ -95,9 +95,12 @@ def origin(settings: Settings) -> str:
 
 def given_tokenizer(settings: Settings) -> dict[str, Any]:
     """What determines the ids: the content of a finished tokenizer's files, or the settings to train one."""
+    return _ids_of(settings, given_folder(settings))
+
+
+def _ids_of(settings: Settings, given: Path | None) -> dict[str, Any]:
     config = settings.data.tokenizer
     added = {"special_tokens": config.special_tokens, "chat_template": read_template(config.chat_template)}
-    given = given_folder(settings)
     if given is None:
         return {**plain(config), **added, "special": _special(settings), "sentencepiece": version("sentencepiece")}
     reading = [READING, version("tokenizers")]
